@@ -1,0 +1,173 @@
+//! What the registry records of a model.
+//!
+//! Owns: [`Artifact`] and its parts, as they stand in manifest.yaml. Promises: an `Artifact` in a [`Catalog`] has at
+//! least one file, its digest and size follow from its files, and its mount paths are its alone. Leaves out: how it is
+//! written (`catalog`), where its bytes lie (`layout`).
+//!
+//! [`Catalog`]: crate::Catalog
+
+use crate::digest::{Blake3Digest, Sha256Digest};
+use crate::error::{Error, ErrorKind, Result};
+use crate::name::{ModelName, RelPath};
+use serde::{Deserialize, Serialize};
+use std::str::FromStr;
+
+/// A registered model: one name, one or more files, one verdict.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Artifact {
+    /// Its name, with or without a tag.
+    pub name: ModelName,
+    /// The digest of a single file; of several, see [`list_digest`].
+    pub sha256: Sha256Digest,
+    /// One file, a folder or a split set.
+    pub layout: Layout,
+    /// What its bytes are.
+    pub format: Format,
+    /// Where it came from, in the promoter's words.
+    pub source: String,
+    /// When it was promoted: RFC 3339, UTC.
+    pub promoted_at: String,
+    /// The sum of its files, in bytes.
+    pub size_bytes: u64,
+    /// The sidecar with what the promoter sent along (scan results and so on), pinned by its digest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<Sha256Digest>,
+    /// Present while the model is quarantined.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quarantine: Option<Quarantine>,
+    /// Its files, sorted by path.
+    pub files: Vec<FileEntry>,
+}
+
+/// One file of an artifact.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileEntry {
+    /// Its path inside the artifact; for a single file its name.
+    pub path: RelPath,
+    /// Its size in bytes.
+    pub size_bytes: u64,
+    /// Its identity: the name of its blob.
+    pub sha256: Sha256Digest,
+    /// The root of its tree.
+    pub blake3: Blake3Digest,
+}
+
+/// Why a model is not served.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Quarantine {
+    /// Who decides over its release.
+    pub cause: Cause,
+    /// In words.
+    pub reason: String,
+    /// The incident, when a response pipeline named one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub incident_id: Option<String>,
+    /// Since when: RFC 3339, UTC.
+    pub at: String,
+}
+
+/// What led to a quarantine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Cause {
+    /// A verification or a read found other bytes; a verification that passes restores the model.
+    Integrity,
+    /// A person or an incident response; only a release restores the model.
+    Incident,
+}
+
+/// The shape of an artifact.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Layout {
+    /// One file.
+    File,
+    /// A folder, as Hugging Face lays a model out.
+    Folder,
+    /// A GGUF set split into `-00001-of-0000N` shards.
+    Split,
+}
+
+/// What an artifact's bytes are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// ggml's GGUF, version 2 or 3.
+    Gguf,
+    /// Hugging Face's safetensors.
+    Safetensors,
+}
+
+impl Format {
+    /// The format's name in the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Format::Gguf => "gguf",
+            Format::Safetensors => "safetensors",
+        }
+    }
+}
+
+impl FromStr for Format {
+    type Err = Error;
+    fn from_str(s: &str) -> Result<Self> {
+        match s.to_ascii_lowercase().as_str() {
+            "gguf" => Ok(Format::Gguf),
+            "safetensors" => Ok(Format::Safetensors),
+            _ => Err(Error::new(
+                ErrorKind::Refused,
+                format!("format {:?} is not allowed: gguf and safetensors are", crate::digest::shorten(s)),
+            )),
+        }
+    }
+}
+
+impl Artifact {
+    /// Whether it may be served.
+    pub fn is_promoted(&self) -> bool {
+        self.quarantine.is_none()
+    }
+
+    /// `promoted` or `quarantined`, as the API says it.
+    pub fn status(&self) -> &'static str {
+        if self.is_promoted() { "promoted" } else { "quarantined" }
+    }
+
+    /// The one path in the mount that this artifact holds: a file, or a folder with everything below it.
+    pub fn mount_claim(&self) -> RelPath {
+        let text = match (self.name.tag(), self.layout) {
+            (Some(tag), _) => format!("{}/{tag}", self.name.repo()),
+            (None, Layout::File) => self.files[0].path.to_string(),
+            (None, Layout::Folder | Layout::Split) => self.name.repo().to_owned(),
+        };
+        text.parse().expect("names, tags and file paths are made of allowed components")
+    }
+
+    /// Where `file`, one of its own, appears in the mount.
+    pub fn mount_path(&self, file: &FileEntry) -> RelPath {
+        if self.name.tag().is_none() && self.layout == Layout::File {
+            return file.path.clone();
+        }
+        self.mount_claim().join(&file.path).expect("promotion bounds the joined length")
+    }
+
+    /// What an engine is pointed at: the file, the folder, or the first shard.
+    pub fn entry_path(&self) -> RelPath {
+        match self.layout {
+            Layout::Folder => self.mount_claim(),
+            Layout::File | Layout::Split => self.mount_path(&self.files[0]),
+        }
+    }
+}
+
+/// The digest of an artifact of several files: SHA-256 over the lines `<hex>  <path>\n`, sorted bytewise by path, so
+/// that `sha256sum` over `sha256sum`'s output is the oracle.
+pub fn list_digest(files: &[FileEntry]) -> Sha256Digest {
+    let mut sorted: Vec<&FileEntry> = files.iter().collect();
+    sorted.sort_by(|a, b| a.path.as_str().as_bytes().cmp(b.path.as_str().as_bytes()));
+    let list: String = sorted.iter().map(|f| format!("{}  {}\n", f.sha256, f.path)).collect();
+    Sha256Digest::of(list.as_bytes())
+}

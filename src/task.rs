@@ -1,0 +1,91 @@
+//! Long work, watched and stopped from outside.
+//!
+//! Owns: [`Task`], which carries a progress callback and a cancel flag into anything that takes long. Promises: the
+//! callback is called from one thread at a time, often enough for a bar and seldom enough not to cost; a cancelled task
+//! leaves nothing behind. Leaves out: how progress is shown.
+
+use crate::error::{Error, ErrorKind, Result};
+use parking_lot::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// What a long call is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Reading the source, hashing it and writing the private copy.
+    Copy,
+    /// Hashing stored bytes.
+    Verify,
+}
+
+/// One step of progress.
+#[derive(Debug, Clone, Copy)]
+pub struct Progress {
+    /// What is being done.
+    pub phase: Phase,
+    /// Bytes done, of all files together.
+    pub done: u64,
+    /// Bytes to do, of all files together.
+    pub total: u64,
+}
+
+type Callback<'a> = Box<dyn FnMut(Progress) + Send + 'a>;
+
+/// A handle on long work: who wants to see its progress, and whether it should stop.
+#[derive(Default)]
+pub struct Task<'a> {
+    callback: Option<Mutex<Callback<'a>>>,
+    cancelled: Option<&'a AtomicBool>,
+}
+
+impl<'a> Task<'a> {
+    /// Work that nobody watches.
+    pub fn unattended() -> Self {
+        Task::default()
+    }
+
+    /// The same work, telling `callback` of its progress. It is called with a lock held: it must not call back into
+    /// the registry.
+    #[must_use]
+    pub fn with_progress(mut self, callback: impl FnMut(Progress) + Send + 'a) -> Self {
+        self.callback = Some(Mutex::new(Box::new(callback)));
+        self
+    }
+
+    /// The same work, ending with [`ErrorKind::Cancelled`] soon after `flag` is set.
+    #[must_use]
+    pub fn cancelled_by(mut self, flag: &'a AtomicBool) -> Self {
+        self.cancelled = Some(flag);
+        self
+    }
+
+    pub(crate) fn step(&self, progress: Progress) -> Result<()> {
+        if self.cancelled.is_some_and(|flag| flag.load(Ordering::Relaxed)) {
+            return Err(Error::new(ErrorKind::Cancelled, "cancelled; nothing was changed"));
+        }
+        if let Some(callback) = &self.callback {
+            (callback.lock())(progress);
+        }
+        Ok(())
+    }
+}
+
+/// Who asks for a change, for the audit log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Actor {
+    /// The door: `cli`, `http`, `mount`, `library`.
+    pub via: &'static str,
+    /// What that door knows of the caller: a scope, an address, a user.
+    pub who: String,
+}
+
+impl Actor {
+    /// An actor behind the door `via`.
+    pub fn new(via: &'static str, who: impl Into<String>) -> Self {
+        Actor { via, who: who.into() }
+    }
+
+    /// This process's own user, behind the door `via`.
+    pub fn this_process(via: &'static str) -> Self {
+        Actor::new(via, format!("uid {} pid {}", rustix::process::getuid().as_raw(), std::process::id()))
+    }
+}
