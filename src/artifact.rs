@@ -79,6 +79,16 @@ pub enum Cause {
     Incident,
 }
 
+impl Cause {
+    /// The cause's name in the manifest and the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Cause::Integrity => "integrity",
+            Cause::Incident => "incident",
+        }
+    }
+}
+
 /// The shape of an artifact.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -89,6 +99,17 @@ pub enum Layout {
     Folder,
     /// A GGUF set split into `-00001-of-0000N` shards.
     Split,
+}
+
+impl Layout {
+    /// The shape's name in the manifest and the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Layout::File => "file",
+            Layout::Folder => "folder",
+            Layout::Split => "split",
+        }
+    }
 }
 
 /// What an artifact's bytes are.

@@ -135,7 +135,10 @@ mod tests {
     fn a_digest_is_64_hex_digits_and_nothing_else() {
         let hex = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
         assert_eq!(Sha256Digest::of(b"abc").to_hex(), hex);
-        assert_eq!(hex.to_uppercase().parse::<Sha256Digest>().expect("upper case is hex too"), Sha256Digest::of(b"abc"));
+        assert_eq!(
+            hex.to_uppercase().parse::<Sha256Digest>().expect("upper case is hex too"),
+            Sha256Digest::of(b"abc")
+        );
         assert_eq!(Sha256Digest::parse_oci(&format!("sha256:{hex}")).expect("OCI form"), Sha256Digest::of(b"abc"));
         for bad in ["", "ba78", &hex[1..], &format!("{hex}0"), &hex.replace('b', "g"), &hex.replace('b', "é")] {
             assert_eq!(bad.parse::<Sha256Digest>().expect_err(bad).kind(), ErrorKind::InvalidInput);

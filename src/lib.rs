@@ -1,13 +1,68 @@
 //! securereg: a trusted model registry.
-pub mod artifact;
+//!
+//! A model that was promoted is served read-only, and every byte that any reader ever gets has been checked against what was
+//! promoted. This crate is the core: synchronous, without an async runtime, HTTP, FUSE or a network. The command, the mount
+//! and the server are crates on top of it.
+//!
+//! ```
+//! use securereg::{Actor, PromoteRequest, ReadMode, Registry, Source, Task};
+//!
+//! # let dir = tempfile::tempdir()?;
+//! # let (root, file) = (dir.path().join("root"), dir.path().join("tiny.gguf"));
+//! # std::fs::write(&file, [b"GGUF\x03\0\0\0".as_slice(), &[0; 16]].concat())?;
+//! let registry = Registry::open_or_create(&root)?;
+//! let me = Actor::this_process("library");
+//!
+//! let request = PromoteRequest::new("tiny".parse()?);
+//! let promotion = registry.promote(request, Source::open(&file)?, &me, &Task::unattended())?;
+//! assert_eq!(promotion.artifact.size_bytes, 24);
+//!
+//! let file = registry.open_file(&"tiny".parse()?, &"tiny.gguf".parse()?, ReadMode::Cached)?;
+//! let mut magic = [0; 4];
+//! file.read_at(&mut magic, 0)?;
+//! assert_eq!(&magic, b"GGUF");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod artifact;
+mod audit;
+mod blobs;
+mod buffer;
+mod catalog;
+mod describe;
 mod digest;
 mod error;
+mod format;
+mod ingest;
+mod layout;
+mod mounts;
 mod name;
+mod policy;
+mod promote;
 mod registry;
+mod scan;
+mod source;
+mod stamp;
+mod sys;
 mod task;
-pub use artifact::{Artifact, Cause, FileEntry, Format, Layout, Quarantine};
+mod tree;
+mod verified;
+mod verify;
+mod watch;
+
+pub use artifact::{Artifact, Cause, FileEntry, Format, Layout, Quarantine, list_digest};
+pub use audit::{AuditLine, AuditSummary};
+pub use buffer::ReadBuf;
+pub use catalog::{Catalog, holder_of_path};
 pub use digest::{Blake3Digest, Sha256Digest};
 pub use error::{Error, ErrorKind, Result};
-pub use name::{ModelName, RelPath};
-pub use registry::*;
+pub use mounts::{MountGuard, MountRecord};
+pub use name::{MAX_DEPTH, MAX_NAME, MAX_TAG, ModelName, RelPath};
+pub use registry::{
+    MAX_EVIDENCE, Method, Outcome, PromoteRequest, Promotion, Registry, Transfer, VerifyAll, VerifyReport, VerifyStatus,
+};
+pub use source::{MAX_FILES, Source};
 pub use task::{Actor, Phase, Progress, Task};
+pub use tree::{GROUP, SPAN};
+pub use verified::{ReadMode, VerifiedFile};
+pub use watch::Watch;

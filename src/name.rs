@@ -202,15 +202,51 @@ mod tests {
         let deep = vec!["a"; 33].join("/");
         let tag = format!("a:{}", "t".repeat(129));
         for bad in [
-            "", ".", "..", "../x", "/x", "x/", "a//b", "a/../b", "a/./b", ".hidden", "a/.hidden", "-x", "a/-x", "a\0b", "a\nb",
-            "a\u{202e}b", "a b", "é", "a\\b", "a:b:c", "a:", ":t", "a:../b", "a:b/c", "a:.b", "a:-b", "%2e%2e", "a*", "~a",
-            "path", "verify", "Verify-Manifest", "promote/x", "delete:1", &long, &deep, &tag,
+            "",
+            ".",
+            "..",
+            "../x",
+            "/x",
+            "x/",
+            "a//b",
+            "a/../b",
+            "a/./b",
+            ".hidden",
+            "a/.hidden",
+            "-x",
+            "a/-x",
+            "a\0b",
+            "a\nb",
+            "a\u{202e}b",
+            "a b",
+            "é",
+            "a\\b",
+            "a:b:c",
+            "a:",
+            ":t",
+            "a:../b",
+            "a:b/c",
+            "a:.b",
+            "a:-b",
+            "%2e%2e",
+            "a*",
+            "~a",
+            "path",
+            "verify",
+            "Verify-Manifest",
+            "promote/x",
+            "delete:1",
+            &long,
+            &deep,
+            &tag,
         ] {
             let e = bad.parse::<ModelName>().expect_err(bad);
             assert_eq!(e.kind(), ErrorKind::InvalidInput, "{bad:?}");
             assert!(!e.to_string().contains('\0') && !e.to_string().contains('\n'), "{bad:?} is escaped in messages");
         }
-        for bad in ["", ".", "..", "../x", "/x", "x/", "a//b", "a/..", "a\0", "a\n", "a:b", "-rf", &deep, &"a/".repeat(600)] {
+        for bad in
+            ["", ".", "..", "../x", "/x", "x/", "a//b", "a/..", "a\0", "a\n", "a:b", "-rf", &deep, &"a/".repeat(600)]
+        {
             assert_eq!(bad.parse::<RelPath>().expect_err(bad).kind(), ErrorKind::InvalidInput, "{bad:?}");
         }
         assert!("a".repeat(256).parse::<RelPath>().is_err(), "a component fits a file system's 255 bytes");
@@ -225,7 +261,10 @@ mod tests {
         assert_eq!("A".repeat(255).parse::<ModelName>().expect("255 fit").as_str().len(), 255);
         let deepest = vec!["a"; 32].join("/");
         assert_eq!(deepest.parse::<ModelName>().expect("32 fit").repo(), deepest);
-        assert_eq!(format!("a:{}", "t".repeat(128)).parse::<ModelName>().expect("128 fit").tag().map(str::len), Some(128));
+        assert_eq!(
+            format!("a:{}", "t".repeat(128)).parse::<ModelName>().expect("128 fit").tag().map(str::len),
+            Some(128)
+        );
         assert_eq!("pathology".parse::<ModelName>().expect("only the word itself is reserved").as_str(), "pathology");
         let p: RelPath = "a/B.txt".parse().expect("a path");
         assert_eq!((p.file_name(), p.folded().as_str(), p.components().count()), ("B.txt", "a/b.txt", 2));

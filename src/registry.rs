@@ -1,92 +1,424 @@
-//! stub skeleton (the lead is replacing it)
-#![allow(missing_docs, unused_variables, clippy::todo)]
-use crate::*;
-use std::os::fd::BorrowedFd;
+//! The facade: one line a verb.
+//!
+//! Owns: [`Registry`], what holds its parts together, and where they are by default. Promises: it may be cloned and shared
+//! between threads; it starts no thread that outlives a call; each call sees what other processes changed before it. Leaves
+//! out: how anything is done.
+
+use crate::artifact::{Artifact, FileEntry};
+use crate::audit::{self, AuditLine, AuditSummary};
+use crate::blobs::{Blobs, OpenBlob};
+use crate::buffer::ReadBuf;
+use crate::catalog::Catalog;
+use crate::catalog::store::{Decision, Store};
+use crate::describe;
+use crate::digest::Sha256Digest;
+use crate::error::{Error, ErrorKind, Result};
+use crate::layout::{Create, Folder, Layout, blob_name};
+use crate::mounts::{self, MountGuard, MountRecord};
+use crate::name::{ModelName, RelPath};
+use crate::promote;
+use crate::source::Source;
+use crate::task::{Actor, Task};
+use crate::verified::{ReadMode, VerifiedFile};
+use crate::verify;
+use crate::watch::Watch;
+use parking_lot::Mutex;
+use rustix::fs::{Mode, OFlags};
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-pub struct Catalog;
-impl Catalog {
-    pub fn generation(&self) -> u64 { todo!() }
-    pub fn len(&self) -> usize { todo!() }
-    pub fn is_empty(&self) -> bool { todo!() }
-    pub fn artifacts(&self) -> impl Iterator<Item = &Arc<Artifact>> { std::iter::empty() }
-    pub fn artifact(&self, name: &ModelName) -> Option<&Arc<Artifact>> { todo!() }
+
+pub use crate::promote::{MAX_EVIDENCE, Method, Outcome, PromoteRequest, Promotion, Transfer};
+pub use crate::verify::{VerifyAll, VerifyReport, VerifyStatus};
+
+/// An open registry root.
+#[derive(Debug, Clone)]
+pub struct Registry {
+    inner: Arc<Inner>,
 }
-#[derive(Clone)]
-pub struct Registry;
+
 impl Registry {
-    pub fn open(root: &Path) -> Result<Registry> { todo!() }
-    pub fn open_or_create(root: &Path) -> Result<Registry> { todo!() }
-    pub fn default_root() -> PathBuf { todo!() }
-    pub fn default_mount() -> PathBuf { todo!() }
-    pub fn root(&self) -> &Path { todo!() }
-    pub fn staging(&self) -> PathBuf { todo!() }
-    pub fn catalog(&self) -> Result<Arc<Catalog>> { todo!() }
-    pub fn change_fd(&self) -> BorrowedFd<'_> { todo!() }
-    pub fn promote(&self, request: PromoteRequest, source: Source, actor: &Actor, task: &Task<'_>) -> Result<Promotion> { todo!() }
-    pub fn verify(&self, name: &ModelName, actor: &Actor, task: &Task<'_>) -> Result<VerifyReport> { todo!() }
-    pub fn verify_all(&self, actor: &Actor, task: &Task<'_>) -> Result<VerifyAll> { todo!() }
-    pub fn last_verify_all(&self) -> Result<Option<VerifyAll>> { todo!() }
-    pub fn quarantine(&self, name: &ModelName, reason: &str, incident_id: Option<&str>, actor: &Actor) -> Result<Arc<Artifact>> { todo!() }
-    pub fn release(&self, name: &ModelName, reason: &str, actor: &Actor, task: &Task<'_>) -> Result<VerifyReport> { todo!() }
-    pub fn delete(&self, name: &ModelName, actor: &Actor) -> Result<()> { todo!() }
-    pub fn open_file(&self, name: &ModelName, path: &RelPath, mode: ReadMode) -> Result<VerifiedFile> { todo!() }
-    pub fn open_blob(&self, sha256: &Sha256Digest, mode: ReadMode) -> Result<VerifiedFile> { todo!() }
-    pub fn opens_at_once(&self, sha256: &Sha256Digest) -> bool { todo!() }
-    pub fn recheck_stale(&self, task: &Task<'_>) -> Result<()> { todo!() }
-    pub fn describe(&self, artifact: &Artifact) -> Result<serde_json::Value> { todo!() }
-    pub fn path(&self, name: &ModelName) -> Result<PathBuf> { todo!() }
-    pub fn record_mount(&self, mountpoint: &Path) -> Result<MountGuard> { todo!() }
-    pub fn mounts(&self) -> Result<Vec<MountRecord>> { todo!() }
-    pub fn audit_log(&self) -> Result<Vec<AuditLine>> { todo!() }
-    pub fn audit_verify(&self) -> Result<AuditSummary> { todo!() }
-    pub fn audit_refusal(&self, name: &str, why: &str, actor: &Actor) -> Result<()> { todo!() }
+    /// Opens an existing root.
+    ///
+    /// # Errors
+    /// `NotFound` when there is none, `Manifest` when its manifest is missing, torn, edited or older than one already
+    /// seen, `Permission` when other users can reach into it.
+    pub fn open(root: &Path) -> Result<Registry> {
+        Inner::open(root, Create::Nothing)
+    }
+
+    /// Opens a root, making it first where there is none. A root that was used before and lost its manifest is an error.
+    pub fn open_or_create(root: &Path) -> Result<Registry> {
+        Inner::open(root, Create::Missing)
+    }
+
+    /// `/var/lib/secure-ai/registry` for root, `$XDG_DATA_HOME/securereg/registry` for anyone else.
+    pub fn default_root() -> PathBuf {
+        default_folder("registry")
+    }
+
+    /// `/var/lib/secure-ai/models` for root, `$XDG_DATA_HOME/securereg/models` for anyone else.
+    pub fn default_mount() -> PathBuf {
+        default_folder("models")
+    }
+
+    /// The root folder.
+    pub fn root(&self) -> &Path {
+        self.inner.layout.path()
+    }
+
+    /// The folder inside the root from which HTTP promotions may take their sources.
+    pub fn staging(&self) -> PathBuf {
+        self.root().join("quarantine")
+    }
+
+    /// The current snapshot.
+    ///
+    /// # Errors
+    /// `Manifest` while manifest.yaml on disk cannot be served: fail closed.
+    pub fn catalog(&self) -> Result<Arc<Catalog>> {
+        self.inner.catalog()
+    }
+
+    /// A pollable descriptor of the caller's own, readable when the manifest may have changed by whatever process.
+    pub fn watch(&self) -> Result<Watch> {
+        Watch::new(&self.inner.layout)
+    }
+
+    /// Takes a model in: copied, hashed, inspected, judged, registered.
+    pub fn promote(
+        &self,
+        request: PromoteRequest,
+        source: Source,
+        actor: &Actor,
+        task: &Task<'_>,
+    ) -> Result<Promotion> {
+        promote::promote(&self.inner, &request, source, actor, task)
+    }
+
+    /// Hashes a model from end to end. A model that fails is an `Ok` report that says so, and is quarantined.
+    pub fn verify(&self, name: &ModelName, actor: &Actor, task: &Task<'_>) -> Result<VerifyReport> {
+        verify::one(&self.inner, name, actor, task)
+    }
+
+    /// Hashes every model, each blob once, and remembers the result.
+    pub fn verify_all(&self, actor: &Actor, task: &Task<'_>) -> Result<VerifyAll> {
+        verify::all(&self.inner, actor, task)
+    }
+
+    /// The last result of [`Registry::verify_all`], by whatever process.
+    pub fn last_verify_all(&self) -> Result<Option<VerifyAll>> {
+        verify::last(&self.inner)
+    }
+
+    /// Takes a model out of service for an incident, or because a person says so. Only a release brings it back.
+    pub fn quarantine(
+        &self,
+        name: &ModelName,
+        reason: &str,
+        incident_id: Option<&str>,
+        actor: &Actor,
+    ) -> Result<Arc<Artifact>> {
+        verify::quarantine(&self.inner, name, reason, incident_id, actor)
+    }
+
+    /// Verifies a model and, if every byte is good, lifts its quarantine, whoever put it.
+    pub fn release(&self, name: &ModelName, reason: &str, actor: &Actor, task: &Task<'_>) -> Result<VerifyReport> {
+        verify::release(&self.inner, name, reason, actor, task)
+    }
+
+    /// Removes a model, and the bytes that no other model holds. Open files stay readable, and verified.
+    pub fn delete(&self, name: &ModelName, actor: &Actor) -> Result<()> {
+        let change = |catalog: &Catalog| {
+            let why = format!("sha256 {}", catalog.require(name)?.sha256);
+            let edits = vec![crate::catalog::Edit::Remove(name.clone())];
+            Ok(Decision::Change { event: "delete", name: name.to_string(), why, edits, value: () })
+        };
+        self.inner.commit(actor, change).map(drop)
+    }
+
+    /// Opens one file of a promoted model, by its path inside the artifact. At once when the stored file's stamp is the one
+    /// recorded; else after every byte was hashed.
+    pub fn open_file(&self, name: &ModelName, path: &RelPath, mode: ReadMode) -> Result<VerifiedFile> {
+        let catalog = self.inner.catalog()?;
+        let artifact = catalog.require(name)?;
+        self.inner.require_promoted(artifact)?;
+        let entry = artifact
+            .files
+            .iter()
+            .find(|f| f.path == *path)
+            .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("{name} has no file {path}")).on(name))?;
+        self.inner.open_verified(Some(name), entry, mode, catalog.generation())
+    }
+
+    /// Opens a blob by its digest, while a promoted model holds it.
+    pub fn open_blob(&self, sha256: &Sha256Digest, mode: ReadMode) -> Result<VerifiedFile> {
+        let catalog = self.inner.catalog()?;
+        let Some(holder) = catalog.holders(sha256).find(|a| a.is_promoted()) else {
+            return Err(match catalog.holders(sha256).next() {
+                Some(held) => {
+                    Error::new(ErrorKind::Quarantined, format!("{} is quarantined", held.name)).on(&held.name)
+                }
+                None => Error::new(ErrorKind::NotFound, format!("no model holds {sha256}")),
+            });
+        };
+        let entry = holder.files.iter().find(|f| f.sha256 == *sha256);
+        let entry = entry.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("no model holds {sha256}")))?;
+        self.inner.open_verified(None, entry, mode, catalog.generation())
+    }
+
+    /// Whether opening this blob takes no re-check.
+    pub fn opens_at_once(&self, sha256: &Sha256Digest) -> bool {
+        self.inner.blobs.opens_at_once(sha256)
+    }
+
+    /// Re-checks every blob whose stamp is stale, as after a restore or a move of the root, and quarantines what is not
+    /// what was promoted.
+    pub fn recheck_stale(&self, task: &Task<'_>) -> Result<()> {
+        let catalog = self.inner.catalog()?;
+        let mut seen = HashSet::new();
+        for file in catalog.artifacts().filter(|a| a.is_promoted()).flat_map(|a| &a.files) {
+            task.step(crate::Progress { phase: crate::Phase::Verify, done: 0, total: 0 })?;
+            if seen.insert(file.sha256) && !self.opens_at_once(&file.sha256) {
+                // What it finds is acted on and logged; the next one is checked all the same.
+                let _ = self.inner.open_entry(None, file);
+            }
+        }
+        Ok(())
+    }
+
+    /// The Artifact JSON of the API.
+    pub fn describe(&self, artifact: &Artifact) -> Result<serde_json::Value> {
+        describe::describe(&self.inner, artifact, &Registry::default_mount())
+    }
+
+    /// Where a live mount shows the model.
+    ///
+    /// # Errors
+    /// `Quarantined`, `Corrupt` when a stored file was tampered with, `NotMounted` without a live mount.
+    pub fn path(&self, name: &ModelName) -> Result<PathBuf> {
+        describe::path(&self.inner, name)
+    }
+
+    /// Announces a mount for as long as the guard lives.
+    pub fn record_mount(&self, mountpoint: &Path) -> Result<MountGuard> {
+        mounts::record(&self.inner.layout, mountpoint)
+    }
+
+    /// The mounts that are alive, oldest first.
+    pub fn mounts(&self) -> Result<Vec<MountRecord>> {
+        mounts::live(&self.inner.layout)
+    }
+
+    /// Every line of the audit log.
+    pub fn audit_log(&self) -> Result<Vec<AuditLine>> {
+        audit::lines(&self.inner.layout)
+    }
+
+    /// Checks the audit log's chain from its first line.
+    pub fn audit_verify(&self) -> Result<AuditSummary> {
+        audit::verify(&self.inner.layout)
+    }
+
+    /// Writes down a refusal that was decided before the core was asked.
+    pub fn audit_refusal(&self, name: &str, why: &str, actor: &Actor) -> Result<()> {
+        self.inner.note_refusal(name, why, actor)
+    }
 }
-#[derive(Debug, Clone)]
-pub struct PromoteRequest { pub name: ModelName, pub filename: Option<RelPath>, pub sha256: Option<Sha256Digest>, pub size_bytes: Option<u64>,
-    pub format: Option<Format>, pub source: String, pub transfer: Transfer, pub evidence: serde_json::Map<String, serde_json::Value> }
-impl PromoteRequest { pub fn new(name: ModelName) -> Self { todo!() } }
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Transfer { Copy, Move }
-#[derive(Debug, Clone)]
-pub struct Promotion { pub artifact: Arc<Artifact>, pub outcome: Outcome, pub method: Method, pub skipped: Vec<String> }
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome { Promoted, AlreadyThere, Moved }
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Method { Copied, Reflinked, Adopted, Shared }
-#[derive(Debug)]
-pub struct Source;
-impl Source {
-    pub fn open(path: &Path) -> Result<Source> { todo!() }
-    pub fn open_beneath(folder: &Path, path: &Path) -> Result<Source> { todo!() }
+
+fn default_folder(what: &str) -> PathBuf {
+    if rustix::process::geteuid().is_root() {
+        return Path::new("/var/lib/secure-ai").join(what);
+    }
+    let set = |key| std::env::var_os(key).map(PathBuf::from).filter(|p| p.is_absolute());
+    let data = set("XDG_DATA_HOME").or_else(|| set("HOME").map(|home| home.join(".local/share")));
+    // Without a home there is no place of one's own that would be found again; the command line asks for --root.
+    data.unwrap_or_else(std::env::temp_dir).join("securereg").join(what)
 }
-#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
-pub struct VerifyReport { pub name: ModelName, pub sha256: Sha256Digest, pub status: VerifyStatus, pub error: Option<String>, pub expected: Option<String>, pub actual: Option<String>, pub restored: bool, pub files: usize, pub bytes: u64 }
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum VerifyStatus { Verified, Failed, Unreadable }
-#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
-pub struct VerifyAll { pub models: Vec<VerifyReport>, pub checked: usize, pub verified_at: String }
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ReadMode { Cached, Direct }
+
+/// What all clones of a registry share.
 #[derive(Debug)]
-pub struct VerifiedFile;
-impl VerifiedFile {
-    pub fn len(&self) -> u64 { todo!() }
-    pub fn is_empty(&self) -> bool { todo!() }
-    pub fn sha256(&self) -> &Sha256Digest { todo!() }
-    pub fn blake3(&self) -> &Blake3Digest { todo!() }
-    pub fn read<'b>(&self, offset: u64, len: usize, buf: &'b mut ReadBuf) -> Result<&'b [u8]> { todo!() }
-    pub fn read_at(&self, out: &mut [u8], offset: u64) -> Result<usize> { todo!() }
+pub(crate) struct Inner {
+    layout: Arc<Layout>,
+    store: Store,
+    blobs: Blobs,
+    /// Blobs this process found damaged: refused here even if the quarantine could not be written.
+    condemned: Mutex<HashSet<Sha256Digest>>,
+    buffers: Mutex<Vec<ReadBuf>>,
 }
-#[derive(Debug, Default)]
-pub struct ReadBuf;
-impl ReadBuf { pub fn new() -> Self { todo!() } }
-#[derive(Debug)]
-pub struct MountGuard;
-#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
-pub struct MountRecord { pub mountpoint: PathBuf, pub pid: u32, pub since: String }
-#[derive(Debug, Clone, serde::Serialize)]
-pub struct AuditLine { pub seq: u64, pub time: String, pub event: String, pub name: String, pub via: String, pub who: String, pub why: String, pub generation: u64 }
-#[derive(Debug, Clone, serde::Serialize)]
-pub struct AuditSummary { pub lines: u64, pub head: String }
+
+/// Read buffers kept for reuse.
+const SPARE_BUFFERS: usize = 16;
+
+impl Inner {
+    fn open(root: &Path, create: Create) -> Result<Registry> {
+        let layout = Arc::new(Layout::open(root, create)?);
+        let store = Store::open(Arc::clone(&layout), create)?;
+        layout.sweep_temp()?;
+        let blobs = Blobs::new(Arc::clone(&layout));
+        Ok(Registry {
+            inner: Arc::new(Inner { layout, store, blobs, condemned: Mutex::default(), buffers: Mutex::default() }),
+        })
+    }
+
+    pub(crate) fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    pub(crate) fn blobs(&self) -> &Blobs {
+        &self.blobs
+    }
+
+    pub(crate) fn catalog(&self) -> Result<Arc<Catalog>> {
+        self.store.catalog()
+    }
+
+    /// The newest catalog that could be read: for what is already open.
+    pub(crate) fn latest(&self) -> Arc<Catalog> {
+        self.store.catalog().unwrap_or_else(|_| self.store.last_good())
+    }
+
+    pub(crate) fn commit<T>(
+        &self,
+        actor: &Actor,
+        decide: impl FnOnce(&Catalog) -> Result<Decision<T>>,
+    ) -> Result<(Arc<Catalog>, T)> {
+        self.store.commit(actor, decide)
+    }
+
+    pub(crate) fn remove_blob(&self, sha256: &Sha256Digest) {
+        self.store.remove_blob(sha256);
+    }
+
+    pub(crate) fn note_refusal(&self, name: &str, why: &str, actor: &Actor) -> Result<()> {
+        promote::note_refusal(self, name, why, actor)
+    }
+
+    pub(crate) fn require_promoted(&self, artifact: &Artifact) -> Result<()> {
+        match &artifact.quarantine {
+            None => Ok(()),
+            Some(q) => Err(Error::new(
+                ErrorKind::Quarantined,
+                format!("{} is quarantined ({}): {}", artifact.name, q.cause.as_str(), q.reason),
+            )
+            .on(&artifact.name)),
+        }
+    }
+
+    fn open_verified(
+        self: &Arc<Self>,
+        name: Option<&ModelName>,
+        entry: &FileEntry,
+        mode: ReadMode,
+        generation: u64,
+    ) -> Result<VerifiedFile> {
+        let blob = self.open_blob(name, entry, mode == ReadMode::Direct)?;
+        Ok(VerifiedFile::new(Arc::clone(self), name.cloned(), entry.clone(), blob, generation))
+    }
+
+    /// Opens a stored file only to see that it is good.
+    pub(crate) fn open_entry(self: &Arc<Self>, name: Option<&ModelName>, entry: &FileEntry) -> Result<()> {
+        self.open_blob(name, entry, false).map(drop)
+    }
+
+    fn open_blob(self: &Arc<Self>, name: Option<&ModelName>, entry: &FileEntry, direct: bool) -> Result<OpenBlob> {
+        let opened = if self.condemned.lock().contains(&entry.sha256) {
+            Err(Error::new(ErrorKind::Corrupt, format!("{} was found damaged", entry.path)))
+        } else {
+            self.blobs.open(entry, direct)
+        };
+        opened.map_err(|e| {
+            if e.kind() == ErrorKind::Corrupt {
+                self.report_corruption(&entry.sha256, e.message());
+            }
+            match name {
+                Some(name) => e.on(name),
+                None => e,
+            }
+        })
+    }
+
+    /// Refuses a damaged blob from now on, here at once and everywhere as soon as the quarantine is written.
+    pub(crate) fn report_corruption(self: &Arc<Self>, sha256: &Sha256Digest, why: &str) {
+        self.condemned.lock().insert(*sha256);
+        match verify::quarantine_holders(self, sha256, why, &Actor::this_process("read")) {
+            // The catalog says it now, and says it when a verification passes again.
+            Ok(()) => {
+                self.condemned.lock().remove(sha256);
+            }
+            Err(e) => {
+                tracing::error!(%sha256, error = %e, why, "a damaged model could not be quarantined; this process refuses it")
+            }
+        }
+    }
+
+    /// Takes back what this process held against an artifact's blobs: they were checked, or replaced.
+    pub(crate) fn absolve(&self, artifact: &Artifact) {
+        let mut condemned = self.condemned.lock();
+        for file in &artifact.files {
+            condemned.remove(&file.sha256);
+        }
+    }
+
+    /// Whether a stored blob is there and known to be good, so that a second copy is not needed.
+    pub(crate) fn has_good(&self, sha256: &Sha256Digest) -> bool {
+        let there = self.layout.read(Folder::Blobs, &blob_name(sha256), OFlags::empty()).is_ok();
+        there && !self.condemned.lock().contains(sha256) && self.blobs.opens_at_once(sha256)
+    }
+
+    /// A sidecar, checked against its digest.
+    pub(crate) fn sidecar(&self, digest: &Sha256Digest) -> Result<serde_json::Map<String, serde_json::Value>> {
+        let corrupt = |why: &str| Error::new(ErrorKind::Corrupt, format!("the evidence kept with the model {why}"));
+        let bytes =
+            self.layout.read_small(Folder::Sidecars, &digest.to_hex(), 2 * MAX_EVIDENCE as u64).map_err(|e| match e
+                .kind()
+            {
+                ErrorKind::NotFound => corrupt("is missing"),
+                ErrorKind::TooLarge => corrupt("was altered"),
+                _ => e,
+            })?;
+        if Sha256Digest::of(&bytes) != *digest {
+            return Err(corrupt("was altered"));
+        }
+        serde_json::from_slice(&bytes).map_err(|e| corrupt("is not JSON").because(e))
+    }
+
+    /// Gives a blob that still has a second link an inode of its own.
+    pub(crate) fn make_private(&self, entry: &FileEntry) -> Result<()> {
+        let name = blob_name(&entry.sha256);
+        let io = |e: std::io::Error| Error::io("making a private copy of an adopted file", e);
+        let open = |extra| self.layout.read(Folder::Blobs, &name, extra).map_err(|e| io(e.into()));
+        let mut adopted = open(OFlags::empty())?;
+        if std::os::unix::fs::MetadataExt::nlink(&adopted.metadata().map_err(io)?) == 1 {
+            return Ok(());
+        }
+        let _temp = self.layout.use_temp()?;
+        let (mut copy, temp) = self.layout.new_temp(OFlags::empty())?;
+        let mut hasher = blake3::Hasher::new();
+        let copied =
+            std::io::copy(&mut adopted, &mut crate::ingest::Tee(&mut copy, &mut hasher)).map_err(io).and_then(|_| {
+                if hasher.finalize().as_bytes() != entry.blake3.as_bytes() {
+                    return Err(Error::new(
+                        ErrorKind::Corrupt,
+                        format!("the adopted file of {} was changed", entry.path),
+                    ));
+                }
+                rustix::fs::fchmod(&copy, Mode::RUSR | Mode::RGRP | Mode::ROTH).map_err(|e| io(e.into()))?;
+                copy.sync_all().map_err(io)
+            });
+        copied.inspect_err(|_| self.layout.discard(&temp))?;
+        self.layout.publish(&temp, Folder::Blobs, &name)?;
+        self.layout.sync(Folder::Blobs)
+    }
+
+    pub(crate) fn borrow_buffer(&self) -> ReadBuf {
+        self.buffers.lock().pop().unwrap_or_default()
+    }
+
+    pub(crate) fn return_buffer(&self, buf: ReadBuf) {
+        let mut spare = self.buffers.lock();
+        if spare.len() < SPARE_BUFFERS {
+            spare.push(buf);
+        }
+    }
+}

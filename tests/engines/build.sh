@@ -12,7 +12,7 @@ set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
 requirements=$here/requirements.txt
-cache=${SECUREREG_CACHE:-$HOME/.cache/securereg}
+cache=$(realpath -m "${SECUREREG_CACHE:-$HOME/.cache/securereg}")
 version=$(sed -n 's/^llama-cpp-python==//p' "$requirements")
 engine=$cache/llama-cpp-python-$version
 key=$({ cat "$requirements"; python3 --version; } | sha256sum | cut -c1-16)
@@ -26,10 +26,10 @@ rm -rf "$cache"/engines-tmp.*
 tmp=$(mktemp -d "$cache/engines-tmp.XXXXXX")
 trap 'rm -rf "$tmp"' EXIT
 
-# make_env DIR FILE: a fresh Python environment in DIR with the packages that FILE pins
+# make_env DIR FILE [PIP OPTION...]: a fresh Python environment in DIR with the packages that FILE pins
 make_env() {
     python3 -m venv "$1"
-    "$1/bin/python" -m pip install -q --no-deps --find-links "$engine/wheel" --only-binary :all: -r "$2"
+    "$1/bin/python" -m pip install -q --no-deps --only-binary :all: "${@:3}" -r "$2"
 }
 
 build_engine() {
@@ -62,11 +62,12 @@ build_engine() {
 }
 
 if [ ! -d "$engine" ]; then
-    echo "compiling llama-cpp-python $version, once (about ten minutes on two cores)" >&2
+    echo "compiling llama-cpp-python $version, once (about five minutes on two cores)" >&2
     build_engine >&2
 fi
-if [ ! -d "$venv" ]; then
-    make_env "$tmp/venv" "$requirements" >&2
+if [ ! -x "$venv/bin/python" ]; then  # a link to the Python it was made with, which may be gone
+    rm -rf "$venv"
+    make_env "$tmp/venv" "$requirements" --find-links "$engine/wheel" >&2
     mv "$tmp/venv" "$venv"   # only bin/python is used, which does not mind being moved
 fi
 echo "$engine"

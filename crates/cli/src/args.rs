@@ -1,0 +1,202 @@
+//! The words of the command line.
+//!
+//! Owns: every verb, option and help text. Promises: `--root`, `--json` and `--log` are taken before or after the verb; text
+//! that names models is kept as text here, so that what is wrong with a name is said in one place and one way. Leaves out:
+//! what the verbs do (`verbs`), and the exit codes (`exit`), which `--help` prints.
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueHint};
+use std::path::PathBuf;
+
+/// Promotes AI models into a registry and serves them read-only, every byte checked.
+#[derive(Debug, Parser)]
+#[command(name = "securereg", version, after_help = crate::exit::help(), subcommand_required = true, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// The registry's folder [env: REGISTRY_DIR] [default: /var/lib/secure-ai/registry as root, else
+    /// $XDG_DATA_HOME/securereg]
+    #[arg(long, global = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) root: Option<PathBuf>,
+    /// Print JSON on standard output (and an error as one line of JSON on standard error)
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// What to log on standard error: a tracing filter such as `info` or `securereg=debug` [env: RUST_LOG]
+    /// [default: warn]
+    #[arg(long, global = true, value_name = "FILTER")]
+    pub(crate) log: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Run everything in one process: the registry, the mount and the HTTP API
+    Up(Up),
+    /// Show promoted models as a read-only, verified folder, until stopped
+    Mount(MountArgs),
+    /// Serve the HTTP API alone, until stopped
+    Serve(Serve),
+    /// Copy a model into the registry, hash it, check it and register it
+    Promote(Promote),
+    /// List the models
+    List,
+    /// Show one model in full
+    Show(Named),
+    /// Print where a live mount shows a model
+    Path(Named),
+    /// Hash stored models anew and compare with what was promoted; a mismatch quarantines
+    Verify(Verify),
+    /// Stop serving a model, for a reason
+    Quarantine(Quarantine),
+    /// Serve a quarantined model again, after a verification that passes
+    Release(Release),
+    /// Remove a model, and its bytes when no other model holds them
+    Delete(Named),
+    /// Print the audit log, or check its chain
+    Audit(Audit),
+    /// Say how the registry stands
+    Status,
+    /// Print a completion script for a shell
+    Completions(Completions),
+    /// Write the man pages
+    #[command(hide = true)]
+    Man(Man),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Named {
+    /// The model's name, such as `llama-3` or `org/llama-3:v1`
+    pub(crate) name: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Up {
+    /// Where to show the models [default: /var/lib/secure-ai/models as root, else $XDG_DATA_HOME/securereg/models]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, conflicts_with = "no_mount")]
+    pub(crate) mount: Option<PathBuf>,
+    /// Serve HTTP only
+    #[arg(long)]
+    pub(crate) no_mount: bool,
+    #[command(flatten)]
+    pub(crate) access: Access,
+    #[command(flatten)]
+    pub(crate) http: Http,
+    /// Try it out: a temporary registry with a sample model, removed at the end
+    #[arg(long)]
+    pub(crate) demo: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Access {
+    /// Who may read the mount: owner, group:NAME or all [default: all as root, else owner]
+    #[arg(long, value_name = "WHO")]
+    pub(crate) allow: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Http {
+    /// The address to listen on [env: BIND_ADDR] [default: 127.0.0.1:8470]
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) listen: Option<String>,
+    /// A further folder that a promotion over HTTP may take its source from (may be repeated)
+    #[arg(long, value_name = "DIR", action = ArgAction::Append, value_hint = ValueHint::DirPath)]
+    pub(crate) staging: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MountArgs {
+    /// Where to show the models [default: /var/lib/secure-ai/models as root, else $XDG_DATA_HOME/securereg/models]
+    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) access: Access,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    #[command(flatten)]
+    pub(crate) http: Http,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Promote {
+    /// A model file, a folder (Hugging Face layout), or the first shard of a split GGUF set
+    #[arg(value_name = "PATH", value_hint = ValueHint::AnyPath)]
+    pub(crate) path: PathBuf,
+    /// The name to register it under, such as `llama-3` or `org/llama-3:v1`
+    #[arg(long)]
+    pub(crate) name: String,
+    /// The SHA-256 that it must have (of a folder: that of the sorted `sha256sum` lines)
+    #[arg(long, value_name = "HEX")]
+    pub(crate) sha256: Option<String>,
+    /// The format that it must have: gguf or safetensors [default: what its bytes say]
+    #[arg(long)]
+    pub(crate) format: Option<String>,
+    /// Where it came from, for the record
+    #[arg(long, default_value = "")]
+    pub(crate) source: String,
+    /// The file name to show it under in the mount [default: the source's own]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) filename: Option<String>,
+    /// Take the source over instead of copying it, where that is provably safe; it is gone from its place afterwards
+    #[arg(long = "move")]
+    pub(crate) take: bool,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct Verify {
+    /// The model's name
+    pub(crate) name: Option<String>,
+    /// Verify every model
+    #[arg(long)]
+    pub(crate) all: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Quarantine {
+    /// The model's name
+    pub(crate) name: String,
+    /// Why, for the record
+    #[arg(long)]
+    pub(crate) reason: String,
+    /// The incident that asks for it
+    #[arg(long, value_name = "ID")]
+    pub(crate) incident: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Release {
+    /// The model's name
+    pub(crate) name: String,
+    /// Why, for the record
+    #[arg(long)]
+    pub(crate) reason: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Audit {
+    /// Check the hash chain from the first line to the last instead of printing the log
+    #[arg(long)]
+    pub(crate) verify: bool,
+    /// Print only the last N lines
+    #[arg(long, value_name = "N", conflicts_with = "verify")]
+    pub(crate) last: Option<usize>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Completions {
+    /// The shell
+    pub(crate) shell: clap_complete::Shell,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Man {
+    /// Write one page per verb into this folder [default: print the main page]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) out: Option<PathBuf>,
+}

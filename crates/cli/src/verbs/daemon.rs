@@ -1,0 +1,258 @@
+//! `up`, `mount`, `serve`: what runs until a signal.
+//!
+//! Owns: the order in which the parts start and stop, and what is said when all of them run. Promises: nothing is said to be
+//! ready before it is; whatever started is stopped again, the mount included, however the process's work ends; a part
+//! that ends by itself stops the others, and is an error. Leaves out: the parts (`securereg_fusefs`, `securereg_server`).
+//!
+//! ```text
+//! signals -> registry -> address bound -> mount -> HTTP answers -> "ready" -> a signal -> HTTP ends -> unmounted
+//! ```
+
+use super::Context;
+use crate::args::{Access, Http, MountArgs, Serve, Up};
+use crate::exit::Code;
+use crate::out::{Form, Out};
+use crate::signals::Signals;
+use crate::text;
+use securereg::{Error, ErrorKind, Registry, Result, Task};
+use securereg_fusefs::{Allow, Mount, MountOptions};
+use securereg_server::{Config, Server, ServerError};
+use serde_json::{Map, Value, json};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::{self, JoinHandle};
+
+pub(crate) fn up(context: &mut Context, args: Up) -> Result<Code> {
+    let mut parts = Parts::new(context, Context::registry_or_new)?;
+    parts.bind(&args.http)?;
+    if !args.no_mount {
+        parts.mount(&args.mount.unwrap_or_else(Registry::default_mount), &args.access)?;
+    }
+    let lines = [parts.lines(), next(&parts)].concat();
+    parts.run(&mut context.out, &lines)
+}
+
+pub(crate) fn mount(context: &mut Context, args: MountArgs) -> Result<Code> {
+    let mut parts = Parts::new(context, Context::registry)?;
+    parts.mount(&args.dir.unwrap_or_else(Registry::default_mount), &args.access)?;
+    let lines = parts.lines();
+    parts.run(&mut context.out, &lines)
+}
+
+pub(crate) fn serve(context: &mut Context, args: Serve) -> Result<Code> {
+    let mut parts = Parts::new(context, Context::registry_or_new)?;
+    parts.bind(&args.http)?;
+    let lines = parts.lines();
+    parts.run(&mut context.out, &lines)
+}
+
+/// Why the parts stop.
+enum End {
+    Signal,
+    Http(Result<(), String>),
+    Mount,
+}
+
+/// What runs in this process. Dropping it unmounts.
+pub(super) struct Parts {
+    pub(super) registry: Registry,
+    server: Option<Server>,
+    tokens: Vec<(String, PathBuf)>,
+    mount: Option<Arc<Mount>>,
+    signals: Signals,
+    ends: Receiver<End>,
+    tell: Sender<End>,
+}
+
+impl Parts {
+    /// A process without parts yet. The signals are taken before anything is made that they would leave behind.
+    pub(super) fn new(context: &Context, registry: impl FnOnce(&Context) -> Result<Registry>) -> Result<Parts> {
+        let (tell, ends) = channel();
+        let first = tell.clone();
+        // The receiver is gone only when the parts are stopping already.
+        let signals = Signals::listen_and(context.form(), move || drop(first.send(End::Signal)))?;
+        let registry = registry(context)?;
+        Ok(Parts { registry, server: None, tokens: Vec::new(), mount: None, signals, ends, tell })
+    }
+
+    /// Binds the address of the options, else of the environment, else 127.0.0.1:8470.
+    fn bind(&mut self, args: &Http) -> Result<()> {
+        let config = Config::from_env(&self.registry).map_err(unbound)?;
+        self.bind_to(with_options(config, args)?)
+    }
+
+    pub(super) fn bind_to(&mut self, config: Config) -> Result<()> {
+        let files = &config.tokens;
+        let given = [
+            ("read", &files.read),
+            ("verify", &files.verify),
+            ("promote", &files.promote),
+            ("admin", &files.admin),
+            ("containment", &files.containment),
+            ("service", &files.service),
+        ];
+        let given = given.map(|(scope, file)| file.clone().map(|file| (scope.to_owned(), file)));
+        let server = Server::bind(self.registry.clone(), config).map_err(unbound)?;
+        let generated = server.token_notice().iter().map(|file| {
+            let scope = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            (scope, file.clone())
+        });
+        self.tokens = given.into_iter().flatten().chain(generated).collect();
+        self.server = Some(server);
+        Ok(())
+    }
+    /// Mounts at `dir`.
+    pub(super) fn mount(&mut self, dir: &Path, access: &Access) -> Result<()> {
+        todo_mount(self, dir, access)
+    }
+
+    pub(super) fn address(&self) -> Option<SocketAddr> {
+        self.server.as_ref().map(Server::local_addr)
+    }
+
+    pub(super) fn mountpoint(&self) -> Option<&Path> {
+        self.mount.as_ref().map(|mount| mount.mountpoint())
+    }
+
+    /// The file of a token.
+    pub(super) fn token(&self, scope: &str) -> Option<&Path> {
+        self.tokens.iter().find(|(name, _)| name == scope).map(|(_, file)| file.as_path())
+    }
+
+    /// Where everything is, a line each.
+    pub(super) fn lines(&self) -> Vec<String> {
+        let mut lines = vec![format!("registry: {}", shown(self.registry.root()))];
+        lines.push(match self.mountpoint() {
+            Some(dir) => format!("mount:    {}", shown(dir)),
+            None => "mount:    none".into(),
+        });
+        match self.address() {
+            Some(address) => lines.push(format!("http:     http://{address}")),
+            None => lines.push("http:     none".into()),
+        }
+        for (scope, file) in &self.tokens {
+            lines.push(format!("tokens:   {scope:11} {}", shown(file)));
+        }
+        lines
+    }
+
+    fn json(&self) -> Value {
+        let tokens: Map<String, Value> = self.tokens.iter().map(|(scope, file)| (scope.clone(), json!(file))).collect();
+        json!({
+            "status": "ready",
+            "root": self.registry.root(),
+            "mount": self.mountpoint(),
+            "listen": self.address(),
+            "tokens": self.server.as_ref().map(|_| tokens),
+            "pid": std::process::id(),
+        })
+    }
+
+    /// Runs everything until a signal, having said so in `lines`.
+    pub(super) fn run(mut self, out: &mut Out, lines: &[String]) -> Result<Code> {
+        let ready = match out.form() {
+            Form::Json => text::plain_json(&self.json().to_string()) + "\n",
+            Form::Text => format!("{}\n\nready; Ctrl-C stops\n", lines.join("\n")),
+        };
+        let http = self.server.take().map(|server| (server.shutdown_handle(), self.start_http(server)));
+        self.watch_mount()?;
+        self.recheck()?;
+        out.write(&ready)?;
+        // A sender lives in `self`, so this ends with an End.
+        let end = self.ends.recv().unwrap_or(End::Signal);
+        if let Some((handle, thread)) = http {
+            handle.shutdown();
+            drop(thread?.join());
+        }
+        let unmounted = self.unmount();
+        match end {
+            End::Signal => unmounted.map(|()| Code::Done),
+            End::Http(Ok(())) => Err(Error::new(ErrorKind::Io, "the HTTP server ended by itself")),
+            End::Http(Err(why)) => Err(Error::new(ErrorKind::Io, format!("the HTTP server failed: {why}"))),
+            End::Mount => Err(Error::new(ErrorKind::Io, "the mount was taken down from outside; start again to mount anew")),
+        }
+    }
+
+    fn start_http(&self, server: Server) -> Result<JoinHandle<()>> {
+        let tell = self.tell.clone();
+        spawn("http", move || drop(tell.send(End::Http(server.run().map_err(|e| e.to_string())))))
+    }
+
+    /// Checks what was moved or restored since the last run, in the background: readers that come first wait for theirs only.
+    fn recheck(&self) -> Result<()> {
+        let (registry, stop) = (self.registry.clone(), self.signals.flag_handle());
+        spawn("recheck", move || {
+            if let Err(e) = registry.recheck_stale(&Task::unattended().cancelled_by(&stop))
+                && e.kind() != ErrorKind::Cancelled
+            {
+                tracing::warn!("the check of what changed on disk did not finish: {e}");
+            }
+        })
+        .map(drop)
+    }
+}
+
+/// `config`, with what the options say instead.
+pub(super) fn with_options(mut config: Config, args: &Http) -> Result<Config> {
+    if let Some(listen) = &args.listen {
+        config.listen = Config::parse_listen(listen).map_err(unbound)?;
+    }
+    for folder in &args.staging {
+        let absolute = std::path::absolute(folder).map_err(|e| {
+            Error::new(ErrorKind::Io, format!("cannot find the staging folder {}: {e}", folder.display())).because(e)
+        })?;
+        config.staging.push(absolute);
+    }
+    Ok(config)
+}
+
+/// What to try after `up`.
+fn next(parts: &Parts) -> Vec<String> {
+    let root = quoted(parts.registry.root());
+    let mut lines = vec![String::new(), "try next:".into()];
+    lines.push(format!("  $ securereg promote model.gguf --name my-model --root {root}"));
+    if let Some(dir) = parts.mountpoint() {
+        lines.push(format!("  $ ls {}", quoted(dir)));
+    }
+    lines.extend(curl(parts));
+    lines
+}
+
+/// The line that asks for the list over HTTP.
+pub(super) fn curl(parts: &Parts) -> Option<String> {
+    let (address, token) = (parts.address()?, parts.token("read").or(parts.token("service"))?);
+    Some(format!("  $ curl -s -H \"Authorization: Bearer $(cat {})\" http://{address}/v1/models", quoted(token)))
+}
+
+/// A path for a person.
+pub(super) fn shown(path: &Path) -> String {
+    text::plain(&path.to_string_lossy())
+}
+
+/// A path as a word of a shell.
+pub(super) fn quoted(path: &Path) -> String {
+    let word = shown(path);
+    let simple = |c: char| c.is_ascii_alphanumeric() || "/._-+=:@%".contains(c);
+    if word.chars().all(simple) { word } else { format!("'{}'", word.replace('\'', "'\\''")) }
+}
+
+pub(super) fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+    let spawned = thread::Builder::new().name(name.into()).spawn(work);
+    spawned.map_err(|e| Error::new(ErrorKind::Io, format!("cannot start a thread: {e}")).because(e))
+}
+
+/// The server's errors in the core's words, for one table of exit codes.
+pub(super) fn unbound(e: ServerError) -> Error {
+    let kind = match &e {
+        ServerError::Config(_) => ErrorKind::InvalidInput,
+        ServerError::Tokens(_) => ErrorKind::Permission,
+        ServerError::Bind { .. } | ServerError::Runtime(_) => ErrorKind::Io,
+    };
+    let remedy = match &e {
+        ServerError::Bind { .. } => "; --listen ADDR chooses another address",
+        ServerError::Config(_) | ServerError::Tokens(_) | ServerError::Runtime(_) => "",
+    };
+    Error::new(kind, format!("{e}{remedy}")).because(e)
+}

@@ -1,0 +1,247 @@
+//! What the tests of the command share.
+//!
+//! Owns: running the real binary in a folder of its own. Promises: no test sees this machine's registry, environment or
+//! terminal; a daemon that a test started ends with it. Leaves out: what is tested.
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// A folder with a registry in it.
+pub struct Place {
+    pub dir: tempfile::TempDir,
+}
+
+/// How a command ended.
+#[derive(Debug)]
+pub struct Ended {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Ended {
+    /// Standard output as JSON; the command must have succeeded.
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        assert_eq!(self.code, 0, "{self:?}");
+        serde_json::from_str(&self.stdout).unwrap_or_else(|e| panic!("{e}: {self:?}"))
+    }
+
+    #[track_caller]
+    pub fn ends(self, code: i32) -> Ended {
+        assert_eq!(self.code, code, "{self:?}");
+        assert!(!self.stderr.contains("panicked"), "{self:?}");
+        self
+    }
+}
+
+impl Place {
+    pub fn new() -> Place {
+        Place { dir: tempfile::tempdir().expect("a temporary folder") }
+    }
+
+    pub fn path(&self, below: &str) -> PathBuf {
+        self.dir.path().join(below)
+    }
+
+    pub fn root(&self) -> PathBuf {
+        self.path("root")
+    }
+
+    /// The command with nothing of this process's environment but the search path.
+    pub fn bare(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_securereg"));
+        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        command.env("HOME", self.dir.path()).env("TMPDIR", self.dir.path()).current_dir(self.dir.path());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    /// The command on this place's registry.
+    pub fn command<S: AsRef<OsStr>>(&self, args: &[S]) -> Command {
+        let mut command = self.bare();
+        command.arg("--root").arg(self.root()).args(args);
+        command
+    }
+
+    /// Runs the command on this place's registry.
+    pub fn run<S: AsRef<OsStr>>(&self, args: &[S]) -> Ended {
+        ended(self.command(args))
+    }
+
+    /// Writes a file and gives its path.
+    pub fn file(&self, name: &str, bytes: &[u8]) -> String {
+        let path = self.path(name);
+        fs::write(&path, bytes).expect("a file is written");
+        path.to_str().expect("temporary paths are text").to_owned()
+    }
+
+    /// Promotes a small model under `name`.
+    #[track_caller]
+    pub fn promoted(&self, name: &str) -> Value {
+        let file = self.file(&format!("{}.gguf", name.replace(['/', ':'], "-")), &gguf(name));
+        self.run(&["promote", &file, "--name", name, "--json"]).ends(0).json()
+    }
+
+    /// The one file that holds the bytes with this digest.
+    pub fn blob(&self, sha256: &str) -> PathBuf {
+        self.root().join("blobs/sha256").join(sha256)
+    }
+
+    /// Flips one stored byte.
+    pub fn tamper(&self, sha256: &str) {
+        let path = self.blob(sha256);
+        let mut bytes = fs::read(&path).expect("the blob is read");
+        let last = bytes.len() - 1;
+        bytes[last] ^= 0xff;
+        let mut rights = fs::metadata(&path).expect("the blob's rights").permissions();
+        std::os::unix::fs::PermissionsExt::set_mode(&mut rights, 0o600);
+        fs::set_permissions(&path, rights).expect("the blob is made writable");
+        fs::write(&path, bytes).expect("the blob is changed");
+    }
+
+    /// Starts a daemon and waits for the line that says it is ready.
+    pub fn daemon<S: AsRef<OsStr>>(&self, args: &[S]) -> Daemon {
+        Daemon::start(self.command(args))
+    }
+}
+
+/// Runs `command` to its end.
+pub fn ended(mut command: Command) -> Ended {
+    let output = command.output().expect("the command starts");
+    Ended {
+        code: output.status.code().unwrap_or(-1),
+        stdout: String::from_utf8(output.stdout).expect("standard output is text"),
+        stderr: String::from_utf8(output.stderr).expect("standard error is text"),
+    }
+}
+
+/// A daemon, killed when the test forgets it.
+pub struct Daemon {
+    pub child: Child,
+    /// What it printed up to the line that says it is ready.
+    pub said: String,
+    stdout: BufReader<std::process::ChildStdout>,
+}
+
+impl Daemon {
+    #[track_caller]
+    pub fn start(mut command: Command) -> Daemon {
+        let mut child = command.spawn().expect("the daemon starts");
+        let mut stdout = BufReader::new(child.stdout.take().expect("its output is piped"));
+        let mut said = String::new();
+        while !said.lines().any(|line| line.starts_with("ready") || line.starts_with("{\"")) {
+            if stdout.read_line(&mut said).expect("its output is text") == 0 {
+                let mut complaint = String::new();
+                child.stderr.take().expect("piped").read_to_string(&mut complaint).expect("text");
+                panic!("the daemon ended with {:?}: {said}{complaint}", child.wait());
+            }
+        }
+        Daemon { child, said, stdout }
+    }
+
+    /// Its line of JSON.
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.said).expect("one line of JSON")
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(i32::try_from(self.child.id()).expect("a process id")), signal).expect("the signal is sent");
+    }
+
+    /// Sends `signal` and waits for the end.
+    pub fn stop(mut self, signal: Signal) -> Ended {
+        self.signal(signal);
+        let code = wait(&mut self.child);
+        let mut ended = Ended { code, stdout: std::mem::take(&mut self.said), stderr: String::new() };
+        self.stdout.read_to_string(&mut ended.stdout).expect("text");
+        self.child.stderr.take().expect("piped").read_to_string(&mut ended.stderr).expect("text");
+        ended
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if self.child.try_wait().ok().flatten().is_none() {
+            self.signal(Signal::SIGTERM);
+            wait(&mut self.child);
+        }
+    }
+}
+
+/// Waits half a minute for the end, then kills.
+pub fn wait(child: &mut Child) -> i32 {
+    let mut code = None;
+    let ended = until(30, || {
+        code = child.try_wait().expect("a child of ours");
+        code.is_some()
+    });
+    if !ended {
+        drop(child.kill());
+    }
+    code.and_then(|status| status.code()).unwrap_or(-1)
+}
+
+/// Asks again and again, for so many seconds at most.
+pub fn until(seconds: u64, mut is_so: impl FnMut() -> bool) -> bool {
+    let end = Instant::now() + Duration::from_secs(seconds);
+    while Instant::now() < end {
+        if is_so() {
+            return true;
+        }
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+    is_so()
+}
+
+/// Whether the test can mount. If not it says so past the test runner's capture, or fails where mounts are required.
+#[track_caller]
+pub fn can_mount(test: &str) -> bool {
+    let Err(why) = securereg_fusefs::can_mount() else { return true };
+    assert!(std::env::var_os("SECUREREG_REQUIRE_FUSE").is_none(), "{test} cannot mount: {why}");
+    writeln!(std::io::stderr(), "SKIPPED {test}: this machine cannot mount: {why}").expect("standard error");
+    false
+}
+
+/// A complete GGUF file of one small tensor, different for each `seed`.
+pub fn gguf(seed: &str) -> Vec<u8> {
+    let mut file = header(seed, 16);
+    file.extend((0..16_u8).flat_map(|i| f32::from(i).to_le_bytes()));
+    file
+}
+
+/// The part of a GGUF file before its data: one tensor of `elements` F32.
+pub fn header(seed: &str, elements: u64) -> Vec<u8> {
+    let string = |text: &str| [&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat();
+    let mut file = b"GGUF\x03\0\0\0".to_vec();
+    file.extend(1_u64.to_le_bytes());
+    file.extend(2_u64.to_le_bytes());
+    for (key, value) in [("general.architecture", "test"), ("general.name", seed)] {
+        file.extend([string(key), 8_u32.to_le_bytes().to_vec(), string(value)].concat());
+    }
+    file.extend([string("t"), 1_u32.to_le_bytes().to_vec(), elements.to_le_bytes().to_vec()].concat());
+    file.extend([0; 4 + 8]);
+    file.resize(file.len().next_multiple_of(32), 0);
+    file
+}
+
+/// What lies below `folder`, folders apart.
+pub fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    let mut files = Vec::new();
+    for entry in entries.flatten() {
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() => files.extend(files_below(&entry.path())),
+            _ => files.push(entry.path()),
+        }
+    }
+    files
+}

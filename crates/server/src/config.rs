@@ -1,0 +1,243 @@
+//! How a server is set up.
+//!
+//! Owns: [`Config`] and the environment names that deployments already use. Promises: a setting that cannot be honoured
+//! is an error that says so, never ignored. Leaves out: reading the token files (`tokens`).
+
+use crate::server::ServerError;
+use securereg::Registry;
+use std::ffi::OsString;
+use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The registry root whose staging folder has a fixed place as well.
+const SYSTEM_ROOT: &str = "/var/lib/secure-ai/registry";
+const SYSTEM_STAGING: &str = "/var/lib/secure-ai/quarantine";
+
+/// The port of the model API.
+pub const DEFAULT_PORT: u16 = 8470;
+
+/// How a server is set up.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The address to listen on. Any but a loopback address needs configured tokens.
+    pub listen: SocketAddr,
+    /// Folders that promotions may take sources from, besides `<root>/quarantine`.
+    pub staging: Vec<PathBuf>,
+    /// The files that hold the bearer tokens.
+    pub tokens: TokenFiles,
+    /// How much is taken on at once.
+    pub limits: Limits,
+}
+
+impl Default for Config {
+    /// 127.0.0.1:8470, no further staging folder, generated tokens.
+    fn default() -> Self {
+        Config {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, DEFAULT_PORT)),
+            staging: Vec::new(),
+            tokens: TokenFiles::default(),
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// The files that hold the bearer tokens, one token each; those not given are closed scopes, unless none is given at
+/// all: then all five are generated in `<root>/tokens`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TokenFiles {
+    /// `REGISTRY_READ_TOKEN_PATH`.
+    pub read: Option<PathBuf>,
+    /// `REGISTRY_VERIFY_TOKEN_PATH`.
+    pub verify: Option<PathBuf>,
+    /// `REGISTRY_PROMOTE_TOKEN_PATH`.
+    pub promote: Option<PathBuf>,
+    /// `REGISTRY_ADMIN_TOKEN_PATH`.
+    pub admin: Option<PathBuf>,
+    /// `CONTAINMENT_TOKEN_PATH`.
+    pub containment: Option<PathBuf>,
+    /// `SERVICE_TOKEN_PATH`, of deployments from before the scopes: one token for read, verify, promote and admin, taken
+    /// only when none of those four has a file of its own. Never for containment.
+    pub service: Option<PathBuf>,
+}
+
+/// How much a server takes on at once. The defaults suit a host that serves one team.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections. At the cap a new one takes the place of the one that has been idle longest.
+    pub connections: usize,
+    /// Requests that wait for long work with their connection open; beyond, 429.
+    pub waiting: usize,
+    /// Jobs queued and running; beyond, 429.
+    pub jobs: usize,
+    /// Finished jobs that can still be asked for.
+    pub finished_jobs: usize,
+    /// Promotions that run at once.
+    pub promotes: usize,
+    /// Verifications that run at once; each uses all cores.
+    pub verifies: usize,
+    /// Short calls that run at once.
+    pub quick_calls: usize,
+    /// Bytes of a promotion's body, which carries scan results and tensor lists.
+    pub promote_body: usize,
+    /// Bytes of any other body.
+    pub body: usize,
+    /// Time for the headers of a request, which is also how long an idle connection is kept.
+    pub header_timeout: Duration,
+    /// Time for a body, and for a client to take at least one byte of an answer.
+    pub body_timeout: Duration,
+    /// How long a shutdown waits for requests and jobs before it cancels the jobs.
+    pub grace: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            connections: 1024,
+            waiting: 256,
+            jobs: 64,
+            finished_jobs: 256,
+            promotes: 4,
+            verifies: 2,
+            quick_calls: 16,
+            promote_body: 4 << 20,
+            body: 64 << 10,
+            header_timeout: Duration::from_secs(10),
+            body_timeout: Duration::from_secs(30),
+            grace: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Config {
+    /// The root that `REGISTRY_DIR` names, if it does; for whoever opens the registry.
+    pub fn root_from_env() -> Option<PathBuf> {
+        std::env::var_os("REGISTRY_DIR").filter(|v| !v.is_empty()).map(PathBuf::from)
+    }
+
+    /// The set-up that the environment describes: `BIND_ADDR`, `PROMOTION_STAGING_DIR`, the token paths, and
+    /// `REGISTRY_DIR` and `REGISTRY_MANIFEST_PATH`, which must agree with where `registry` is.
+    pub fn from_env(registry: &Registry) -> Result<Config, ServerError> {
+        Config::from_vars(registry.root(), |name| std::env::var_os(name))
+    }
+
+    pub(crate) fn from_vars(root: &Path, var: impl Fn(&str) -> Option<OsString>) -> Result<Config, ServerError> {
+        let path = |name: &str| var(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+        if let Some(manifest) = path("REGISTRY_MANIFEST_PATH") {
+            let own = root.join("manifest.yaml");
+            // Compared as they resolve as well, so that a link to the root is no reason to refuse.
+            if manifest != own && !same_file(&manifest, &own) {
+                return Err(ServerError::Config(format!(
+                    "REGISTRY_MANIFEST_PATH is {}, but the manifest is always {}: unset it, or set REGISTRY_DIR to its folder",
+                    manifest.display(),
+                    own.display(),
+                )));
+            }
+        }
+        let mut config = Config {
+            staging: path("PROMOTION_STAGING_DIR").into_iter().collect(),
+            tokens: TokenFiles {
+                read: path("REGISTRY_READ_TOKEN_PATH"),
+                verify: path("REGISTRY_VERIFY_TOKEN_PATH"),
+                promote: path("REGISTRY_PROMOTE_TOKEN_PATH"),
+                admin: path("REGISTRY_ADMIN_TOKEN_PATH"),
+                containment: path("CONTAINMENT_TOKEN_PATH"),
+                service: path("SERVICE_TOKEN_PATH"),
+            },
+            ..Config::default()
+        };
+        if let Some(address) = var("BIND_ADDR").filter(|v| !v.is_empty()) {
+            config.listen = Config::parse_listen(&address.to_string_lossy())?;
+        }
+        Ok(config)
+    }
+
+    /// An address as users write it: `127.0.0.1:8470`, `localhost:8470`, `[::1]:8470`, `:8470` (every address).
+    pub fn parse_listen(text: &str) -> Result<SocketAddr, ServerError> {
+        let bad = || ServerError::Config(format!("{text:?} is not an address to listen on: HOST:PORT is wanted"));
+        if let Some(port) = text.strip_prefix(':') {
+            return Ok(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port.parse().map_err(|_| bad())?)));
+        }
+        text.to_socket_addrs().ok().and_then(|mut all| all.next()).ok_or_else(bad)
+    }
+
+    /// All staging folders, in the order they are searched.
+    pub(crate) fn staging_folders(&self, registry: &Registry) -> Result<Vec<PathBuf>, ServerError> {
+        let (root, own) = (registry.root(), registry.staging());
+        let mut folders = vec![own.clone()];
+        for folder in &self.staging {
+            if !folder.is_absolute() {
+                return Err(ServerError::Config(format!(
+                    "staging folder {} must be an absolute path",
+                    folder.display()
+                )));
+            }
+            // Else the registry's own blobs and tokens could be named as sources.
+            if *folder != own && (folder.starts_with(root) || root.starts_with(folder)) {
+                return Err(ServerError::Config(format!(
+                    "staging folder {} must lie outside the registry root {} (only its quarantine/ is one)",
+                    folder.display(),
+                    root.display(),
+                )));
+            }
+            folders.push(folder.clone());
+        }
+        if root == Path::new(SYSTEM_ROOT) {
+            folders.push(PathBuf::from(SYSTEM_STAGING));
+        }
+        let mut seen = Vec::new();
+        folders.retain(|folder| {
+            !seen.contains(folder) && {
+                seen.push(folder.clone());
+                true
+            }
+        });
+        Ok(folders)
+    }
+}
+
+fn same_file(a: &Path, b: &Path) -> bool {
+    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn from(vars: &[(&str, &str)]) -> Result<Config, ServerError> {
+        Config::from_vars(Path::new("/srv/reg"), |name| {
+            vars.iter().find(|(n, _)| *n == name).map(|(_, value)| OsString::from(value))
+        })
+    }
+
+    #[test]
+    fn the_environment_names_of_earlier_deployments_are_kept() {
+        let config = from(&[
+            ("BIND_ADDR", "127.0.0.1:9000"),
+            ("REGISTRY_MANIFEST_PATH", "/srv/reg/manifest.yaml"),
+            ("PROMOTION_STAGING_DIR", "/srv/staging"),
+            ("REGISTRY_READ_TOKEN_PATH", "/t/read"),
+            ("SERVICE_TOKEN_PATH", ""),
+            ("CONTAINMENT_TOKEN_PATH", "/t/containment"),
+        ])
+        .expect("a set-up");
+        assert_eq!(config.listen, "127.0.0.1:9000".parse().expect("an address"));
+        assert_eq!(config.staging, [PathBuf::from("/srv/staging")]);
+        assert_eq!((config.tokens.read, config.tokens.service), (Some("/t/read".into()), None));
+        assert_eq!(config.tokens.containment, Some("/t/containment".into()));
+        assert_eq!(from(&[]).expect("the defaults").listen, "127.0.0.1:8470".parse().expect("an address"));
+        assert_eq!(
+            from(&[("BIND_ADDR", ":1")]).expect("every address").listen,
+            "0.0.0.0:1".parse().expect("an address")
+        );
+    }
+
+    #[test]
+    fn a_manifest_elsewhere_is_refused_not_ignored() {
+        let e = from(&[("REGISTRY_MANIFEST_PATH", "/elsewhere/manifest.yaml")]).expect_err("refused").to_string();
+        assert!(e.contains("REGISTRY_MANIFEST_PATH") && e.contains("/srv/reg/manifest.yaml"), "{e}");
+        for bad in ["x", "127.0.0.1", ":x", "127.0.0.1:99999"] {
+            assert!(from(&[("BIND_ADDR", bad)]).expect_err(bad).to_string().contains("HOST:PORT"));
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! `GET /health`: whether the registry serves.
+//!
+//! Owns: that route. Promises: no token needed, so nothing is told but counts and a kind of error; an answer within a
+//! second, also when a disk hangs. Leaves out: the health of the mount.
+
+use super::App;
+use crate::blocking::Lane;
+use crate::reply::Reply;
+use axum::extract::State;
+use axum::http::StatusCode;
+use serde_json::json;
+use std::sync::Arc;
+
+/// 200 `{"status":"ok","model_count":N,"generation":G,"version":V}`; 503 `{"status":"degraded","kind","detail"}` when the
+/// manifest on disk is not the one loaded and cannot be, or when the registry does not answer.
+pub(super) async fn health(State(app): State<Arc<App>>) -> Reply {
+    let registry = app.registry.clone();
+    let call = move || match registry.catalog() {
+        Ok(catalog) => Reply::ok(&json!({
+            "status": "ok",
+            "model_count": catalog.len(),
+            "generation": catalog.generation(),
+            "version": env!("CARGO_PKG_VERSION"),
+        })),
+        // The message may name paths; it is in the log, for those who may read that.
+        Err(e) => {
+            tracing::error!(error = %e, "the registry is degraded");
+            degraded(e.kind().as_str(), "the manifest on disk cannot be served; the service's log says why")
+        }
+    };
+    let reply = app.lanes.short(Lane::Health, call).await;
+    match reply.body()["status"] {
+        serde_json::Value::Null => degraded("timeout", "the registry does not answer in time"),
+        _ => reply,
+    }
+}
+
+fn degraded(kind: &str, detail: &str) -> Reply {
+    Reply::json(
+        StatusCode::SERVICE_UNAVAILABLE,
+        &json!({"status": "degraded", "kind": kind, "detail": detail, "version": env!("CARGO_PKG_VERSION")}),
+    )
+}

@@ -1,0 +1,231 @@
+//! `POST /v1/promote`, `POST /v1/model/promote`: both generations, one handler.
+//!
+//! Owns: those routes and the parsing of their body. Promises: sources come only from the staging folders; the digest the
+//! caller's scanners saw is required, so that what is promoted is what was scanned; what the registry does not know of a
+//! body is kept as evidence, bounded by the body's cap; a refusal made here is in the audit log like any other. Leaves
+//! out: judging the content (`Registry::promote`).
+
+use super::{App, either};
+use crate::auth::Caller;
+use crate::body::{self, Fields};
+use crate::jobs::{Job, Jobs, Key, Promote, Tune};
+use crate::reply::{Answer, Reply};
+use crate::staging::MAX_PATH;
+use axum::Extension;
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use securereg::{Actor, PromoteRequest};
+use serde_json::{Map, Value};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Longest name, file name or source, in bytes; the allow-lists of the core are narrower.
+const MAX_TEXT: usize = 2048;
+/// Members of a body that are kept as evidence, and how deep they nest.
+const MAX_MEMBERS: usize = 64;
+const MAX_DEPTH: usize = 32;
+
+/// What an Artifact says of itself. A caller that sends such a member, an Artifact it read back for instance, must not be
+/// able to say it in the registry's place, so these are dropped.
+const OWN: [&str; 16] = [
+    "action",
+    "blake3",
+    "error",
+    "evidence",
+    "files",
+    "generation",
+    "incident_id",
+    "kind",
+    "layout",
+    "mounted",
+    "promoted_at",
+    "quarantine",
+    "quarantine_reason",
+    "safe_to_use",
+    "skipped",
+    "status",
+];
+
+/// 200 with the Artifact; 400 when validation fails; 409 when the name, the place in the mount or the content is taken.
+pub(super) async fn promote(state: State<Arc<App>>, caller: Extension<Caller>, request: Request) -> Answer {
+    start(state, caller, request, |reply| reply).await
+}
+
+/// The same, answered with 201: pipelines test for exactly that.
+pub(super) async fn promote_created(state: State<Arc<App>>, caller: Extension<Caller>, request: Request) -> Answer {
+    start(state, caller, request, |reply| reply.verdict_as(StatusCode::OK, StatusCode::CREATED)).await
+}
+
+async fn start(
+    State(app): State<Arc<App>>,
+    Extension(Caller { actor, .. }): Extension<Caller>,
+    request: Request,
+    tune: Tune,
+) -> Answer {
+    let headers = request.headers().clone();
+    let body = body::read(request, app.limits.promote_body, app.limits.body_timeout).await?;
+    let promote = parse(&body)?;
+    let asked = promote.clone();
+    let work = move |app: &App, job: &Job| either(run(app, job, asked, &actor));
+    Jobs::answer(&app, &headers, Key::Promote(Box::new(promote)), tune, work).await
+}
+
+fn parse(body: &[u8]) -> Result<Promote, Reply> {
+    let mut fields = Fields::parse(body)?;
+    let name = fields.required("name", MAX_TEXT)?.parse()?;
+    let sha256 = fields.required("sha256", MAX_TEXT)?.parse()?;
+    let path = fields.text("path", MAX_PATH)?;
+    let staged = fields.text("staged_filename", MAX_PATH)?;
+    let filename = fields.text("filename", MAX_TEXT)?;
+    let wanted = match (path, staged, &filename) {
+        (Some(_), Some(_), _) => return Err(Reply::invalid("give \"path\" or \"staged_filename\", not both")),
+        (Some(path), None, _) | (None, Some(path), _) => path,
+        (None, None, Some(filename)) => filename.clone(),
+        (None, None, None) => {
+            return Err(Reply::invalid("field \"path\" is required (or \"staged_filename\", or \"filename\")"));
+        }
+    };
+    // The source's own base name is what it would be called anyway. Pipelines repeat it for folders too, of which the core
+    // takes no file name.
+    let own_name = Path::new(&wanted).file_name().and_then(|n| n.to_str());
+    let filename = filename.filter(|f| own_name != Some(f)).map(|f| f.parse()).transpose()?;
+    let size_bytes = fields.size("size_bytes")?;
+    let format = fields.text("format", MAX_TEXT)?.map(|f| f.parse()).transpose()?;
+    let source = fields.text("source", MAX_TEXT)?.unwrap_or_default();
+    for key in ["policy_version", "source_revision"] {
+        fields.check(key, "a string", Value::is_string)?;
+    }
+    fields.check("scanner_versions", "an object", Value::is_object)?;
+    fields.check("scan_results", "an object or an array", |v| v.is_object() || v.is_array())?;
+    let evidence = evidence(fields.rest())?;
+    Ok(Promote { name, wanted: PathBuf::from(wanted), filename, sha256, size_bytes, format, source, evidence })
+}
+
+fn evidence(rest: Map<String, Value>) -> Result<Map<String, Value>, Reply> {
+    let kept: Map<String, Value> =
+        rest.into_iter().filter(|(key, value)| !OWN.contains(&key.as_str()) && !value.is_null()).collect();
+    if kept.len() > MAX_MEMBERS {
+        return Err(Reply::invalid(&format!("the body has over {MAX_MEMBERS} members besides the known ones")));
+    }
+    for (key, value) in &kept {
+        if key.len() > 64 || key.chars().any(char::is_control) {
+            return Err(Reply::invalid(
+                "the body has a member whose name is over 64 bytes or holds a control character",
+            ));
+        }
+        if !nests_within(value, MAX_DEPTH) {
+            return Err(Reply::invalid(&format!("field {key:?} nests deeper than {MAX_DEPTH}")));
+        }
+    }
+    Ok(kept)
+}
+
+fn nests_within(value: &Value, depth: usize) -> bool {
+    match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => true,
+        Value::Array(items) => depth > 0 && items.iter().all(|v| nests_within(v, depth - 1)),
+        Value::Object(members) => depth > 0 && members.values().all(|v| nests_within(v, depth - 1)),
+    }
+}
+
+fn run(app: &App, job: &Job, asked: Promote, actor: &Actor) -> Answer {
+    let source = app.staging.open(&asked.wanted).map_err(|refusal| {
+        let why = refusal.to_string();
+        let reply = Reply::from(refusal.on(&asked.name));
+        // The refusal stands either way; a log that cannot be written is told in its place, for it is the graver fault.
+        match app.registry.audit_refusal(asked.name.as_str(), &why, actor) {
+            Ok(()) => reply,
+            Err(e) => e.into(),
+        }
+    })?;
+    let mut request = PromoteRequest::new(asked.name);
+    request.filename = asked.filename;
+    request.sha256 = Some(asked.sha256);
+    request.size_bytes = asked.size_bytes;
+    request.format = asked.format;
+    request.source = asked.source;
+    request.evidence = asked.evidence;
+    let promotion = job.attend(|task| app.registry.promote(request, source, actor, task))?;
+    let mut body = app.registry.describe(&promotion.artifact)?;
+    if !promotion.skipped.is_empty() {
+        // Files of a folder that are no part of a model (a README, say): the caller should know they were left out.
+        body["skipped"] = promotion.skipped.into();
+    }
+    Ok(Reply::ok(&body))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    const HEX: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+
+    fn with(extra: Value) -> Result<Promote, Reply> {
+        let mut body = json!({"name": "m", "sha256": HEX, "path": "m.gguf"});
+        for (key, value) in extra.as_object().expect("an object") {
+            body[key] = value.clone();
+        }
+        parse(body.to_string().as_bytes())
+    }
+
+    #[test]
+    fn both_generations_of_bodies_parse() {
+        let seed = json!({"name":"m","path":"/srv/q/m.gguf","sha256":HEX,"format":"gguf","source":"hf"});
+        let p = parse(seed.to_string().as_bytes()).expect("the seed's body");
+        assert_eq!((p.wanted, p.filename, p.source.as_str()), ("/srv/q/m.gguf".into(), None, "hf"));
+        let staged = json!({"name":"m","filename":"m.gguf","staged_filename":"scan-1.gguf","sha256":HEX,"size_bytes":3,
+            "scan_results":{"malware":"clean"},"scanner_versions":{},"policy_version":"p","policy_bundle":{"version":1},
+            "source_revision":"","gguf_guard_fingerprint":{},"gguf_guard_manifest":"x","directory_provenance":null,"more":[1]});
+        let p = parse(staged.to_string().as_bytes()).expect("the pipeline's body");
+        assert_eq!((p.wanted, p.size_bytes), ("scan-1.gguf".into(), Some(3)));
+        assert_eq!(p.filename.expect("given").as_str(), "m.gguf");
+        let kept: Vec<&str> = p.evidence.keys().map(String::as_str).collect();
+        let wanted = ["gguf_guard_fingerprint", "gguf_guard_manifest", "more", "policy_bundle", "policy_version"];
+        assert_eq!(kept[..5], wanted);
+        assert_eq!(kept[5..], ["scan_results", "scanner_versions", "source_revision"]);
+        let short = json!({"name":"m","filename":"m.gguf","sha256":HEX});
+        assert_eq!(parse(short.to_string().as_bytes()).expect("no staged name").wanted, PathBuf::from("m.gguf"));
+    }
+
+    #[test]
+    fn a_wrong_field_is_named() {
+        for (extra, field) in [
+            (json!({"name": 1}), "name"),
+            (json!({"name": null}), "name"),
+            (json!({"sha256": ""}), "sha256"),
+            (json!({"sha256": "abc"}), "SHA-256"),
+            (json!({"path": null}), "path"),
+            (json!({"path": ["a"]}), "path"),
+            (json!({"path": "a\u{0}b"}), "path"),
+            (json!({"staged_filename": "x"}), "staged_filename"),
+            (json!({"filename": "../x"}), "path"),
+            (json!({"filename": "a\nb"}), "filename"),
+            (json!({"size_bytes": "3"}), "size_bytes"),
+            (json!({"size_bytes": -3}), "size_bytes"),
+            (json!({"format": "pickle"}), "format"),
+            (json!({"format": 3}), "format"),
+            (json!({"source": {}}), "source"),
+            (json!({"source": "x".repeat(3000)}), "source"),
+            (json!({"policy_version": 3}), "policy_version"),
+            (json!({"source_revision": []}), "source_revision"),
+            (json!({"scanner_versions": "1"}), "scanner_versions"),
+            (json!({"scan_results": true}), "scan_results"),
+        ] {
+            let reply = with(extra.clone()).expect_err(field);
+            assert_eq!(reply.status(), 400, "{extra}");
+            assert!(reply.body()["error"].to_string().contains(field), "{extra}: {}", reply.body());
+        }
+    }
+
+    #[test]
+    fn evidence_is_bounded_and_cannot_speak_for_the_registry() {
+        let p = with(json!({"status": "promoted", "promoted_at": "never", "files": [], "mine": 1})).expect("fits");
+        assert_eq!(p.evidence, *json!({"mine": 1}).as_object().expect("an object"));
+        let many: Map<String, Value> = (0..65).map(|i| (format!("k{i}"), json!(1))).collect();
+        assert_eq!(with(Value::Object(many)).expect_err("too many").status(), 400);
+        let deep = (0..33).fold(json!(1), |inner, _| json!([inner]));
+        assert_eq!(with(json!({"deep": deep})).expect_err("too deep").status(), 400);
+        assert_eq!(with(json!({"k".repeat(65): 1})).expect_err("long key").status(), 400);
+    }
+}

@@ -1,0 +1,329 @@
+//! What the mount does, between the view and the kernel.
+//!
+//! Owns: the open handles, and the order in which catalog, view, gates and core are asked. Promises: an open asks the
+//! catalog as it is on disk at that moment, and is refused when that cannot be vouched for; a read returns verified
+//! bytes or EIO, never fewer bytes than asked for but at the end of the file; whatever may block runs on the pool.
+//! Leaves out: FUSE requests (`adapter`), ending what was granted before (`revoke`).
+
+use crate::errno;
+use crate::gate::{Refusal, Why};
+use crate::pool::Pool;
+use crate::queue::Queue;
+use crate::ticket::{Claim, Reply, Ticket};
+use crate::view::{Admission, Changes, FileNode, Found, Listing, Opens, View};
+use fuser::{Errno, FopenFlags, ReplyData, ReplyEntry, ReplyOpen};
+use parking_lot::{Mutex, RwLock};
+use securereg::{ErrorKind, ReadBuf, ReadMode, Registry, VerifiedFile};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::{Duration, Instant};
+
+/// A re-hash at open may take this long for each byte, on top of the request timeout: 20 MB/s, a slow network disk.
+const SLOWEST_REHASH: u64 = 20_000_000;
+/// How long a reader that comes back with every EIO waits for its next one.
+const SLOWED: Duration = Duration::from_millis(5);
+/// At most this many such readers wait; more are answered at once.
+const SLOWED_MAX: usize = 4096;
+
+/// See the module's documentation.
+pub(crate) struct Daemon {
+    pub(crate) registry: Registry,
+    pub(crate) view: View,
+    pub(crate) revocations: Queue<Arc<FileNode>>,
+    pub(crate) names: Queue<(u64, Box<str>)>,
+    pub(crate) loops: Queue<Arc<FileNode>>,
+    pub(crate) slowed: Queue<(Instant, ReplyData)>,
+    /// The thread that ends loops: the only one to which a revoked file shows a size.
+    pub(crate) loop_ender: AtomicU32,
+    pool: OnceLock<Pool>,
+    /// The generation that the view shows.
+    applied: Mutex<Option<u64>>,
+    handles: RwLock<HashMap<u64, Handle>>,
+    next_handle: AtomicU64,
+}
+
+/// What an open file handle stands for.
+#[derive(Clone)]
+enum Handle {
+    File(Arc<OpenFile>),
+    Dir(Arc<Listing>),
+}
+
+struct OpenFile {
+    node: Arc<FileNode>,
+    file: VerifiedFile,
+}
+
+impl Daemon {
+    /// The daemon over `registry`, with its pool started and nothing shown yet.
+    pub(crate) fn start(registry: Registry, threads: usize, timeout: Duration) -> std::io::Result<Arc<Daemon>> {
+        let daemon = Arc::new(Daemon {
+            registry,
+            view: View::new(),
+            revocations: Queue::new(),
+            names: Queue::new(),
+            loops: Queue::new(),
+            slowed: Queue::new(),
+            loop_ender: AtomicU32::new(0),
+            pool: OnceLock::new(),
+            applied: Mutex::new(None),
+            handles: RwLock::new(HashMap::new()),
+            next_handle: AtomicU64::new(1),
+        });
+        let weak: Weak<Daemon> = Arc::downgrade(&daemon);
+        let pool = Pool::start(
+            threads,
+            timeout,
+            Box::new(move |node| {
+                if let Some(daemon) = weak.upgrade() {
+                    daemon.revoke(node, Why::TimedOut);
+                }
+            }),
+        )?;
+        let _ = daemon.pool.set(pool);
+        Ok(daemon)
+    }
+
+    pub(crate) fn pool(&self) -> &Pool {
+        self.pool.get().expect("start sets it before anything runs")
+    }
+
+    /// Ends every thread, as its work ends.
+    pub(crate) fn close(&self) {
+        self.pool().close();
+        self.revocations.close();
+        self.names.close();
+        self.loops.close();
+        self.slowed.close();
+    }
+
+    /// Makes the view show the catalog as it is on disk now.
+    pub(crate) fn sync(&self) -> securereg::Result<()> {
+        let catalog = self.registry.catalog()?;
+        let changes = {
+            let mut applied = self.applied.lock();
+            // Another thread may have applied a newer one since.
+            if applied.is_some_and(|generation| generation >= catalog.generation()) {
+                return Ok(());
+            }
+            *applied = Some(catalog.generation());
+            self.view.apply(catalog.artifacts())
+        };
+        let Changes { revoked, names } = changes;
+        for node in &revoked {
+            self.revoke(node, Why::Quarantined);
+        }
+        for name in names {
+            self.names.push(name);
+        }
+        Ok(())
+    }
+
+    /// Stops `node` from being read, at once, and has the kernel's pages dropped.
+    pub(crate) fn revoke(&self, node: &Arc<FileNode>, why: Why) {
+        if !node.gate.shut(why) {
+            return;
+        }
+        tracing::warn!(name = &*node.name, blob = %node.facts.sha256, ?why, "no longer served; open readers get EIO");
+        // Reads under way are answered now, not when the disk has.
+        self.pool().steal(node.ino);
+        self.revocations.push(Arc::clone(node));
+    }
+
+    /// Answers a lookup that the view could not: the catalog may know more.
+    pub(crate) fn look_again(
+        self: &Arc<Self>,
+        parent: u64,
+        name: String,
+        reply: ReplyEntry,
+        answer: impl FnOnce(ReplyEntry, Found) + Send + 'static,
+    ) {
+        let daemon = Arc::clone(self);
+        self.pool().submit(
+            Reply::Entry(reply),
+            None,
+            None,
+            Box::new(move |ticket, _| {
+                let synced = daemon.sync();
+                let Some(claim) = ticket.claim() else { return };
+                if let Err(e) = synced {
+                    tracing::error!("lookup of {name:?}: {e}");
+                    return claim.fail(errno::of_open(e.kind()));
+                }
+                match daemon.view.lookup(parent, &name) {
+                    None => claim.fail(Errno::ENOENT),
+                    Some(found) => {
+                        if let Some(reply) = claim.entry() {
+                            answer(reply, found);
+                        }
+                    }
+                }
+            }),
+        );
+    }
+
+    /// Opens a folder, as it is on disk now.
+    pub(crate) fn open_dir(self: &Arc<Self>, ino: u64, reply: ReplyOpen) {
+        let daemon = Arc::clone(self);
+        self.pool().submit(
+            Reply::Open(reply),
+            None,
+            None,
+            Box::new(move |ticket, _| {
+                let synced = daemon.sync();
+                let Some(claim) = ticket.claim() else { return };
+                match (synced, daemon.view.list(ino)) {
+                    (Err(e), _) => {
+                        tracing::error!("listing: {e}");
+                        claim.fail(errno::of_open(e.kind()));
+                    }
+                    (Ok(()), None) => claim.fail(Errno::ENOENT),
+                    (Ok(()), Some(listing)) => {
+                        claim.opened(daemon.keep(Handle::Dir(listing)), FopenFlags::empty());
+                    }
+                }
+            }),
+        );
+    }
+
+    /// Opens a file, if the catalog on disk says at this moment that it may be.
+    pub(crate) fn open(self: &Arc<Self>, ino: u64, reply: ReplyOpen) {
+        let node = match self.view.find(ino) {
+            Some(Found::File(node)) => node,
+            Some(Found::Dir { .. }) => return reply.error(Errno::EISDIR),
+            None => return reply.error(Errno::ESTALE),
+        };
+        let daemon = Arc::clone(self);
+        let blob = node.facts.sha256;
+        self.pool().submit(
+            Reply::Open(reply),
+            Some(blob),
+            None,
+            Box::new(move |ticket, _| {
+                if let Err(errno) = daemon.admit(&node) {
+                    return refuse(ticket, errno);
+                }
+                if daemon.registry.opens_at_once(&blob) {
+                    return daemon.open_now(ticket, &node);
+                }
+                // It must be hashed first: not on a worker that others wait for.
+                let longer = Duration::from_secs(node.facts.size / SLOWEST_REHASH);
+                let pool = daemon.pool().clone();
+                pool.apart(ticket, longer, move |ticket| daemon.open_now(ticket, &node));
+            }),
+        );
+    }
+
+    fn admit(&self, node: &FileNode) -> Result<(), Errno> {
+        if let Err(e) = self.sync() {
+            tracing::error!("open of {}: {e}", node.name);
+            return Err(errno::of_open(e.kind()));
+        }
+        match self.view.admission(node) {
+            Admission::Current => Ok(()),
+            Admission::Quarantined => Err(Errno::EACCES),
+            // The kernel looks the name up again and comes back with what it finds.
+            Admission::Stale => Err(Errno::ESTALE),
+        }
+    }
+
+    fn open_now(&self, ticket: &Ticket, node: &Arc<FileNode>) {
+        let opened = match &node.facts.opens {
+            Opens::File(name, path) => self.registry.open_file(name, path, ReadMode::Direct),
+            Opens::Blob => self.registry.open_blob(&node.facts.sha256, ReadMode::Direct),
+        };
+        let file = match opened {
+            Ok(file) => file,
+            Err(e) => {
+                tracing::warn!("open of {} is refused: {e}", node.name);
+                return refuse(ticket, errno::of_open(e.kind()));
+            }
+        };
+        // A tag may have moved between the view and the core: never other bytes under an inode that has pages cached.
+        if *file.sha256() != node.facts.sha256 || file.len() != node.facts.size {
+            return refuse(ticket, Errno::ESTALE);
+        }
+        if let Some(claim) = ticket.claim() {
+            let handle = self.keep(Handle::File(Arc::new(OpenFile { node: Arc::clone(node), file })));
+            claim.opened(handle, FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH);
+        }
+    }
+
+    /// Reads through the handle `fh`.
+    pub(crate) fn read(self: &Arc<Self>, fh: u64, offset: u64, len: usize, reply: ReplyData) {
+        let Some(Handle::File(open)) = self.handles.read().get(&fh).cloned() else {
+            return reply.error(Errno::EBADF);
+        };
+        if !open.node.gate.enter() {
+            return self.refuse_read(&open.node, reply);
+        }
+        let (daemon, node) = (Arc::clone(self), Arc::clone(&open.node));
+        let blob = node.facts.sha256;
+        let work = Box::new(move |ticket: &Arc<Ticket>, buffer: &mut ReadBuf| {
+            let outcome = open.file.read(offset, len, buffer);
+            let Some(claim) = ticket.claim() else { return };
+            match outcome {
+                Ok(bytes) => claim.data(bytes),
+                Err(e) => daemon.read_failed(&open.node, offset, claim, &e),
+            }
+        });
+        self.pool().submit(Reply::Read(reply), Some(blob), Some(node), work);
+    }
+
+    fn read_failed(&self, node: &Arc<FileNode>, offset: u64, claim: Claim, e: &securereg::Error) {
+        tracing::error!("read of {} at {offset}: {e}", node.name);
+        claim.fail(Errno::EIO);
+        match e.kind() {
+            // The first mismatch ends the file: what was read so far was right, and nothing more is.
+            ErrorKind::Corrupt => self.revoke(node, Why::Corrupt),
+            ErrorKind::Quarantined => self.revoke(node, Why::Quarantined),
+            _ => {
+                if node.gate.unreadable(offset, Instant::now()) {
+                    self.revoke(node, Why::Unreadable);
+                }
+            }
+        }
+    }
+
+    /// Refuses a read of a revoked file. Whoever comes back with every refusal is the kernel's MAP_POPULATE loop.
+    fn refuse_read(&self, node: &Arc<FileNode>, reply: ReplyData) {
+        let now = Instant::now();
+        let refusal = node.gate.refuse(now);
+        if refusal == Refusal::Now || self.slowed.len() >= SLOWED_MAX {
+            reply.error(Errno::EIO);
+        } else {
+            self.slowed.push((now + SLOWED, reply));
+        }
+        if refusal == Refusal::Loop && node.gate.start_ending() {
+            self.loops.push(Arc::clone(node));
+        }
+    }
+
+    /// What the folder handle `fh` listed when it was opened.
+    pub(crate) fn listing(&self, fh: u64) -> Option<Arc<Listing>> {
+        match self.handles.read().get(&fh)? {
+            Handle::Dir(listing) => Some(Arc::clone(listing)),
+            Handle::File(_) => None,
+        }
+    }
+
+    /// Closes the handle `fh`.
+    pub(crate) fn release(&self, fh: u64) {
+        // Dropped after the lock: it may close a file on a slow disk.
+        let closed = self.handles.write().remove(&fh);
+        drop(closed);
+    }
+
+    fn keep(&self, handle: Handle) -> u64 {
+        let fh = self.next_handle.fetch_add(1, Ordering::Relaxed);
+        self.handles.write().insert(fh, handle);
+        fh
+    }
+}
+
+fn refuse(ticket: &Ticket, errno: Errno) {
+    if let Some(claim) = ticket.claim() {
+        claim.fail(errno);
+    }
+}

@@ -1,0 +1,313 @@
+//! The audit log: one line for each decision, chained.
+//!
+//! Owns: `audit.jsonl`. Promises: each line carries the SHA-256 of the line before it, so that a line changed, removed or
+//! put in shows; a line is on the disk (fsync) before the decision it announces takes effect; a last line cut short by a
+//! power cut is set aside, never built upon. Leaves out: what is decided.
+//!
+//! A change of the manifest writes two lines: its *intent*, with the generation it will make, before the manifest is
+//! renamed, and its *outcome* after. A start closes an intent without outcome as `applied` or `aborted`, by the
+//! generation the manifest shows.
+
+use crate::digest::Sha256Digest;
+use crate::error::{Error, ErrorKind, Result};
+use crate::layout::{Folder, Layout};
+use crate::task::Actor;
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::FileExt;
+
+const LOG: &str = "audit.jsonl";
+const LOCK: &str = "audit.lock";
+/// No line is longer; reasons are cut to fit.
+const MAX_LINE: usize = 16 << 10;
+const MAX_TEXT: usize = 2 << 10;
+
+/// One line of the log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AuditLine {
+    /// Counts up from 1 without a gap.
+    pub seq: u64,
+    /// RFC 3339, UTC.
+    pub time: String,
+    /// `promote`, `refuse`, `verify_failed`, `quarantine`, `release`, `restore`, `delete`, `open`.
+    pub event: String,
+    /// `intent`, `applied`, `aborted` for what changes the manifest; `noted` for what does not.
+    pub phase: String,
+    /// The model's name, as it was given.
+    pub name: String,
+    /// The door the request came through.
+    pub via: String,
+    /// Who stood there.
+    pub who: String,
+    /// The reason, or the digest, in words.
+    pub why: String,
+    /// The generation of the manifest this line makes or was decided at.
+    pub generation: u64,
+    /// SHA-256 of the line before, without its newline; 64 zeros in the first.
+    pub prev: String,
+}
+
+/// What a verification of the whole log found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AuditSummary {
+    /// Lines checked.
+    pub lines: u64,
+    /// SHA-256 of the last line.
+    pub head: String,
+}
+
+/// What a line says.
+#[derive(Debug, Clone)]
+pub(crate) struct Event<'a> {
+    pub(crate) event: &'static str,
+    pub(crate) phase: &'static str,
+    pub(crate) name: &'a str,
+    pub(crate) why: &'a str,
+    pub(crate) generation: u64,
+}
+
+/// Appends one line and syncs it. Returns the line's seq.
+pub(crate) fn append(layout: &Layout, actor: &Actor, event: &Event<'_>) -> Result<u64> {
+    let _lock = layout.lock(LOCK, FlockOperation::LockExclusive)?;
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let file = rustix::fs::openat(layout.folder(Folder::Root), LOG, flags, Mode::RUSR | Mode::WUSR)
+        .map(File::from)
+        .map_err(|e| Error::io("opening audit.jsonl", e))?;
+    let tail = Tail::read(&file)?;
+    let line = AuditLine {
+        seq: tail.seq + 1,
+        time: now(),
+        event: event.event.to_owned(),
+        phase: event.phase.to_owned(),
+        name: cut(event.name),
+        via: cut(actor.via),
+        who: cut(&actor.who),
+        why: cut(event.why),
+        generation: event.generation,
+        prev: tail.hash,
+    };
+    let mut text = serde_json::to_string(&line)
+        .map_err(|e| Error::new(ErrorKind::Audit, "a line cannot be written").because(e))?;
+    text.push('\n');
+    let written =
+        file.write_all_at(text.as_bytes(), tail.end).and_then(|()| file.set_len(tail.end + text.len() as u64));
+    written.and_then(|()| file.sync_data()).map_err(|e| Error::io("writing audit.jsonl", e))?;
+    if line.seq == 1 {
+        layout.sync(Folder::Root)?;
+    }
+    Ok(line.seq)
+}
+
+/// The last line about a change of the manifest, looked for in the last MiB: only refusals can stand after it.
+pub(crate) fn last_change(layout: &Layout) -> Result<Option<AuditLine>> {
+    let file = match layout.read(Folder::Root, LOG, OFlags::empty()) {
+        Ok(file) => file,
+        Err(rustix::io::Errno::NOENT) => return Ok(None),
+        Err(e) => return Err(Error::io("opening audit.jsonl", e)),
+    };
+    let end = Tail::read(&file)?.end;
+    let start = end.saturating_sub(1 << 20);
+    let mut bytes = vec![0; (end - start) as usize];
+    file.read_exact_at(&mut bytes, start).map_err(|e| Error::io("reading audit.jsonl", e))?;
+    let lines = bytes.rsplit(|b| *b == b'\n').filter_map(|text| serde_json::from_slice::<AuditLine>(text).ok());
+    Ok(lines.into_iter().find(|line| line.phase != NOTED))
+}
+
+/// Whether the log exists.
+pub(crate) fn exists(layout: &Layout) -> bool {
+    layout.read(Folder::Root, LOG, OFlags::empty()).is_ok()
+}
+
+/// Every line, unchecked but for its form.
+pub(crate) fn lines(layout: &Layout) -> Result<Vec<AuditLine>> {
+    let mut all = Vec::new();
+    walk(layout, |line, _| {
+        all.push(line);
+        Ok(())
+    })?;
+    Ok(all)
+}
+
+/// Checks the chain from the first line to the last.
+pub(crate) fn verify(layout: &Layout) -> Result<AuditSummary> {
+    let mut summary = AuditSummary { lines: 0, head: GENESIS.to_owned() };
+    walk(layout, |line, hash| {
+        let number = summary.lines + 1;
+        if line.seq != number || line.prev != summary.head {
+            return Err(broken(number, "it does not follow from the line before"));
+        }
+        summary = AuditSummary { lines: number, head: hash };
+        Ok(())
+    })?;
+    Ok(summary)
+}
+
+/// A line that changes nothing in the manifest.
+pub(crate) const NOTED: &str = "noted";
+/// What a change will do.
+pub(crate) const INTENT: &str = "intent";
+/// The change is in the manifest.
+pub(crate) const APPLIED: &str = "applied";
+/// The change never reached the manifest.
+pub(crate) const ABORTED: &str = "aborted";
+
+const GENESIS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+
+fn broken(number: u64, why: &str) -> Error {
+    Error::new(
+        ErrorKind::Audit,
+        format!("audit.jsonl line {number} is bad: {why}; the log was changed by another hand"),
+    )
+}
+
+fn walk(layout: &Layout, mut each: impl FnMut(AuditLine, String) -> Result<()>) -> Result<()> {
+    let file = match layout.read(Folder::Root, LOG, OFlags::empty()) {
+        Ok(file) => file,
+        Err(rustix::io::Errno::NOENT) => return Ok(()),
+        Err(e) => return Err(Error::io("opening audit.jsonl", e)),
+    };
+    let mut reader = BufReader::with_capacity(256 << 10, file);
+    let mut text = Vec::new();
+    for number in 1.. {
+        text.clear();
+        let n = std::io::Read::take(&mut reader, MAX_LINE as u64 + 1)
+            .read_until(b'\n', &mut text)
+            .map_err(|e| Error::io("reading audit.jsonl", e))?;
+        if n == 0 {
+            break;
+        }
+        if text.pop() != Some(b'\n') {
+            if n > MAX_LINE {
+                return Err(broken(number, "it is too long"));
+            }
+            // Cut short by a crash: never acknowledged, and the next append replaces it.
+            break;
+        }
+        let line =
+            serde_json::from_slice(&text).map_err(|e| broken(number, "it is not a line of this log").because(e))?;
+        each(line, Sha256Digest::of(&text).to_hex())?;
+    }
+    Ok(())
+}
+
+/// The end of the last whole line, and what the next one builds on.
+struct Tail {
+    end: u64,
+    seq: u64,
+    hash: String,
+}
+
+impl Tail {
+    fn read(file: &File) -> Result<Tail> {
+        let io = |e| Error::io("reading audit.jsonl", e);
+        let size = file.metadata().map_err(io)?.len();
+        // Room for one whole line, its predecessor's newline, and a torn line after it.
+        let start = size.saturating_sub(2 * MAX_LINE as u64 + 2);
+        let mut bytes = vec![0; (size - start) as usize];
+        file.read_exact_at(&mut bytes, start).map_err(io)?;
+        let Some(newline) = bytes.iter().rposition(|b| *b == b'\n') else {
+            return if size as usize <= MAX_LINE {
+                Ok(Tail { end: 0, seq: 0, hash: GENESIS.to_owned() })
+            } else {
+                Err(Error::new(
+                    ErrorKind::Audit,
+                    "the end of audit.jsonl is not a line: the log was changed by another hand",
+                ))
+            };
+        };
+        let begin = bytes[..newline].iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
+        let text = &bytes[begin..newline];
+        let line: AuditLine = serde_json::from_slice(text).map_err(|e| {
+            Error::new(
+                ErrorKind::Audit,
+                "the last line of audit.jsonl is not one of this log: it was changed by another hand",
+            )
+            .because(e)
+        })?;
+        let end = start + newline as u64 + 1;
+        Ok(Tail { end, seq: line.seq, hash: Sha256Digest::of(text).to_hex() })
+    }
+}
+
+/// Now, RFC 3339 in UTC, to the second.
+pub(crate) fn now() -> String {
+    let now = jiff::Timestamp::now();
+    now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+fn cut(text: &str) -> String {
+    let mut end = text.len().min(MAX_TEXT);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    // JSON escapes control characters up to six-fold; what is left of a hostile text still fits a line.
+    text[..end].chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layout::Create;
+
+    fn root() -> (tempfile::TempDir, Layout) {
+        let dir = tempfile::tempdir().expect("a folder");
+        let layout = Layout::open(&dir.path().join("r"), Create::Missing).expect("a root");
+        (dir, layout)
+    }
+
+    fn say(layout: &Layout, why: &str) {
+        let event = Event { event: "refuse", phase: "noted", name: "m", why, generation: 1 };
+        append(layout, &Actor::new("test", "x"), &event).expect("appended");
+    }
+
+    #[test]
+    fn any_change_to_the_log_shows_and_is_named() {
+        let (_dir, layout) = root();
+        for why in ["one", "two\nline", "three"] {
+            say(&layout, why);
+        }
+        assert_eq!(verify(&layout).expect("whole").lines, 3);
+        let path = layout.path().join(LOG);
+        let good = std::fs::read_to_string(&path).expect("read");
+        let lines: Vec<&str> = good.lines().collect();
+        assert_eq!(lines.len(), 3, "a newline in a reason stays inside its line");
+        for (bad, number) in [
+            (good.replace("\"one\"", "\"uno\""), 2),
+            (format!("{}\n{}\n", lines[0], lines[2]), 2),
+            (format!("{}\n{}\n", lines[1], lines[2]), 1),
+            (format!("{}\n{}\n{}\n", lines[0], lines[0], lines[1]), 2),
+            (format!("{good}junk\n"), 4),
+        ] {
+            std::fs::write(&path, bad).expect("written");
+            let e = verify(&layout).expect_err("changed");
+            assert_eq!(e.kind(), ErrorKind::Audit);
+            assert!(e.to_string().contains(&format!("line {number} ")), "{e}");
+        }
+    }
+
+    #[test]
+    fn a_torn_last_line_is_set_aside_and_the_chain_goes_on() {
+        let (_dir, layout) = root();
+        say(&layout, "one");
+        let path = layout.path().join(LOG);
+        let mut torn = std::fs::read(&path).expect("read");
+        torn.extend_from_slice(&br#"{"seq":2,"time":"2026"#.repeat(20));
+        std::fs::write(&path, torn).expect("written");
+        assert_eq!(verify(&layout).expect("the torn line was never acknowledged").lines, 1);
+        say(&layout, "two");
+        assert_eq!(verify(&layout).expect("whole again").lines, 2);
+        assert_eq!(lines(&layout).expect("read").last().map(|l| l.why.as_str()), Some("two"));
+    }
+
+    #[test]
+    fn a_hostile_reason_stays_inside_one_bounded_line() {
+        let (_dir, layout) = root();
+        say(&layout, &"\u{1}\"\\\u{202e}é".repeat(5000));
+        say(&layout, "after");
+        assert_eq!(verify(&layout).expect("whole").lines, 2);
+        assert!(std::fs::metadata(layout.path().join(LOG)).expect("there").len() < 2 * MAX_LINE as u64);
+    }
+}

@@ -1,0 +1,250 @@
+//! Stored blobs: opened with their trees, re-checked when their stamps are stale.
+//!
+//! Owns: what this process knows to be good, and the single re-check of what it does not. Promises: an opened blob either
+//! has the stamp taken after our own last change to it, or was hashed from end to end just now, once however many openers
+//! wait; a tree whose stamp changed is checked whole, and never rebuilt. Leaves out: who may open what (`registry`).
+
+use crate::artifact::FileEntry;
+use crate::digest::Sha256Digest;
+use crate::error::{Error, ErrorKind, Result};
+use crate::layout::{Folder, Layout, blob_name};
+use crate::scan::{self, Job, Scanned, Stored};
+use crate::stamp::Stamps;
+use crate::task::Task;
+use crate::tree::{Page, Tree};
+use lru::LruCache;
+use parking_lot::Mutex;
+use rustix::fs::OFlags;
+use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
+use std::fs::File;
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Weak};
+
+/// Pages kept: 8 KiB each, so 64 MiB, enough for 128 GiB of models in use.
+const PAGES: NonZeroUsize = NonZeroUsize::new(8192).expect("not zero");
+
+/// A blob may be touched (not changed) while it is re-checked; this often we look again.
+const TRIES: usize = 4;
+
+type Pages = LruCache<(Sha256Digest, u64), Arc<Page>, RandomState>;
+
+/// The blobs of one registry, as this process knows them.
+#[derive(Debug)]
+pub(crate) struct Blobs {
+    layout: Arc<Layout>,
+    known: Mutex<HashMap<Sha256Digest, Stamps>>,
+    trees: Mutex<HashMap<Sha256Digest, Weak<Tree>>>,
+    pages: Mutex<Pages>,
+    /// One lock for each blob that is being re-checked.
+    checks: Mutex<HashMap<Sha256Digest, Weak<Mutex<()>>>>,
+}
+
+/// A blob and its tree, both found good.
+#[derive(Debug)]
+pub(crate) struct OpenBlob {
+    pub(crate) stored: Stored,
+    pub(crate) tree: Arc<Tree>,
+}
+
+/// What a full check of one blob found.
+#[derive(Debug, Clone)]
+pub(crate) enum Check {
+    /// Every byte and the tree are what was promoted.
+    Good,
+    /// They are not; the SHA-256 of what is there, when it could be read.
+    Bad { why: String, actual: Option<Sha256Digest> },
+    /// The disk did not answer.
+    Unreadable(String),
+}
+
+impl Blobs {
+    pub(crate) fn new(layout: Arc<Layout>) -> Blobs {
+        Blobs {
+            layout,
+            known: Mutex::default(),
+            trees: Mutex::default(),
+            pages: Mutex::new(LruCache::with_hasher(PAGES, RandomState::new())),
+            checks: Mutex::default(),
+        }
+    }
+
+    /// Opens a blob: at once when its stamp is the one recorded, else after a full re-check.
+    pub(crate) fn open(&self, entry: &FileEntry, direct: bool) -> Result<OpenBlob> {
+        let stored = Stored::open(&self.layout, &entry.sha256, direct)?;
+        let tree = self.tree_file(&entry.sha256)?;
+        if self.knows(&entry.sha256, &stamps_of(&stored.file, &tree)?) {
+            return Ok(OpenBlob { stored, tree: self.tree(entry, tree)? });
+        }
+        let turn = self.turn(&entry.sha256);
+        let _turn = turn.lock();
+        // Whoever had the turn before may have answered the question.
+        if !self.knows(&entry.sha256, &stamps_of(&stored.file, &tree)?) {
+            self.recheck(entry, &stored, &tree)?;
+        }
+        Ok(OpenBlob { stored, tree: self.tree(entry, tree)? })
+    }
+
+    /// Whether [`Blobs::open`] would answer without a re-check.
+    pub(crate) fn opens_at_once(&self, sha256: &Sha256Digest) -> bool {
+        let opened = Stored::open(&self.layout, sha256, false).and_then(|s| Ok((s, self.tree_file(sha256)?)));
+        match opened.and_then(|(stored, tree)| stamps_of(&stored.file, &tree)) {
+            Ok(stamps) => self.knows(sha256, &stamps),
+            // The open will fail, at once.
+            Err(_) => true,
+        }
+    }
+
+    /// The page of a tree, checked, from memory or from the disk.
+    pub(crate) fn page(&self, sha256: &Sha256Digest, tree: &Tree, index: u64) -> Result<Arc<Page>> {
+        if let Some(page) = self.pages.lock().get(&(*sha256, index)) {
+            return Ok(Arc::clone(page));
+        }
+        let page = Arc::new(tree.page(index)?);
+        self.pages.lock().put((*sha256, index), Arc::clone(&page));
+        Ok(page)
+    }
+
+    /// Reads blobs from the disk to their end, and their trees, on all cores.
+    pub(crate) fn check(&self, entries: &[&FileEntry], task: &Task<'_>) -> Result<Vec<Check>> {
+        let opened: Vec<Result<(Job, File, Stamps)>> = entries.iter().map(|entry| self.open_to_check(entry)).collect();
+        let mut verdicts: Vec<Option<Check>> = opened.iter().map(|o| o.as_ref().err().map(verdict_of)).collect();
+        let (places, parts): (Vec<usize>, Vec<(Job, File, Stamps)>) =
+            opened.into_iter().enumerate().filter_map(|(i, o)| Some((i, o.ok()?))).unzip();
+        let (jobs, rest): (Vec<Job>, Vec<(File, Stamps)>) = parts.into_iter().map(|(j, t, s)| (j, (t, s))).unzip();
+        for (((i, job), (tree, before)), found) in places.into_iter().zip(&jobs).zip(rest).zip(scan::roots(&jobs, task))
+        {
+            let entry = entries[i];
+            let verdict = match found {
+                Err(e) if e.kind() == ErrorKind::Cancelled => return Err(e),
+                Err(e) => verdict_of(&e),
+                Ok(Scanned::Root(root)) if root == entry.blake3 => Check::Good,
+                Ok(found) => Check::Bad { why: mismatch(entry, &found), actual: scan::sha256(&job.stored).ok() },
+            };
+            if matches!(verdict, Check::Good) && stamps_of(&job.stored.file, &tree).is_ok_and(|now| now == before) {
+                self.learn(&entry.sha256, before);
+            }
+            verdicts[i] = Some(verdict);
+        }
+        Ok(verdicts.into_iter().map(|v| v.unwrap_or(Check::Unreadable("it was not checked".into()))).collect())
+    }
+
+    fn open_to_check(&self, entry: &FileEntry) -> Result<(Job, File, Stamps)> {
+        let stored = Stored::open(&self.layout, &entry.sha256, true)?;
+        let tree = self.tree_file(&entry.sha256)?;
+        let stamps = stamps_of(&stored.file, &tree)?;
+        Tree::open(duplicate(&tree)?, entry.size_bytes, entry.blake3)?.check_all()?;
+        Ok((Job { stored, len: entry.size_bytes }, tree, stamps))
+    }
+
+    /// Records that a blob with these stamps is good.
+    pub(crate) fn learn(&self, sha256: &Sha256Digest, stamps: Stamps) {
+        if self.known.lock().insert(*sha256, stamps) != Some(stamps) {
+            stamps.record(&self.layout, sha256);
+        }
+    }
+
+    /// Takes the stamps of a blob that was just published and records them.
+    pub(crate) fn learn_published(&self, sha256: &Sha256Digest) -> Result<()> {
+        let stored = Stored::open(&self.layout, sha256, false)?;
+        let tree = self.tree_file(sha256)?;
+        self.learn(sha256, stamps_of(&stored.file, &tree)?);
+        Ok(())
+    }
+
+    fn knows(&self, sha256: &Sha256Digest, now: &Stamps) -> bool {
+        if self.known.lock().get(sha256) == Some(now) {
+            return true;
+        }
+        // Another process may have learned it.
+        let recorded = Stamps::recorded(&self.layout, sha256).as_ref() == Some(now);
+        if recorded {
+            self.known.lock().insert(*sha256, *now);
+        }
+        recorded
+    }
+
+    fn recheck(&self, entry: &FileEntry, stored: &Stored, tree: &File) -> Result<()> {
+        tracing::info!(sha256 = %entry.sha256, "the stored file's stamp is not the one recorded: re-checking every byte");
+        for _ in 0..TRIES {
+            let before = stamps_of(&stored.file, tree)?;
+            Tree::open(duplicate(tree)?, entry.size_bytes, entry.blake3)?.check_all()?;
+            let fresh = Stored::open(&self.layout, &entry.sha256, true)?;
+            let job = Job { stored: fresh, len: entry.size_bytes };
+            let found = scan::roots(&[job], &Task::unattended()).pop();
+            match found.unwrap_or_else(|| Err(Error::new(ErrorKind::Unreadable, "nothing was read")))? {
+                Scanned::Root(root) if root == entry.blake3 => {}
+                other => {
+                    let actual = scan::sha256(&Stored::open(&self.layout, &entry.sha256, true)?)?;
+                    return Err(
+                        Error::new(ErrorKind::Corrupt, mismatch(entry, &other)).with_digests(entry.sha256, actual)
+                    );
+                }
+            }
+            if stamps_of(&stored.file, tree)? == before {
+                self.learn(&entry.sha256, before);
+                return Ok(());
+            }
+        }
+        Err(Error::new(
+            ErrorKind::Unreadable,
+            format!("the stored file of {} keeps changing while it is re-checked", entry.path),
+        ))
+    }
+
+    fn turn(&self, sha256: &Sha256Digest) -> Arc<Mutex<()>> {
+        let mut checks = self.checks.lock();
+        checks.retain(|_, turn| turn.strong_count() > 0);
+        if let Some(turn) = checks.get(sha256).and_then(Weak::upgrade) {
+            return turn;
+        }
+        let turn = Arc::default();
+        checks.insert(*sha256, Arc::downgrade(&turn));
+        turn
+    }
+
+    fn tree(&self, entry: &FileEntry, file: File) -> Result<Arc<Tree>> {
+        if let Some(tree) = self.trees.lock().get(&entry.sha256).and_then(Weak::upgrade) {
+            return Ok(tree);
+        }
+        let tree = Arc::new(Tree::open(file, entry.size_bytes, entry.blake3)?);
+        let mut trees = self.trees.lock();
+        trees.retain(|_, t| t.strong_count() > 0);
+        trees.insert(entry.sha256, Arc::downgrade(&tree));
+        Ok(tree)
+    }
+
+    fn tree_file(&self, sha256: &Sha256Digest) -> Result<File> {
+        self.layout.read(Folder::Trees, &blob_name(sha256), OFlags::empty()).map_err(|e| match e {
+            rustix::io::Errno::NOENT => Error::new(ErrorKind::Corrupt, format!("the hash tree of {sha256} is missing")),
+            rustix::io::Errno::LOOP => {
+                Error::new(ErrorKind::Corrupt, format!("the hash tree of {sha256} was replaced by a link"))
+            }
+            e => Error::new(ErrorKind::Unreadable, format!("the hash tree of {sha256} cannot be opened: {e}")),
+        })
+    }
+}
+
+fn duplicate(file: &File) -> Result<File> {
+    file.try_clone().map_err(|e| Error::io("duplicating a descriptor", e))
+}
+
+fn stamps_of(blob: &File, tree: &File) -> Result<Stamps> {
+    Stamps::of(blob, tree).map_err(|e| Error::new(ErrorKind::Unreadable, format!("a stored file cannot be read: {e}")))
+}
+
+fn mismatch(entry: &FileEntry, found: &Scanned) -> String {
+    match found {
+        Scanned::Root(_) => format!("the stored bytes of {} are not what was promoted", entry.path),
+        Scanned::OtherSize(_) => {
+            format!("the stored file of {} does not have the {} bytes that were promoted", entry.path, entry.size_bytes)
+        }
+    }
+}
+
+fn verdict_of(e: &Error) -> Check {
+    match e.kind() {
+        ErrorKind::Corrupt => Check::Bad { why: e.message().to_owned(), actual: None },
+        _ => Check::Unreadable(e.message().to_owned()),
+    }
+}

@@ -1,0 +1,62 @@
+//! An artifact as the API and the command line show it.
+//!
+//! Owns: the Artifact JSON and paths in the mount. Promises: what a promoter sent along is inlined from its sidecar, checked
+//! against the digest that the manifest pins; a path is given only for what is served, through a mount that is alive. Leaves
+//! out: HTTP and terminals.
+
+use crate::artifact::{Artifact, Layout as Shape};
+use crate::error::{Error, ErrorKind, Result};
+use crate::mounts;
+use crate::name::ModelName;
+use crate::registry::Inner;
+use serde_json::{Map, Value, json};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The Artifact JSON: the registry's own fields over whatever the promoter sent along.
+pub(crate) fn describe(inner: &Inner, artifact: &Artifact, default_mount: &Path) -> Result<Value> {
+    let mut out: Map<String, Value> = match &artifact.evidence {
+        Some(digest) => inner.sidecar(digest).map_err(|e| e.on(&artifact.name))?,
+        None => Map::new(),
+    };
+    let live = mounts::live(inner.layout())?;
+    let mount = live.first().map_or(default_mount, |m| &m.mountpoint);
+    let mut put = |key: &str, value: Value| drop(out.insert(key.to_owned(), value));
+    put("name", json!(artifact.name));
+    put("path", json!(mount.join(artifact.entry_path())));
+    put("mounted", json!(!live.is_empty()));
+    put("sha256", json!(artifact.sha256));
+    put("format", json!(artifact.format));
+    put("layout", json!(artifact.layout));
+    put("source", json!(artifact.source));
+    put("status", json!(artifact.status()));
+    put("promoted_at", json!(artifact.promoted_at));
+    put("size_bytes", json!(artifact.size_bytes));
+    match artifact.layout {
+        Shape::File => {
+            put("filename", json!(artifact.files[0].path));
+            put("blake3", json!(artifact.files[0].blake3));
+        }
+        Shape::Folder | Shape::Split => put("files", json!(artifact.files)),
+    }
+    if let Some(q) = &artifact.quarantine {
+        put("quarantine", json!(q));
+    }
+    Ok(Value::Object(out))
+}
+
+/// Where a live mount shows the model: only of one that is promoted and whose files are good now.
+pub(crate) fn path(inner: &Arc<Inner>, name: &ModelName) -> Result<PathBuf> {
+    let catalog = inner.catalog()?;
+    let artifact = catalog.require(name)?;
+    inner.require_promoted(artifact)?;
+    let live = mounts::live(inner.layout())?;
+    let mount = live.first().ok_or_else(|| {
+        Error::new(ErrorKind::NotMounted, format!("no mount shows {name}: start one with `securereg mount DIR`"))
+            .on(name)
+    })?;
+    for file in &artifact.files {
+        inner.open_entry(Some(name), file)?;
+    }
+    Ok(mount.mountpoint.join(artifact.entry_path()))
+}

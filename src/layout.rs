@@ -1,0 +1,345 @@
+//! The root folder on disk, and the only ways to change it durably.
+//!
+//! Owns: where things lie, the open descriptors of the folders, writes that survive a power cut. Promises: every path
+//! below the root is opened relative to a descriptor and never through a link; [`Layout::write_durably`] leaves the old
+//! file or the new one, never a torn one. Leaves out: what the files mean.
+//!
+//! ```text
+//! <root>/                mode 0700: nobody walks around the mount
+//!   manifest.yaml        catalog/
+//!   generation           the highest generation seen, apart from the manifest: an older one put back is noticed
+//!   audit.jsonl          audit.rs
+//!   blobs/sha256/<hex>   the bytes, mode 0444, one link
+//!   trees/<hex>          tree.rs
+//!   sidecars/sha256/     evidence, content-addressed, pinned by manifest.yaml
+//!   stamps/<hex>         stamp.rs: a cache; losing it costs a re-check
+//!   quarantine/          staging for HTTP promotions: never served
+//!   tmp/                 unfinished copies
+//!   tokens/ run/         the server's tokens; locks and mount records
+//! ```
+
+use crate::digest::Sha256Digest;
+use crate::error::{Error, ErrorKind, Result};
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, ResolveFlags};
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The folders below the root, with the ones they need first.
+const FOLDERS: [&str; 12] = [
+    "blobs",
+    "blobs/sha256",
+    "trees",
+    "sidecars",
+    "sidecars/sha256",
+    "stamps",
+    "quarantine",
+    "tmp",
+    "tokens",
+    "run",
+    "run/mounts",
+    "oci",
+];
+
+/// A folder of the root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Folder {
+    Root,
+    Blobs,
+    Trees,
+    Sidecars,
+    Stamps,
+}
+
+/// An open root.
+#[derive(Debug)]
+pub(crate) struct Layout {
+    path: PathBuf,
+    root: OwnedFd,
+    blobs: OwnedFd,
+    trees: OwnedFd,
+    sidecars: OwnedFd,
+    stamps: OwnedFd,
+    tmp: OwnedFd,
+}
+
+/// An exclusive or shared lock on a file under `run/`; dropped, it is released.
+#[derive(Debug)]
+pub(crate) struct LockFile(#[expect(dead_code, reason = "held for its lock")] File);
+
+impl Layout {
+    /// Opens the folders of an existing root; with `create`, makes those that are missing.
+    pub(crate) fn open(path: &Path, create: Create) -> Result<Layout> {
+        if create == Create::Missing {
+            std::fs::create_dir_all(path).map_err(|e| Error::io(format_args!("creating {}", path.display()), e))?;
+        }
+        let path = path.canonicalize().map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => Error::new(
+                ErrorKind::NotFound,
+                format!("no registry at {}: `securereg up` or `securereg promote` makes one", path.display()),
+            ),
+            _ => Error::io(format_args!("opening {}", path.display()), e),
+        })?;
+        let root = open_folder(rustix::fs::CWD, &path.to_string_lossy())?;
+        refuse_network(&root, &path)?;
+        check_private(&root, &path, create)?;
+        if create == Create::Missing {
+            for folder in FOLDERS {
+                match rustix::fs::mkdirat(&root, folder, Mode::RWXU) {
+                    Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+                    Err(e) => return Err(Error::io(format_args!("creating {}/{folder}", path.display()), e)),
+                }
+            }
+            rustix::fs::fsync(&root).map_err(|e| Error::io("syncing the root", e))?;
+        }
+        let sub = |name: &str| open_folder(&root, name).map_err(|e| e.because(format!("in {}", path.display())));
+        Ok(Layout {
+            blobs: sub("blobs/sha256")?,
+            trees: sub("trees")?,
+            sidecars: sub("sidecars/sha256")?,
+            stamps: sub("stamps")?,
+            tmp: sub("tmp")?,
+            root,
+            path,
+        })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn folder(&self, folder: Folder) -> &OwnedFd {
+        match folder {
+            Folder::Root => &self.root,
+            Folder::Blobs => &self.blobs,
+            Folder::Trees => &self.trees,
+            Folder::Sidecars => &self.sidecars,
+            Folder::Stamps => &self.stamps,
+        }
+    }
+
+    /// Opens `name` in `folder` for reading; never through a link, never blocking on what is not a file.
+    pub(crate) fn read(&self, folder: Folder, name: &str, extra: OFlags) -> rustix::io::Result<File> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK | extra;
+        rustix::fs::openat(self.folder(folder), name, flags, Mode::empty()).map(File::from)
+    }
+
+    /// Reads a small file whole; refuses one over `limit` bytes before reading it.
+    pub(crate) fn read_small(&self, folder: Folder, name: &str, limit: u64) -> Result<Vec<u8>> {
+        let file =
+            self.read(folder, name, OFlags::empty()).map_err(|e| Error::io(format_args!("opening {name}"), e))?;
+        read_bounded(&file, name, limit)
+    }
+
+    /// A new private file in tmp/, which nobody else knows, and its name.
+    pub(crate) fn new_temp(&self, extra: OFlags) -> Result<(File, String)> {
+        static COUNTER: AtomicU64 = AtomicU64::new(0);
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW | extra;
+        loop {
+            let name = format!("{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
+            match rustix::fs::openat(&self.tmp, &name, flags, Mode::RUSR | Mode::WUSR) {
+                Ok(fd) => return Ok((File::from(fd), name)),
+                Err(rustix::io::Errno::EXIST) => {}
+                Err(e) => return Err(Error::io("creating a temporary file", e)),
+            }
+        }
+    }
+
+    /// Writes `bytes` to `folder/name` so that a crash leaves the old file or the new one: temp, fsync, rename, fsync the
+    /// folder.
+    pub(crate) fn write_durably(&self, folder: Folder, name: &str, bytes: &[u8]) -> Result<()> {
+        let temp = self.write_temp(bytes)?;
+        self.publish(&temp, folder, name)?;
+        self.sync(folder)
+    }
+
+    /// Like [`Layout::write_durably`] but for a file whose loss is harmless: the new name may be gone after a crash,
+    /// its content may not be torn.
+    pub(crate) fn write_atomically(&self, folder: Folder, name: &str, bytes: &[u8]) -> Result<()> {
+        let temp = self.write_temp(bytes)?;
+        self.publish(&temp, folder, name)
+    }
+
+    fn write_temp(&self, bytes: &[u8]) -> Result<String> {
+        let (mut file, temp) = self.new_temp(OFlags::empty())?;
+        let written = file.write_all(bytes).and_then(|()| file.sync_all());
+        written.map_err(|e| {
+            self.discard(&temp);
+            Error::io("writing a temporary file", e)
+        })?;
+        Ok(temp)
+    }
+
+    /// Renames `temp`, already synced, to `folder/name`. The folder still has to be synced.
+    pub(crate) fn publish(&self, temp: &str, folder: Folder, name: &str) -> Result<()> {
+        rustix::fs::renameat(&self.tmp, temp, self.folder(folder), name).map_err(|e| {
+            self.discard(temp);
+            Error::io(format_args!("publishing {name}"), e)
+        })
+    }
+
+    pub(crate) fn sync(&self, folder: Folder) -> Result<()> {
+        rustix::fs::fsync(self.folder(folder)).map_err(|e| Error::io("syncing a folder", e))
+    }
+
+    /// Removes a temporary file; one that stays is swept at the next start.
+    pub(crate) fn discard(&self, temp: &str) {
+        let _ = rustix::fs::unlinkat(&self.tmp, temp, AtFlags::empty());
+    }
+
+    /// Removes `folder/name` if it is there.
+    pub(crate) fn remove(&self, folder: Folder, name: &str) -> Result<()> {
+        match rustix::fs::unlinkat(self.folder(folder), name, AtFlags::empty()) {
+            Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
+            Err(e) => Err(Error::io(format_args!("removing {name}"), e)),
+        }
+    }
+
+    /// Waits for the lock `run/<name>`.
+    pub(crate) fn lock(&self, name: &str, kind: FlockOperation) -> Result<LockFile> {
+        let file = self.lock_file(name)?;
+        rustix::io::retry_on_intr(|| rustix::fs::flock(&file, kind))
+            .map_err(|e| Error::io(format_args!("locking run/{name}"), e))?;
+        Ok(LockFile(file))
+    }
+
+    /// Takes the lock `run/<name>` unless another holds it.
+    pub(crate) fn try_lock(&self, name: &str, kind: FlockOperation) -> Result<Option<LockFile>> {
+        let file = self.lock_file(name)?;
+        match rustix::fs::flock(&file, kind) {
+            Ok(()) => Ok(Some(LockFile(file))),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(e) => Err(Error::io(format_args!("locking run/{name}"), e)),
+        }
+    }
+
+    fn lock_file(&self, name: &str) -> Result<File> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        rustix::fs::openat(&self.root, format!("run/{name}"), flags, Mode::RUSR | Mode::WUSR)
+            .map(File::from)
+            .map_err(|e| Error::io(format_args!("opening run/{name}"), e))
+    }
+
+    /// Removes what a crashed promotion left in tmp/, unless one is running now.
+    pub(crate) fn sweep_temp(&self) -> Result<()> {
+        if self.try_lock(TEMP_LOCK, FlockOperation::NonBlockingLockExclusive)?.is_none() {
+            return Ok(());
+        }
+        let names = rustix::fs::Dir::read_from(&self.tmp).map_err(|e| Error::io("listing tmp", e))?;
+        for entry in names.flatten() {
+            let name = entry.file_name().to_string_lossy();
+            if name != "." && name != ".." {
+                self.discard(&name);
+            }
+        }
+        Ok(())
+    }
+
+    /// Announces that temporary files are in use, for as long as the lock lives.
+    pub(crate) fn use_temp(&self) -> Result<LockFile> {
+        self.lock(TEMP_LOCK, FlockOperation::LockShared)
+    }
+
+    /// Bytes a promotion may still take: what is free to us, less 5 percent of it.
+    pub(crate) fn free_bytes(&self) -> Result<u64> {
+        let fs = rustix::fs::fstatvfs(&self.root).map_err(|e| Error::io("asking for free space", e))?;
+        let free = fs.f_bavail.saturating_mul(fs.f_frsize);
+        Ok(free - free / 20)
+    }
+}
+
+const TEMP_LOCK: &str = "tmp.lock";
+
+/// Whether opening may make what is missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Create {
+    Missing,
+    Nothing,
+}
+
+/// The blob's name in blobs/, trees/ and stamps/.
+pub(crate) fn blob_name(sha256: &Sha256Digest) -> String {
+    sha256.to_hex()
+}
+
+/// Reads a regular file of at most `limit` bytes whole.
+pub(crate) fn read_bounded(file: &File, what: &str, limit: u64) -> Result<Vec<u8>> {
+    use std::io::Read;
+    let meta = file.metadata().map_err(|e| Error::io(format_args!("reading {what}"), e))?;
+    if !meta.is_file() {
+        return Err(Error::new(ErrorKind::InvalidInput, format!("{what} is not a regular file")));
+    }
+    if meta.len() > limit {
+        return Err(Error::new(
+            ErrorKind::TooLarge,
+            format!("{what} has {} bytes, over the limit of {limit}", meta.len()),
+        ));
+    }
+    let mut bytes = Vec::with_capacity(usize::try_from(meta.len()).unwrap_or(0));
+    file.take(limit).read_to_end(&mut bytes).map_err(|e| Error::io(format_args!("reading {what}"), e))?;
+    Ok(bytes)
+}
+
+fn open_folder(at: impl std::os::fd::AsFd, name: &str) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    rustix::fs::openat2(at, name, flags, Mode::empty(), ResolveFlags::NO_MAGICLINKS)
+        .map_err(|e| Error::io(format_args!("opening the folder {name}"), e))
+}
+
+/// A root must be private: whoever can write there can change what every reader gets, and whoever can read there walks
+/// around the mount's permissions.
+fn check_private(root: &OwnedFd, path: &Path, create: Create) -> Result<()> {
+    let stat = rustix::fs::fstat(root).map_err(|e| Error::io("reading the root's mode", e))?;
+    let ours = stat.st_uid == rustix::process::geteuid().as_raw();
+    if stat.st_mode & 0o077 == 0 && (ours || rustix::process::geteuid().is_root()) {
+        return Ok(());
+    }
+    let empty = create == Create::Missing
+        && rustix::fs::Dir::read_from(root)
+            .is_ok_and(|d| d.flatten().all(|e| matches!(e.file_name().to_bytes(), b"." | b"..")));
+    if ours && empty {
+        return rustix::fs::fchmod(root, Mode::RWXU).map_err(|e| Error::io("making the root private", e));
+    }
+    let remedy =
+        if ours { format!("chmod 700 {}", path.display()) } else { "use a root of your own (--root DIR)".to_owned() };
+    Err(Error::new(
+        ErrorKind::Permission,
+        format!(
+            "{} is open to other users (mode {:o}, owner {}): {remedy}",
+            path.display(),
+            stat.st_mode & 0o7777,
+            stat.st_uid
+        ),
+    ))
+}
+
+/// inotify sees only changes made through this kernel, and flock is not to be trusted everywhere: no network root.
+fn refuse_network(root: &OwnedFd, path: &Path) -> Result<()> {
+    // statfs(2), "f_type": NFS, SMB, CIFS, SMB2, 9P, CEPH, AFS, LUSTRE, GFS2, OCFS2, FUSE.
+    const REMOTE: [i64; 11] = [
+        0x6969,
+        0x517b,
+        0xff53_4d42,
+        0xfe53_4d42,
+        0x0102_1997,
+        0x00c3_6400,
+        0x5346_414f,
+        0x0bd0_0bd0,
+        0x0116_1970,
+        0x7461_636f,
+        0x6573_5546,
+    ];
+    let fs = rustix::fs::fstatfs(root).map_err(|e| Error::io("reading the root's file system", e))?;
+    if REMOTE.contains(&(fs.f_type as i64)) {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            format!(
+                "{} is on a network or FUSE file system, where a quarantine cannot reach every reader: use a local disk",
+                path.display()
+            ),
+        ));
+    }
+    Ok(())
+}

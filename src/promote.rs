@@ -1,0 +1,426 @@
+//! Promotion: the one way in.
+//!
+//! Owns: the straight line from a source to an entry of the catalog. Promises: a crash at any point leaves the catalog as it
+//! was or with the whole model; a refusal leaves nothing behind and is in the audit log; only what policy cleared is
+//! published. Leaves out: each step's how (`source`, `ingest`, `policy`, `catalog::store`).
+
+use crate::artifact::{Artifact, FileEntry, Format, Layout as Shape, list_digest};
+use crate::audit::{self, Event, now};
+use crate::catalog::store::Decision;
+use crate::catalog::{Catalog, Edit};
+use crate::digest::Sha256Digest;
+use crate::error::{Error, ErrorKind, Result};
+use crate::ingest::{self, Meter, Place, Staged};
+use crate::layout::{Folder, blob_name};
+use crate::name::{ModelName, RelPath};
+use crate::policy::{self, Cleared, Evidence};
+use crate::registry::Inner;
+use crate::source::{self, Source, SourceFile};
+use crate::sys::ReadLease;
+use crate::task::{Actor, Task};
+use rustix::fs::{AtFlags, Mode};
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+
+/// Evidence sent along may not be larger, as JSON.
+pub const MAX_EVIDENCE: usize = 16 << 20;
+
+/// What is to be promoted, and what is claimed of it.
+#[derive(Debug, Clone)]
+pub struct PromoteRequest {
+    /// The name it gets.
+    pub name: ModelName,
+    /// The file's name in the mount, for a single file; the source's own name if none.
+    pub filename: Option<RelPath>,
+    /// The SHA-256 it must have: of a single file the file's, of several the list's.
+    pub sha256: Option<Sha256Digest>,
+    /// The size it must have, in bytes.
+    pub size_bytes: Option<u64>,
+    /// The format it must have.
+    pub format: Option<Format>,
+    /// Where it came from, in words.
+    pub source: String,
+    /// Whether the source is copied or given away.
+    pub transfer: Transfer,
+    /// What the promoter sends along (scan results and the like), kept as it is.
+    pub evidence: serde_json::Map<String, serde_json::Value>,
+}
+
+impl PromoteRequest {
+    /// A request to copy a model in under `name`, claiming nothing.
+    pub fn new(name: ModelName) -> Self {
+        PromoteRequest {
+            name,
+            filename: None,
+            sha256: None,
+            size_bytes: None,
+            format: None,
+            source: String::new(),
+            transfer: Transfer::Copy,
+            evidence: serde_json::Map::new(),
+        }
+    }
+}
+
+/// What becomes of the source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transfer {
+    /// It stays.
+    Copy,
+    /// It is taken: its file itself where that is provably safe, else a copy, after which the source is removed.
+    Move,
+}
+
+/// A promotion that succeeded.
+#[derive(Debug, Clone)]
+pub struct Promotion {
+    /// The artifact as it is registered now.
+    pub artifact: Arc<Artifact>,
+    /// What happened to the name.
+    pub outcome: Outcome,
+    /// How the bytes got in.
+    pub method: Method,
+    /// Hidden names that were left out of a folder.
+    pub skipped: Vec<String>,
+}
+
+/// What a promotion did to its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The name is new.
+    Promoted,
+    /// The name already stood for these very bytes.
+    AlreadyThere,
+    /// A tag points to new content now, or damaged bytes were replaced by good ones.
+    Moved,
+}
+
+/// How a promotion's bytes got into the store; of several files the costliest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Method {
+    /// They were there already.
+    Shared,
+    /// The source's own file was adopted.
+    Adopted,
+    /// The file system shares the blocks until one side changes.
+    Reflinked,
+    /// They were copied.
+    Copied,
+}
+
+/// Promotes, and writes a refusal to the audit log.
+pub(crate) fn promote(
+    inner: &Arc<Inner>,
+    request: &PromoteRequest,
+    source: Source,
+    actor: &Actor,
+    task: &Task<'_>,
+) -> Result<Promotion> {
+    let outcome = attempt(inner, request, source, actor, task);
+    outcome.map_err(|e| {
+        let why = format!("{}: {}", e.kind().as_str(), e.message());
+        if let Err(log) = inner.note_refusal(request.name.as_str(), &why, actor) {
+            tracing::error!(error = %log, "a refusal could not be written to the audit log");
+        }
+        e.on(&request.name)
+    })
+}
+
+fn attempt(
+    inner: &Arc<Inner>,
+    request: &PromoteRequest,
+    mut source: Source,
+    actor: &Actor,
+    task: &Task<'_>,
+) -> Result<Promotion> {
+    check_request(request, &mut source)?;
+    let size = source.size_bytes();
+    if request.size_bytes.is_some_and(|claimed| claimed != size) {
+        return Err(mismatch("size in bytes", request.size_bytes.unwrap_or(0), size));
+    }
+    // What cannot succeed is refused before gigabytes are read; the commit asks again.
+    let catalog = inner.catalog()?;
+    catalog.check_room(&early(request, &source))?;
+    if let Some(there) = catalog.artifact(&request.name).filter(|a| a.name.tag().is_none() && a.size_bytes != size) {
+        return Err(immutable(there));
+    }
+    let leases: Vec<Option<ReadLease<'_>>> =
+        source.files.iter().map(|file| ingest::adoptable(inner.layout(), file, request.transfer)).collect();
+    let copied = source.files.iter().zip(&leases).filter(|(_, lease)| lease.is_none()).map(|(f, _)| f.size());
+    let copied = copied.fold(0, u64::saturating_add);
+    let free = inner.layout().free_bytes()?;
+    if copied > free {
+        return Err(Error::new(
+            ErrorKind::NoSpace,
+            format!("{copied} bytes are to be copied, {free} are free (less 5 percent): free some space"),
+        ));
+    }
+    let _temp = inner.layout().use_temp()?;
+    let mut staging = Staging { inner, staged: Vec::new() };
+    let mut meter = Meter { task, done: 0, total: size };
+    for (file, lease) in source.files.iter().zip(&leases) {
+        let staged = ingest::take_in(inner.layout(), file, lease.as_ref(), &mut meter)?;
+        staging.staged.push(staged);
+    }
+    let files: Vec<FileEntry> = staging.staged.iter().map(|s| s.entry.clone()).collect();
+    let sha256 = if source.shape == Shape::File { files[0].sha256 } else { list_digest(&files) };
+    if let Some(claimed) = request.sha256.filter(|claimed| *claimed != sha256) {
+        return Err(mismatch("SHA-256", claimed, sha256).with_digests(claimed, sha256));
+    }
+    let evidence = Evidence { kinds: staging.staged.iter().map(|s| (s.entry.path.clone(), s.kind)).collect() };
+    let cleared = policy::judge(source.shape, files, &evidence, request.format)?;
+    let sidecar = keep_evidence(inner, request)?;
+    let candidate = artifact_of(request, source.shape, sha256, cleared, sidecar);
+    let published = publish(inner, &candidate, &source, &leases, &mut staging, actor)?;
+    drop(leases);
+    finish_move(inner, request, &source, &candidate);
+    Ok(Promotion { skipped: source.skipped, ..published })
+}
+
+fn mismatch(what: &str, claimed: impl std::fmt::Display, actual: impl std::fmt::Display) -> Error {
+    Error::new(
+        ErrorKind::DigestMismatch,
+        format!("its {what} is {actual}, not {claimed} as claimed; nothing was promoted"),
+    )
+}
+
+fn check_request(request: &PromoteRequest, source: &mut Source) -> Result<()> {
+    if request.source.len() > 4096 {
+        return Err(Error::new(ErrorKind::TooLarge, "the source's description is over 4096 bytes"));
+    }
+    match (&request.filename, source.shape) {
+        (None, _) => {}
+        (Some(name), Shape::File) if name.components().count() == 1 => source.files[0].path = name.clone(),
+        (Some(_), Shape::File) => return Err(Error::new(ErrorKind::InvalidInput, "a file name may not contain '/'")),
+        (Some(_), Shape::Folder | Shape::Split) => {
+            return Err(Error::new(
+                ErrorKind::InvalidInput,
+                "a file name can be given to a single file only; this source has several",
+            ));
+        }
+    }
+    if request.name.as_str().len() + source.files.iter().map(|f| f.path.as_str().len()).max().unwrap_or(0) > 1000 {
+        return Err(Error::new(
+            ErrorKind::InvalidInput,
+            "name and file paths together are too long for a path in the mount",
+        ));
+    }
+    Ok(())
+}
+
+/// The artifact as far as it is known before its bytes are: enough to see whether its name and path are free.
+fn early(request: &PromoteRequest, source: &Source) -> Artifact {
+    let files = source.files.iter().map(|f| FileEntry {
+        path: f.path.clone(),
+        size_bytes: f.size(),
+        sha256: Sha256Digest::from_bytes([0; 32]),
+        blake3: crate::digest::Blake3Digest::from_bytes([0; 32]),
+    });
+    Artifact {
+        name: request.name.clone(),
+        sha256: Sha256Digest::from_bytes([0; 32]),
+        layout: source.shape,
+        format: request.format.unwrap_or(Format::Gguf),
+        source: String::new(),
+        promoted_at: String::new(),
+        size_bytes: source.size_bytes(),
+        evidence: None,
+        quarantine: None,
+        files: files.collect(),
+    }
+}
+
+fn artifact_of(
+    request: &PromoteRequest,
+    shape: Shape,
+    sha256: Sha256Digest,
+    cleared: Cleared,
+    evidence: Option<Sha256Digest>,
+) -> Artifact {
+    let (files, format) = cleared.into_parts();
+    Artifact {
+        name: request.name.clone(),
+        sha256,
+        layout: shape,
+        format,
+        source: request.source.clone(),
+        promoted_at: now(),
+        size_bytes: files.iter().map(|f| f.size_bytes).sum(),
+        evidence,
+        quarantine: None,
+        files,
+    }
+}
+
+/// Writes what was sent along to a sidecar, named by its digest.
+fn keep_evidence(inner: &Inner, request: &PromoteRequest) -> Result<Option<Sha256Digest>> {
+    if request.evidence.is_empty() {
+        return Ok(None);
+    }
+    let text = serde_json::to_vec(&request.evidence)
+        .map_err(|e| Error::new(ErrorKind::InvalidInput, "the evidence sent along cannot be kept").because(e))?;
+    if text.len() > MAX_EVIDENCE {
+        return Err(Error::new(
+            ErrorKind::TooLarge,
+            format!("the evidence sent along has {} bytes, over {MAX_EVIDENCE}", text.len()),
+        ));
+    }
+    let digest = Sha256Digest::of(&text);
+    inner.layout().write_durably(Folder::Sidecars, &digest.to_hex(), &text)?;
+    Ok(Some(digest))
+}
+
+/// Staged files; whatever was not published is discarded when this is dropped.
+struct Staging<'a> {
+    inner: &'a Arc<Inner>,
+    staged: Vec<Staged>,
+}
+
+impl Drop for Staging<'_> {
+    fn drop(&mut self) {
+        for staged in &self.staged {
+            if let Place::Temp { name, .. } = &staged.place {
+                self.inner.layout().discard(name);
+            }
+        }
+    }
+}
+
+/// Under the commit lock: asks once more, publishes the blobs, writes the catalog.
+fn publish(
+    inner: &Arc<Inner>,
+    candidate: &Artifact,
+    source: &Source,
+    leases: &[Option<ReadLease<'_>>],
+    staging: &mut Staging<'_>,
+    actor: &Actor,
+) -> Result<Promotion> {
+    let mut method = Method::Shared;
+    let mut fresh: Vec<Sha256Digest> = Vec::new();
+    let committed = inner.commit(actor, |catalog| {
+        let outcome = place(catalog, candidate)?;
+        if outcome == Outcome::AlreadyThere {
+            return Ok(Decision::Keep(outcome));
+        }
+        for ((staged, file), lease) in staging.staged.iter_mut().zip(&source.files).zip(leases) {
+            method = method.max(publish_blob(inner, catalog, staged, file, lease.as_ref(), &mut fresh)?);
+        }
+        inner.layout().sync(Folder::Blobs)?;
+        inner.layout().sync(Folder::Trees)?;
+        let why = format!("sha256 {} from {:?}", candidate.sha256, candidate.source);
+        let edits = vec![Edit::Put(candidate.clone())];
+        Ok(Decision::Change { event: "promote", name: candidate.name.to_string(), why, edits, value: outcome })
+    });
+    let (catalog, outcome) = committed.inspect_err(|_| {
+        // What no entry holds is ours to take away again.
+        let now = inner.latest();
+        fresh.iter().filter(|sha256| now.holders(sha256).next().is_none()).for_each(|sha256| inner.remove_blob(sha256));
+    })?;
+    inner.absolve(candidate);
+    for sha256 in &fresh {
+        inner.blobs().learn_published(sha256)?;
+    }
+    Ok(Promotion { artifact: Arc::clone(catalog.require(&candidate.name)?), outcome, method, skipped: Vec::new() })
+}
+
+/// What promoting `candidate` means for its name.
+fn place(catalog: &Catalog, candidate: &Artifact) -> Result<Outcome> {
+    catalog.check_room(candidate)?;
+    let Some(there) = catalog.artifact(&candidate.name) else { return Ok(Outcome::Promoted) };
+    let same = there.files == candidate.files && there.layout == candidate.layout;
+    match (same, there.is_promoted()) {
+        (true, true) => Ok(Outcome::AlreadyThere),
+        // Quarantined by integrity (check_room refuses the bytes of an incident): these bytes are good.
+        (true, false) => Ok(Outcome::Moved),
+        (false, _) if candidate.name.tag().is_some() => {
+            let incident = there.quarantine.as_ref().is_some_and(|q| q.cause == crate::artifact::Cause::Incident);
+            if incident {
+                return Err(Error::new(
+                    ErrorKind::Conflict,
+                    format!("{} is under an incident: release it first", candidate.name),
+                ));
+            }
+            Ok(Outcome::Moved)
+        }
+        (false, _) => Err(immutable(there)),
+    }
+}
+
+fn immutable(there: &Artifact) -> Error {
+    let Artifact { name, sha256, .. } = there;
+    let why =
+        format!("{name} already stands for other bytes ({sha256}): choose another name, a tag, or delete it first");
+    Error::new(ErrorKind::Conflict, why)
+}
+
+/// Puts one staged file in place, unless a blob with the same digest is there and known to be good.
+fn publish_blob(
+    inner: &Arc<Inner>,
+    catalog: &Catalog,
+    staged: &mut Staged,
+    file: &SourceFile,
+    lease: Option<&ReadLease<'_>>,
+    fresh: &mut Vec<Sha256Digest>,
+) -> Result<Method> {
+    let layout = inner.layout();
+    let sha256 = staged.entry.sha256;
+    let name = blob_name(&sha256);
+    let held = catalog.holders(&sha256).next().is_some();
+    if (held && inner.has_good(&sha256)) || fresh.contains(&sha256) {
+        return Ok(Method::Shared);
+    }
+    let method = match &staged.place {
+        Place::Temp { name: temp, method } => {
+            layout.publish(temp, Folder::Blobs, &name)?;
+            *method
+        }
+        Place::Source => {
+            adopt(inner, file, lease, &name)?;
+            Method::Adopted
+        }
+    };
+    fresh.push(sha256);
+    layout.write_atomically(Folder::Trees, &name, &staged.tree)?;
+    Ok(method)
+}
+
+/// Links the source's own file into blobs/. Its old name goes only after the manifest is written: until then a crash
+/// loses nothing.
+fn adopt(inner: &Arc<Inner>, file: &SourceFile, lease: Option<&ReadLease<'_>>, name: &str) -> Result<()> {
+    if !lease.is_some_and(ReadLease::is_unbroken) {
+        return Err(file.changed());
+    }
+    file.check_unchanged()?;
+    let io = |e| Error::io(format_args!("adopting {}", file.path), e);
+    rustix::fs::fchmod(&file.file, Mode::RUSR | Mode::RGRP | Mode::ROTH).map_err(io)?;
+    file.file.sync_all().map_err(|e| Error::io(format_args!("syncing {}", file.path), e))?;
+    inner.layout().remove(Folder::Blobs, name)?;
+    // Linking by descriptor: the very file that was hashed, wherever its name leads by now.
+    let by_descriptor = format!("/proc/self/fd/{}", file.file.as_raw_fd());
+    let blobs = inner.layout().folder(Folder::Blobs);
+    rustix::fs::linkat(rustix::fs::CWD, by_descriptor, blobs, name, AtFlags::SYMLINK_FOLLOW).map_err(io)
+}
+
+/// After a move: the source's names go, and an adopted file that keeps a second link becomes a copy of its own.
+fn finish_move(inner: &Arc<Inner>, request: &PromoteRequest, source: &Source, candidate: &Artifact) {
+    if request.transfer != Transfer::Move {
+        return;
+    }
+    for file in &source.files {
+        if let Err(e) = source::remove_moved(file) {
+            tracing::warn!(path = %file.path, error = %e, "the promoted source could not be removed");
+        }
+    }
+    for entry in &candidate.files {
+        if let Err(e) = inner.make_private(entry).and_then(|()| inner.blobs().learn_published(&entry.sha256)) {
+            tracing::warn!(path = %entry.path, error = %e, "the stored file will be re-checked at its next open");
+        }
+    }
+}
+
+/// A refusal's line in the audit log.
+pub(crate) fn note_refusal(inner: &Inner, name: &str, why: &str, actor: &Actor) -> Result<()> {
+    let generation = inner.latest().generation();
+    audit::append(inner.layout(), actor, &Event { event: "refuse", phase: audit::NOTED, name, why, generation })
+        .map(drop)
+}

@@ -1,0 +1,295 @@
+//! Where a promotion's bytes come from.
+//!
+//! Owns: opening a source once and finding out what it is: a file, a folder, a split set. Promises: what was opened is
+//! what is hashed (one descriptor a file, never through a link below the starting point, never blocking on a FIFO or a
+//! device); a source's names are on the allow-list. Leaves out: reading it (`ingest`).
+
+use crate::artifact::Layout as Shape;
+use crate::digest::shorten;
+use crate::error::{Error, ErrorKind, Result};
+use crate::name::{MAX_DEPTH, RelPath};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Component, Path};
+
+/// No artifact has more files.
+pub const MAX_FILES: usize = 10_000;
+
+/// An opened source.
+#[derive(Debug)]
+pub struct Source {
+    pub(crate) shape: Shape,
+    pub(crate) files: Vec<SourceFile>,
+    /// Names that were left out of a folder because they are hidden.
+    pub(crate) skipped: Vec<String>,
+}
+
+/// One opened file of a source.
+#[derive(Debug)]
+pub(crate) struct SourceFile {
+    /// Its path inside the artifact.
+    pub(crate) path: RelPath,
+    pub(crate) file: File,
+    pub(crate) stat: Stat,
+    /// Its folder and its name there, so that a move can take it away.
+    pub(crate) folder: OwnedFd,
+    pub(crate) name: String,
+}
+
+impl Source {
+    /// Opens `path` as a local user names it: a file, a folder, or the first shard of a split set. The last component may
+    /// not be a link; in a folder, nothing may.
+    pub fn open(path: &Path) -> Result<Source> {
+        let (parent, name) = split(path)?;
+        let parent = rustix::fs::open(parent, FOLDER, Mode::empty())
+            .map_err(|e| Error::io(format_args!("opening {}", path.display()), e))?;
+        open_at(parent, &name, path)
+    }
+
+    /// Opens `path`, relative to `folder` or absolute below it, never through a link and never outside it.
+    pub fn open_beneath(folder: &Path, path: &Path) -> Result<Source> {
+        let rel = path.strip_prefix(folder).unwrap_or(path);
+        let (parent, name) = split(rel)?;
+        if rel.components().any(|c| !matches!(c, Component::Normal(_))) {
+            return Err(outside(path));
+        }
+        let top = rustix::fs::open(folder, FOLDER, Mode::empty())
+            .map_err(|e| Error::io(format_args!("opening the staging folder {}", folder.display()), e))?;
+        let parent = if parent == Path::new(".") {
+            top
+        } else {
+            rustix::fs::openat2(&top, parent, FOLDER, Mode::empty(), BENEATH).map_err(|e| refusal(path, e))?
+        };
+        open_at(parent, &name, path)
+    }
+
+    /// Bytes of all its files.
+    pub fn size_bytes(&self) -> u64 {
+        self.files.iter().map(SourceFile::size).fold(0, u64::saturating_add)
+    }
+}
+
+impl SourceFile {
+    pub(crate) fn size(&self) -> u64 {
+        u64::try_from(self.stat.st_size).unwrap_or(0)
+    }
+
+    /// Whether the file is still what was opened.
+    pub(crate) fn check_unchanged(&self) -> Result<()> {
+        let now = rustix::fs::fstat(&self.file).map_err(|e| Error::io(format_args!("reading {}", self.path), e))?;
+        let of = |s: &Stat| (s.st_ino, s.st_size, s.st_mtime, s.st_mtime_nsec, s.st_ctime, s.st_ctime_nsec);
+        if of(&now) == of(&self.stat) { Ok(()) } else { Err(self.changed()) }
+    }
+
+    pub(crate) fn changed(&self) -> Error {
+        Error::new(
+            ErrorKind::SourceChanged,
+            format!("the source {} changed while it was read: stop what writes it and promote again", self.path),
+        )
+    }
+}
+
+const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+const BENEATH: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
+
+fn split(path: &Path) -> Result<(&Path, String)> {
+    let name = path.file_name().and_then(|n| n.to_str()).ok_or_else(|| {
+        Error::new(
+            ErrorKind::InvalidInput,
+            format!("{:?} does not name a file or folder", shorten(&path.to_string_lossy())),
+        )
+    })?;
+    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    Ok((parent, name.to_owned()))
+}
+
+fn outside(path: &Path) -> Error {
+    Error::new(
+        ErrorKind::InvalidInput,
+        format!("{:?} is not inside a staging folder, or is reached through a link", shorten(&path.to_string_lossy())),
+    )
+}
+
+fn refusal(path: &Path, e: rustix::io::Errno) -> Error {
+    use rustix::io::Errno;
+    let shown = shorten(&path.to_string_lossy());
+    match e {
+        Errno::LOOP => Error::new(
+            ErrorKind::InvalidInput,
+            format!("{shown:?} is a symbolic link or lies behind one: promote the file itself (cp -L makes a copy)"),
+        ),
+        Errno::XDEV => outside(path),
+        Errno::NXIO => Error::new(ErrorKind::InvalidInput, format!("{shown:?} is a socket or device, not a file")),
+        Errno::NOENT | Errno::NOTDIR => Error::new(ErrorKind::NotFound, format!("{shown:?} does not exist")),
+        e => Error::io(format_args!("opening {shown:?}"), e),
+    }
+}
+
+/// Opens one name in `parent`: never a link, never blocking.
+fn open_one(parent: impl AsFd, name: &str, shown: &Path) -> Result<(File, Stat)> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let fd = rustix::fs::openat2(parent, name, flags, Mode::empty(), BENEATH).map_err(|e| refusal(shown, e))?;
+    let stat = rustix::fs::fstat(&fd).map_err(|e| Error::io(format_args!("reading {}", shown.display()), e))?;
+    Ok((File::from(fd), stat))
+}
+
+fn regular(stat: &Stat, shown: &Path) -> Result<()> {
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => Ok(()),
+        other => Err(Error::new(
+            ErrorKind::InvalidInput,
+            format!("{:?} is not a regular file ({other:?})", shorten(&shown.to_string_lossy())),
+        )),
+    }
+}
+
+fn open_at(parent: OwnedFd, name: &str, shown: &Path) -> Result<Source> {
+    let (file, stat) = open_one(&parent, name, shown)?;
+    if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+        return open_folder(file, shown);
+    }
+    regular(&stat, shown)?;
+    let path: RelPath = name.parse()?;
+    let Some(split) = ShardName::of(name) else {
+        let files = vec![SourceFile { path, file, stat, folder: parent, name: name.to_owned() }];
+        return Ok(Source { shape: Shape::File, files, skipped: Vec::new() });
+    };
+    let mut files = Vec::new();
+    for shard in split.all() {
+        let shown = shown.with_file_name(&shard);
+        let (file, stat) = open_one(&parent, &shard, &shown).map_err(|e| match e.kind() {
+            ErrorKind::NotFound => {
+                Error::new(ErrorKind::Refused, format!("the split set is incomplete: {shard} is missing beside {name}"))
+            }
+            _ => e,
+        })?;
+        regular(&stat, &shown)?;
+        let folder = parent.try_clone().map_err(|e| Error::io("duplicating a descriptor", e))?;
+        files.push(SourceFile { path: shard.parse()?, file, stat, folder, name: shard });
+    }
+    Ok(Source { shape: Shape::Split, files, skipped: Vec::new() })
+}
+
+/// `<base>-<index>-of-<count>.gguf`, as llama.cpp's gguf-split names shards.
+struct ShardName<'a> {
+    base: &'a str,
+    count: u32,
+}
+
+impl ShardName<'_> {
+    fn of(name: &str) -> Option<ShardName<'_>> {
+        let stem = name.strip_suffix(".gguf")?;
+        let (rest, count) = stem.rsplit_once("-of-")?;
+        let (base, index) = rest.rsplit_once('-')?;
+        let five =
+            |s: &str| (s.len() == 5 && s.bytes().all(|b| b.is_ascii_digit())).then(|| s.parse::<u32>().ok()).flatten();
+        let (index, count) = (five(index)?, five(count)?);
+        (!base.is_empty() && 1 <= index && index <= count && count as usize <= MAX_FILES)
+            .then_some(ShardName { base, count })
+    }
+
+    fn all(&self) -> impl Iterator<Item = String> {
+        let (base, count) = (self.base.to_owned(), self.count);
+        (1..=count).map(move |i| format!("{base}-{i:05}-of-{count:05}.gguf"))
+    }
+}
+
+/// Walks a folder. Hidden names are left out and told; anything else that is not a plainly named file or folder is
+/// refused.
+fn open_folder(top: File, shown: &Path) -> Result<Source> {
+    let mut files: Vec<SourceFile> = Vec::new();
+    let mut skipped = Vec::new();
+    let mut pending: Vec<(File, Vec<String>)> = vec![(top, Vec::new())];
+    while let Some((folder, at)) = pending.pop() {
+        if at.len() >= MAX_DEPTH {
+            return Err(Error::new(
+                ErrorKind::Refused,
+                format!("{} is nested deeper than {MAX_DEPTH} folders", shown.display()),
+            ));
+        }
+        let listing = rustix::fs::Dir::read_from(&folder)
+            .map_err(|e| Error::io(format_args!("listing {}", shown.display()), e))?;
+        for entry in listing {
+            let entry = entry.map_err(|e| Error::io(format_args!("listing {}", shown.display()), e))?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let mut below = at.clone();
+            below.push(name.clone());
+            if name == "." || name == ".." {
+                continue;
+            }
+            if name.starts_with('.') {
+                skipped.push(below.join("/"));
+                continue;
+            }
+            let path: RelPath = below.join("/").parse()?;
+            let place = shown.join(&path);
+            let (file, stat) = open_one(&folder, &name, &place)?;
+            if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+                pending.push((file, below));
+                continue;
+            }
+            regular(&stat, &place)?;
+            if files.len() == MAX_FILES {
+                return Err(Error::new(
+                    ErrorKind::Refused,
+                    format!("{} holds more than {MAX_FILES} files", shown.display()),
+                ));
+            }
+            let folder = folder.as_fd().try_clone_to_owned().map_err(|e| Error::io("duplicating a descriptor", e))?;
+            files.push(SourceFile { path, file, stat, folder, name });
+        }
+    }
+    if files.is_empty() {
+        return Err(Error::new(ErrorKind::Refused, format!("{} holds no files", shown.display())));
+    }
+    files.sort_by(|a, b| a.path.cmp(&b.path));
+    refuse_case_twins(&files)?;
+    skipped.sort();
+    Ok(Source { shape: Shape::Folder, files, skipped })
+}
+
+fn refuse_case_twins(files: &[SourceFile]) -> Result<()> {
+    let mut folded: Vec<(String, &RelPath)> = files.iter().map(|f| (f.path.folded(), &f.path)).collect();
+    folded.sort();
+    match folded.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+        Some(pair) => Err(Error::new(
+            ErrorKind::Conflict,
+            format!("{} and {} differ only by case: rename one", pair[0].1, pair[1].1),
+        )),
+        None => Ok(()),
+    }
+}
+
+/// Takes a moved source file away, if its name still leads to the file that was read.
+pub(crate) fn remove_moved(source: &SourceFile) -> std::io::Result<()> {
+    let now = rustix::fs::statat(&source.folder, &*source.name, AtFlags::SYMLINK_NOFOLLOW)?;
+    if (now.st_ino, now.st_dev) == (source.stat.st_ino, source.stat.st_dev) {
+        rustix::fs::unlinkat(&source.folder, &*source.name, AtFlags::empty())?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shard_names_are_llama_cpps() {
+        let split = ShardName::of("tiny-00001-of-00003.gguf").expect("a shard");
+        assert_eq!((split.base, split.count), ("tiny", 3));
+        assert_eq!(split.all().last().as_deref(), Some("tiny-00003-of-00003.gguf"));
+        for plain in [
+            "tiny.gguf",
+            "a-1-of-3.gguf",
+            "a-00000-of-00003.gguf",
+            "a-00004-of-00003.gguf",
+            "-00001-of-00001.gguf",
+            "a-00001-of-00003.bin",
+            "a-0000x-of-00003.gguf",
+            "a-00001-of-99999.gguf",
+        ] {
+            assert!(ShardName::of(plain).is_none(), "{plain}");
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! Inode stamps: how an open is O(1) in the file's size.
+//!
+//! Owns: what identifies an unchanged file, and its cache under `stamps/`. Promises: a stamp is only ever compared, never
+//! trusted for content: a missing or different one costs a full re-check, an equal one skips it, and every read is checked
+//! either way. Leaves out: the re-check (`scan`).
+
+use crate::digest::Sha256Digest;
+use crate::layout::{Folder, Layout, blob_name};
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
+
+/// What changes whenever a file is written, replaced, linked, renamed or chmodded. The device number is left out: it
+/// may differ after a reboot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    ino: u64,
+    size: u64,
+    mtime: (i64, i64),
+    ctime: (i64, i64),
+}
+
+impl Stamp {
+    pub(crate) fn of(file: &File) -> std::io::Result<Stamp> {
+        let m = file.metadata()?;
+        Ok(Stamp {
+            ino: m.ino(),
+            size: m.size(),
+            mtime: (m.mtime(), m.mtime_nsec()),
+            ctime: (m.ctime(), m.ctime_nsec()),
+        })
+    }
+}
+
+/// The stamps of a blob and of its tree, taken after our own last change to either.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stamps {
+    pub(crate) blob: Stamp,
+    pub(crate) tree: Stamp,
+}
+
+impl Stamps {
+    pub(crate) fn of(blob: &File, tree: &File) -> std::io::Result<Stamps> {
+        Ok(Stamps { blob: Stamp::of(blob)?, tree: Stamp::of(tree)? })
+    }
+
+    /// The stamps recorded for a blob, or none.
+    pub(crate) fn recorded(layout: &Layout, sha256: &Sha256Digest) -> Option<Stamps> {
+        let bytes = layout.read_small(Folder::Stamps, &blob_name(sha256), 1024).ok()?;
+        let text = String::from_utf8(bytes).ok()?;
+        let mut lines = text.lines().map(parse);
+        match (lines.next()??, lines.next()??, lines.next()) {
+            (blob, tree, None) => Some(Stamps { blob, tree }),
+            _ => None,
+        }
+    }
+
+    /// Records the stamps. A failure costs a re-check later and nothing else.
+    pub(crate) fn record(&self, layout: &Layout, sha256: &Sha256Digest) {
+        let text = format!("{}{}", line(&self.blob), line(&self.tree));
+        if let Err(e) = layout.write_atomically(Folder::Stamps, &blob_name(sha256), text.as_bytes()) {
+            tracing::debug!(%sha256, error = %e, "stamp not recorded; the next open re-checks");
+        }
+    }
+}
+
+fn line(s: &Stamp) -> String {
+    format!("{} {} {} {} {} {}\n", s.ino, s.size, s.mtime.0, s.mtime.1, s.ctime.0, s.ctime.1)
+}
+
+fn parse(line: &str) -> Option<Stamp> {
+    let mut numbers = line.split(' ');
+    let stamp = Stamp {
+        ino: numbers.next()?.parse().ok()?,
+        size: numbers.next()?.parse().ok()?,
+        mtime: (numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?),
+        ctime: (numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?),
+    };
+    numbers.next().is_none().then_some(stamp)
+}

@@ -1,0 +1,170 @@
+//! `VerifiedFile`: the only door to model bytes.
+//!
+//! Owns: reading a promoted file with every byte checked. Promises: bytes are read into a private buffer, that buffer is
+//! hashed against the tree, and a slice of that buffer is handed out: never a mapping, which could change in between. A
+//! mismatch is an error for that read, and by the time the error is returned the model is quarantined. Leaves out: caching
+//! of verified bytes (the kernel does that above the mount).
+//!
+//! An open file goes on serving checked bytes when damage elsewhere in it is found, when its model is deleted, and when its
+//! tag moves on; an incident ends it.
+
+use crate::artifact::{Cause, FileEntry};
+use crate::blobs::OpenBlob;
+use crate::buffer::{ALIGN, ReadBuf};
+use crate::digest::{Blake3Digest, Sha256Digest};
+use crate::error::{Error, ErrorKind, Result};
+use crate::name::ModelName;
+use crate::registry::Inner;
+use crate::tree::{GROUP, Tree};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// How the backing file is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadMode {
+    /// Through the page cache: for a program that reads small pieces itself.
+    Cached,
+    /// Around it, where the file system can: for a mount, above which the kernel caches what was verified.
+    Direct,
+}
+
+/// One file of a promoted model, open for verified reads. It may be shared between threads.
+#[derive(Debug)]
+pub struct VerifiedFile {
+    inner: Arc<Inner>,
+    /// The name it was opened by; none when it was opened by digest.
+    name: Option<ModelName>,
+    entry: FileEntry,
+    blob: OpenBlob,
+    /// The generation at which its status was last looked at.
+    seen: AtomicU64,
+}
+
+/// The largest piece read and hashed at once by [`VerifiedFile::read_at`].
+const PIECE: usize = 1 << 20;
+
+impl VerifiedFile {
+    pub(crate) fn new(
+        inner: Arc<Inner>,
+        name: Option<ModelName>,
+        entry: FileEntry,
+        blob: OpenBlob,
+        generation: u64,
+    ) -> Self {
+        VerifiedFile { inner, name, entry, blob, seen: AtomicU64::new(generation) }
+    }
+
+    /// Its size in bytes, as promoted.
+    pub fn len(&self) -> u64 {
+        self.entry.size_bytes
+    }
+
+    /// Whether it has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Its SHA-256.
+    pub fn sha256(&self) -> &Sha256Digest {
+        &self.entry.sha256
+    }
+
+    /// Its BLAKE3 hash.
+    pub fn blake3(&self) -> &Blake3Digest {
+        self.blob.tree.root()
+    }
+
+    /// The bytes from `offset` on, at most `len`, fewer only at the end of the file. They lie in `buf`, checked.
+    ///
+    /// # Errors
+    /// `Corrupt` when a 64 KiB group the range touches is not what was promoted (the model is quarantined by then),
+    /// `Unreadable` when the disk fails, `Quarantined` when the model is under an incident.
+    pub fn read<'b>(&self, offset: u64, len: usize, buf: &'b mut ReadBuf) -> Result<&'b [u8]> {
+        self.check_status()?;
+        let end = offset.saturating_add(len as u64).min(self.len());
+        if offset >= end {
+            return Ok(&[]);
+        }
+        let first = offset / GROUP;
+        let start = first * GROUP;
+        let stop = end.next_multiple_of(GROUP).min(self.len());
+        let wanted =
+            usize::try_from(stop - start).map_err(|_| Error::new(ErrorKind::InvalidInput, "the read is too long"))?;
+        let got = self.blob.stored.read(buf.take(wanted.next_multiple_of(ALIGN)), start)?.min(wanted);
+        let bytes = buf.bytes(wanted);
+        let mut page = None;
+        for (group, piece) in (first..).zip(bytes.chunks(GROUP as usize)) {
+            let index = Tree::page_of(group);
+            if page.as_ref().is_none_or(|(at, _)| *at != index) {
+                let loaded =
+                    self.inner.blobs().page(&self.entry.sha256, &self.blob.tree, index).map_err(|e| self.fail(e))?;
+                page = Some((index, loaded));
+            }
+            let whole = ((group - first) * GROUP) as usize + piece.len() <= got;
+            let good = whole && page.as_ref().is_some_and(|(_, page)| self.blob.tree.group_is(page, group, piece));
+            if !good {
+                let what = format!(
+                    "the stored bytes of {} from {} to {} are not what was promoted",
+                    self.entry.path,
+                    group * GROUP,
+                    group * GROUP + piece.len() as u64
+                );
+                return Err(self.fail(Error::new(ErrorKind::Corrupt, what)));
+            }
+        }
+        Ok(&bytes[(offset - start) as usize..(end - start) as usize])
+    }
+
+    /// Fills `out` from `offset`; the count is less than `out.len()` only at the end of the file. Errors as
+    /// [`VerifiedFile::read`]; after one, what `out` holds is unspecified but never unverified.
+    pub fn read_at(&self, out: &mut [u8], offset: u64) -> Result<usize> {
+        let mut buf = self.inner.borrow_buffer();
+        let mut done = 0;
+        while done < out.len() {
+            let at = offset.saturating_add(done as u64);
+            // Pieces end on group borders, so that no group is read twice.
+            let len = (PIECE - (at % GROUP) as usize).min(out.len() - done);
+            let bytes = self.read(at, len, &mut buf)?;
+            if bytes.is_empty() {
+                break;
+            }
+            out[done..done + bytes.len()].copy_from_slice(bytes);
+            done += bytes.len();
+        }
+        self.inner.return_buffer(buf);
+        Ok(done)
+    }
+
+    /// Quarantines what the failure shows to be damaged, and gives the error its name.
+    fn fail(&self, e: Error) -> Error {
+        if e.kind() == ErrorKind::Corrupt {
+            self.inner.report_corruption(&self.entry.sha256, e.message());
+        }
+        match &self.name {
+            Some(name) => e.on(name),
+            None => e,
+        }
+    }
+
+    fn check_status(&self) -> Result<()> {
+        let catalog = self.inner.latest();
+        let generation = catalog.generation();
+        if self.seen.load(Ordering::Acquire) == generation {
+            return Ok(());
+        }
+        let under_incident = |a: &crate::Artifact| a.quarantine.as_ref().is_some_and(|q| q.cause == Cause::Incident);
+        let refused = match &self.name {
+            Some(name) => catalog.holders(self.sha256()).any(|a| a.name == *name && under_incident(a)),
+            None => catalog.holders(self.sha256()).any(|a| under_incident(a)),
+        };
+        if refused {
+            let e = Error::new(ErrorKind::Quarantined, format!("{} is quarantined", self.entry.path));
+            return Err(match &self.name {
+                Some(name) => e.on(name),
+                None => e,
+            });
+        }
+        self.seen.store(generation, Ordering::Release);
+        Ok(())
+    }
+}
