@@ -25,6 +25,7 @@ use crate::gate::{Shows, Why};
 use crate::view::{FileNode, ROOT};
 use fuser::{Errno, INodeNo, Notifier};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use securereg::Watch;
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 use std::ffi::OsStr;
 use std::io;
@@ -47,7 +48,13 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 
 /// Starts the threads. `stop` becomes readable when the one that follows the catalog shall end; the others end with
 /// [`Daemon::close`].
-pub(crate) fn start(daemon: &Arc<Daemon>, notifier: &Notifier, mountpoint: &Path, stop: OwnedFd) -> io::Result<()> {
+pub(crate) fn start(
+    daemon: &Arc<Daemon>,
+    notifier: &Notifier,
+    mountpoint: &Path,
+    watch: Watch,
+    stop: OwnedFd,
+) -> io::Result<()> {
     let (d, n) = (Arc::clone(daemon), notifier.clone());
     Builder::new().name("securereg-drop".into()).spawn(move || {
         while let Some(node) = d.revocations.pop() {
@@ -76,18 +83,17 @@ pub(crate) fn start(daemon: &Arc<Daemon>, notifier: &Notifier, mountpoint: &Path
         }
     })?;
     let d = Arc::clone(daemon);
-    Builder::new().name("securereg-follow".into()).spawn(move || follow(&d, &stop))?;
+    Builder::new().name("securereg-follow".into()).spawn(move || follow(&d, watch, &stop))?;
     Ok(())
 }
 
 /// Applies every change of the catalog, whoever makes it, as soon as the kernel tells of it.
-fn follow(daemon: &Daemon, stop: &OwnedFd) {
+fn follow(daemon: &Daemon, mut watch: Watch, stop: &OwnedFd) {
     let mut failed = false;
     loop {
         // After a failure (a bad manifest) it looks again by itself; opens are refused meanwhile.
         let pause = failed.then_some(Timespec { tv_sec: 0, tv_nsec: 200_000_000 });
-        let change = daemon.registry.change_fd();
-        let mut fds = [PollFd::new(&change, PollFlags::IN), PollFd::new(stop, PollFlags::IN)];
+        let mut fds = [PollFd::new(&watch, PollFlags::IN), PollFd::new(stop, PollFlags::IN)];
         match poll(&mut fds, pause.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => {
@@ -98,14 +104,16 @@ fn follow(daemon: &Daemon, stop: &OwnedFd) {
         if !fds[1].revents().is_empty() {
             return;
         }
+        // Before looking, so that a change after the look makes the descriptor readable again.
+        if !watch.drain() && !failed {
+            continue;
+        }
         match daemon.sync() {
             Ok(()) => failed = false,
             Err(e) => {
                 if !std::mem::replace(&mut failed, true) {
                     tracing::error!("the catalog cannot be read, opens are refused: {e}");
                 }
-                // The descriptor may stay readable while the manifest is bad: do not spin on it.
-                std::thread::sleep(Duration::from_millis(20));
             }
         }
     }

@@ -105,8 +105,7 @@ impl FileNode {
 
 /// The epoch, for a time that cannot be read: an odd date never keeps a model from being served.
 fn parse_time(text: &str) -> SystemTime {
-    let parsed: Option<SystemTime> = text.parse::<jiff::Timestamp>().ok().map(Into::into);
     // Whole seconds: what a client stores in a cache or an archive then compares equal.
-    let seconds = parsed.and_then(|t| t.duration_since(SystemTime::UNIX_EPOCH).ok()).map_or(0, |d| d.as_secs());
+    let seconds = text.parse::<jiff::Timestamp>().map_or(0, |time| u64::try_from(time.as_second()).unwrap_or(0));
     SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
 }

@@ -15,7 +15,7 @@ use crate::out::{Form, Out};
 use crate::signals::Signals;
 use crate::text;
 use securereg::{Error, ErrorKind, Registry, Result, Task};
-use securereg_fusefs::{Allow, Mount, MountOptions};
+use securereg_fusefs::{Allow, Mount, MountError, MountErrorKind, MountOptions};
 use securereg_server::{Config, Server, ServerError};
 use serde_json::{Map, Value, json};
 use std::net::SocketAddr;
@@ -103,9 +103,27 @@ impl Parts {
         self.server = Some(server);
         Ok(())
     }
+
     /// Mounts at `dir`.
     pub(super) fn mount(&mut self, dir: &Path, access: &Access) -> Result<()> {
-        todo_mount(self, dir, access)
+        let mut options = MountOptions::default();
+        if let Some(who) = &access.allow {
+            options.allow = who.parse::<Allow>().map_err(unmounted)?;
+        }
+        // Asked here, a bad manifest is an error of its own kind, not one of mounting.
+        self.registry.catalog()?;
+        let mount = Mount::new(self.registry.clone(), dir, options).map_err(|e| {
+            let kind = e.kind();
+            let said = e.to_string();
+            let message = if said.contains(&*dir.to_string_lossy()) {
+                said
+            } else {
+                format!("cannot mount at {}: {said}", dir.display())
+            };
+            Error::new(kind_of(kind), message).because(e)
+        })?;
+        self.mount = Some(Arc::new(mount));
+        Ok(())
     }
 
     pub(super) fn address(&self) -> Option<SocketAddr> {
@@ -166,7 +184,10 @@ impl Parts {
             handle.shutdown();
             drop(thread?.join());
         }
-        let unmounted = self.unmount();
+        let unmounted = self.mount.take().map_or(Ok(()), |mount| {
+            let dir = mount.mountpoint().display().to_string();
+            mount.unmounter().unmount().map_err(|e| Error::new(ErrorKind::Io, format!("cannot unmount {dir}: {e}")).because(e))
+        });
         match end {
             End::Signal => unmounted.map(|()| Code::Done),
             End::Http(Ok(())) => Err(Error::new(ErrorKind::Io, "the HTTP server ended by itself")),
@@ -175,13 +196,28 @@ impl Parts {
         }
     }
 
+    /// Tells when the mount ends, by whatever hand.
+    fn watch_mount(&self) -> Result<()> {
+        let Some(mount) = self.mount.clone() else { return Ok(()) };
+        let tell = self.tell.clone();
+        spawn("mount", move || {
+            mount.wait();
+            drop(tell.send(End::Mount));
+        })
+        .map(drop)
+    }
+
     fn start_http(&self, server: Server) -> Result<JoinHandle<()>> {
         let tell = self.tell.clone();
         spawn("http", move || drop(tell.send(End::Http(server.run().map_err(|e| e.to_string())))))
     }
 
-    /// Checks what was moved or restored since the last run, in the background: readers that come first wait for theirs only.
+    /// Checks what was moved or restored since the last run, in the background: readers that come first wait for theirs
+    /// only. A mount does it itself.
     fn recheck(&self) -> Result<()> {
+        if self.mount.is_some() {
+            return Ok(());
+        }
         let (registry, stop) = (self.registry.clone(), self.signals.flag_handle());
         spawn("recheck", move || {
             if let Err(e) = registry.recheck_stale(&Task::unattended().cancelled_by(&stop))
@@ -191,6 +227,17 @@ impl Parts {
             }
         })
         .map(drop)
+    }
+}
+
+impl Drop for Parts {
+    /// After a failure between the mount and the end of `run`: the thread that watches the mount keeps it from being dropped.
+    fn drop(&mut self) {
+        if let Some(mount) = self.mount.take()
+            && let Err(e) = mount.unmounter().unmount()
+        {
+            tracing::error!("cannot unmount {}: {e}", mount.mountpoint().display());
+        }
     }
 }
 
@@ -241,6 +288,22 @@ pub(super) fn quoted(path: &Path) -> String {
 pub(super) fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
     let spawned = thread::Builder::new().name(name.into()).spawn(work);
     spawned.map_err(|e| Error::new(ErrorKind::Io, format!("cannot start a thread: {e}")).because(e))
+}
+
+/// The mount's errors in the core's words.
+fn unmounted(e: MountError) -> Error {
+    Error::new(kind_of(e.kind()), e.to_string()).because(e)
+}
+
+fn kind_of(kind: MountErrorKind) -> ErrorKind {
+    match kind {
+        MountErrorKind::NoFuse | MountErrorKind::NoFusermount => ErrorKind::Unsupported,
+        MountErrorKind::Permission => ErrorKind::Permission,
+        MountErrorKind::InvalidOption => ErrorKind::InvalidInput,
+        MountErrorKind::AlreadyMounted => ErrorKind::Conflict,
+        // Not exhaustive by its owner's wish; the message says the rest.
+        MountErrorKind::Mountpoint | MountErrorKind::Registry | MountErrorKind::Failed | _ => ErrorKind::Io,
+    }
 }
 
 /// The server's errors in the core's words, for one table of exit codes.

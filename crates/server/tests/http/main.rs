@@ -1,0 +1,14 @@
+//! The HTTP API over real sockets, against the real core.
+//!
+//! One binary, because each would link the core again. Tests are named after promises of model-api.md or after threats.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod connections;
+mod containment;
+mod jobs;
+mod models;
+mod promote;
+mod rig;
+mod scopes;
+mod verify;

@@ -1,0 +1,431 @@
+//! Mounting and unmounting.
+//!
+//! Owns: [`Mount`], a running mount, and every decision about the mount point. Promises: a mount is made only on an empty
+//! folder; a dead mount that a crash left there is detached first, a live one is left alone; what is unmounted is our own
+//! mount, once, and lazily; a folder made for the mount is removed with it. Leaves out: the system calls (`kernel`) and
+//! what is shown (`daemon`).
+
+mod kernel;
+mod table;
+
+use crate::adapter::Adapter;
+use crate::allow::{Allow, Modes};
+use crate::daemon::Daemon;
+use crate::revoke;
+use fuser::{Config, Session, SessionACL};
+use parking_lot::{Condvar, Mutex};
+use rustix::event::EventfdFlags;
+use securereg::{MountGuard, Registry, Task};
+use std::fmt;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, mpsc};
+use std::thread::Builder;
+use std::time::Duration;
+
+/// How a mount behaves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountOptions {
+    /// Who may read it.
+    pub allow: Allow,
+    /// After this long without an answer from the disk a request fails with EIO.
+    pub request_timeout: Duration,
+    /// How many threads read and check; more are started while some are stuck.
+    pub threads: usize,
+}
+
+impl Default for MountOptions {
+    /// For whom [`Allow::for_this_user`] says, 30 seconds, and a thread for each core, four at least.
+    fn default() -> Self {
+        let cores = std::thread::available_parallelism().map_or(4, usize::from);
+        MountOptions {
+            allow: Allow::for_this_user(),
+            request_timeout: Duration::from_secs(30),
+            threads: cores.clamp(4, 16),
+        }
+    }
+}
+
+/// Why a mount was not made, to decide by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum MountErrorKind {
+    /// The kernel or the container offers no FUSE.
+    NoFuse,
+    /// A plain user needs fusermount3, and it is not installed.
+    NoFusermount,
+    /// The operating system does not permit it.
+    Permission,
+    /// The mount point is not an empty folder.
+    Mountpoint,
+    /// A live mount is there already.
+    AlreadyMounted,
+    /// An option cannot be understood.
+    InvalidOption,
+    /// The registry cannot be served.
+    Registry,
+    /// Anything else the operating system says.
+    Failed,
+}
+
+/// Why a mount was not made: a kind, and a message with the remedy.
+#[derive(Debug)]
+pub struct MountError {
+    kind: MountErrorKind,
+    message: String,
+}
+
+impl MountError {
+    pub(crate) fn new(kind: MountErrorKind, message: impl Into<String>) -> Self {
+        MountError { kind, message: message.into() }
+    }
+
+    /// Why, to decide by.
+    pub fn kind(&self) -> MountErrorKind {
+        self.kind
+    }
+}
+
+impl fmt::Display for MountError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for MountError {}
+
+impl From<securereg::Error> for MountError {
+    fn from(e: securereg::Error) -> Self {
+        MountError::new(MountErrorKind::Registry, e.to_string())
+    }
+}
+
+/// A running mount. Dropped, it is unmounted.
+pub struct Mount {
+    unmounter: Unmounter,
+}
+
+/// Unmounts, from any thread: for a signal handler's.
+#[derive(Clone)]
+pub struct Unmounter(Arc<Running>);
+
+struct Running {
+    mountpoint: PathBuf,
+    /// The device number, by which our mount is told from another at the same place.
+    device: String,
+    created: bool,
+    /// Taken by the one that unmounts.
+    guard: Mutex<Option<MountGuard>>,
+    ended: Mutex<bool>,
+    end: Condvar,
+    stop: OwnedFd,
+}
+
+/// How long [`Mount::unmount`] waits for clients to let go. A mapping that a client keeps lives until this process ends.
+const LET_GO: Duration = Duration::from_secs(2);
+/// How long a live mount at the wanted place may take to prove that it is one.
+const PROOF_OF_LIFE: Duration = Duration::from_secs(2);
+/// Enough for the deepest sequential reader; a fault at random pays for it with a longer wait.
+const READ_AHEAD_KB: &str = "4096";
+
+impl Mount {
+    /// Mounts `registry` at `dir`, and returns when the mount answers.
+    ///
+    /// # Errors
+    /// See [`MountErrorKind`]. Nothing stays mounted after an error.
+    pub fn new(registry: Registry, dir: &Path, options: MountOptions) -> Result<Mount, MountError> {
+        let failed = |what: &str, e: io::Error| MountError::new(MountErrorKind::Failed, format!("{what}: {e}"));
+        // A registry that cannot be served is no reason to mount: it would refuse everything.
+        registry.catalog()?;
+        let (mountpoint, created) = prepare(dir)?;
+        let watch = registry.watch()?;
+        let daemon = Daemon::start(registry.clone(), options.threads, options.request_timeout)
+            .map_err(|e| failed("starting threads", e))?;
+        // Changes between this and the first look at the watch are in the watch already.
+        daemon.sync()?;
+        let mounted = kernel::mount(&mountpoint, options.allow);
+        let mounted = mounted.and_then(|fd| match table::at(&mountpoint) {
+            Ok(Some(entry)) if entry.fstype == kernel::FSTYPE => Ok((fd, entry.device)),
+            Ok(_) => Err(MountError::new(MountErrorKind::Failed, "the mount vanished as soon as it was made")),
+            Err(e) => Err(failed("reading /proc/self/mountinfo", e)),
+        });
+        let (fd, device) = match mounted {
+            Ok(mounted) => mounted,
+            Err(e) => {
+                daemon.close();
+                if created {
+                    let _ = std::fs::remove_dir(&mountpoint);
+                }
+                return Err(e);
+            }
+        };
+        // From here on dropping `mount` cleans up.
+        let stop = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(|e| failed("making an event descriptor", e.into()))?;
+        let stopped = stop.try_clone().map_err(|e| failed("making an event descriptor", e))?;
+        let mount = Mount {
+            unmounter: Unmounter(Arc::new(Running {
+                mountpoint,
+                device,
+                created,
+                guard: Mutex::new(None),
+                ended: Mutex::new(true),
+                end: Condvar::new(),
+                stop,
+            })),
+        };
+        let running = Arc::clone(&mount.unmounter.0);
+        let adapter = Adapter::new(Arc::clone(&daemon), Modes::of(options.allow));
+        let mut config = Config::default();
+        // They only dispatch: one may be busy with a long listing while the other goes on.
+        config.n_threads = Some(2);
+        // Who may ask is the kernel's to check (allow_other, default_permissions): fuser's own check skips reads.
+        let session = match Session::from_fd(adapter, fd, SessionACL::All, config) {
+            Ok(session) => session,
+            Err(e) => {
+                daemon.close();
+                return Err(failed("the kernel and this program do not agree on FUSE", e));
+            }
+        };
+        revoke::start(&daemon, &session.notifier(), &running.mountpoint, watch, stopped)
+            .map_err(|e| failed("starting threads", e))?;
+        *running.ended.lock() = false;
+        let (r, d) = (Arc::clone(&running), Arc::clone(&daemon));
+        let spawned = Builder::new().name("securereg-fuse".into()).spawn(move || {
+            if let Err(e) = session.run() {
+                tracing::error!("the mount ended: {e}");
+            }
+            d.close();
+            r.ended();
+        });
+        if let Err(e) = spawned {
+            daemon.close();
+            running.ended();
+            return Err(failed("starting threads", e));
+        }
+        deepen_read_ahead(&running.device);
+        // The mount answers, or what is there is not ours.
+        std::fs::metadata(&running.mountpoint).map_err(|e| failed("the mount does not answer", e))?;
+        *running.guard.lock() = Some(registry.record_mount(&running.mountpoint)?);
+        let background = Builder::new().name("securereg-recheck".into()).spawn(move || {
+            if let Err(e) = registry.recheck_stale(&Task::unattended()) {
+                tracing::error!("re-checking files whose stamps are stale: {e}");
+            }
+        });
+        if let Err(e) = background {
+            // Opens re-check what they need themselves.
+            tracing::warn!("no thread to re-check stale stamps: {e}");
+        }
+        Ok(mount)
+    }
+
+    /// Where it is mounted, as an absolute path without links.
+    pub fn mountpoint(&self) -> &Path {
+        &self.unmounter.0.mountpoint
+    }
+
+    /// A handle that unmounts, for another thread.
+    pub fn unmounter(&self) -> Unmounter {
+        self.unmounter.clone()
+    }
+
+    /// Waits until the mount has ended: unmounted from outside, or by [`Mount::unmounter`].
+    pub fn wait(&self) {
+        let running = &self.unmounter.0;
+        let mut ended = running.ended.lock();
+        while !*ended {
+            running.end.wait(&mut ended);
+        }
+    }
+
+    /// Unmounts. What clients still have open ends with this process.
+    ///
+    /// # Errors
+    /// When the operating system refuses to; what is mounted there stays.
+    pub fn unmount(self) -> io::Result<()> {
+        self.unmounter.unmount()
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        if let Err(e) = self.unmounter.unmount() {
+            tracing::error!("unmounting {}: {e}", self.unmounter.0.mountpoint.display());
+        }
+    }
+}
+
+impl fmt::Debug for Mount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mount").field("mountpoint", &self.unmounter.0.mountpoint).finish_non_exhaustive()
+    }
+}
+
+impl Unmounter {
+    /// Unmounts; the second call finds nothing to do.
+    ///
+    /// # Errors
+    /// As [`Mount::unmount`].
+    pub fn unmount(&self) -> io::Result<()> {
+        let running = &self.0;
+        // One at a time: the loser must not look at the table before the winner has unmounted.
+        let mut guard = running.guard.lock();
+        let ours = table::at(&running.mountpoint)?
+            .is_some_and(|entry| entry.device == running.device && entry.fstype == kernel::FSTYPE);
+        if ours {
+            kernel::unmount(&running.mountpoint)?;
+        }
+        // The record goes after the mount, so that whoever finds it finds the mount too.
+        drop(guard.take());
+        drop(guard);
+        let mut ended = running.ended.lock();
+        while !*ended {
+            if running.end.wait_for(&mut ended, LET_GO).timed_out() {
+                break;
+            }
+        }
+        drop(ended);
+        if running.created {
+            // Only if it is empty, and no longer a mount point: anything else is not ours to remove.
+            let _ = std::fs::remove_dir(&running.mountpoint);
+        }
+        let _ = rustix::io::write(&running.stop, &1u64.to_ne_bytes());
+        Ok(())
+    }
+}
+
+impl Running {
+    fn ended(&self) {
+        drop(self.guard.lock().take());
+        let _ = rustix::io::write(&self.stop, &1u64.to_ne_bytes());
+        *self.ended.lock() = true;
+        self.end.notify_all();
+    }
+}
+
+/// Says why this machine cannot mount, by trying to.
+///
+/// # Errors
+/// What [`Mount::new`] would fail with, whatever the registry.
+pub fn can_mount() -> Result<(), MountError> {
+    let name = format!("securereg-try-{}-{:?}", std::process::id(), std::thread::current().id());
+    let dir = std::env::temp_dir().join(name.replace(['(', ')'], ""));
+    let failed = |e: io::Error| MountError::new(MountErrorKind::Failed, format!("making {}: {e}", dir.display()));
+    std::fs::create_dir(&dir).map_err(failed)?;
+    let dir = dir.canonicalize().map_err(failed)?;
+    let outcome = kernel::mount(&dir, Allow::Owner).and_then(|fd| {
+        let unmounted = kernel::unmount(&dir);
+        drop(fd);
+        unmounted.map_err(|e| MountError::new(MountErrorKind::Failed, format!("unmounting {}: {e}", dir.display())))
+    });
+    let _ = std::fs::remove_dir(&dir);
+    outcome
+}
+
+/// Makes `dir` an empty folder with nothing mounted on it; whether it was created.
+fn prepare(dir: &Path) -> Result<(PathBuf, bool), MountError> {
+    let refuse = |why: String| MountError::new(MountErrorKind::Mountpoint, why);
+    // A dead mount answers nothing, so its own path cannot be resolved: resolve its parent's.
+    let absolute = std::path::absolute(dir).map_err(|e| refuse(format!("{}: {e}", dir.display())))?;
+    let resolved = match (absolute.parent(), absolute.file_name()) {
+        (Some(parent), Some(name)) => match parent.canonicalize() {
+            Ok(parent) => parent.join(name),
+            Err(_) => absolute,
+        },
+        _ => return Err(refuse(format!("{} cannot be a mount point", dir.display()))),
+    };
+    if !table::can_hold(&resolved) {
+        return Err(refuse("the mount point's name holds a NUL".to_owned()));
+    }
+    clear(&resolved)?;
+    let created = match std::fs::symlink_metadata(&resolved) {
+        Ok(_) => false,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            if let Some(parent) = resolved.parent() {
+                std::fs::create_dir_all(parent).map_err(|e| refuse(format!("making {}: {e}", parent.display())))?;
+            }
+            std::fs::create_dir(&resolved).map_err(|e| refuse(format!("making {}: {e}", resolved.display())))?;
+            true
+        }
+        Err(e) => return Err(refuse(format!("{}: {e}", resolved.display()))),
+    };
+    let resolved = resolved.canonicalize().map_err(|e| refuse(format!("{}: {e}", resolved.display())))?;
+    // Once more: the last component may have been a link, and this is what it leads to.
+    clear(&resolved)?;
+    let mut entries = std::fs::read_dir(&resolved)
+        .map_err(|e| refuse(format!("{} is not a folder that can be mounted on: {e}", resolved.display())))?;
+    if entries.next().is_some() {
+        return Err(refuse(format!(
+            "{} is not empty: what is in it would be hidden; name an empty or a new folder",
+            resolved.display()
+        )));
+    }
+    Ok((resolved, created))
+}
+
+/// Detaches dead mounts of ours from `path`; refuses a live one.
+fn clear(path: &Path) -> Result<(), MountError> {
+    let refuse = |kind, why: String| Err(MountError::new(kind, why));
+    // A crash may have left several, one on the other.
+    for _ in 0..16 {
+        let entry = table::at(path)
+            .map_err(|e| MountError::new(MountErrorKind::Failed, format!("reading /proc/self/mountinfo: {e}")))?;
+        let Some(entry) = entry else { return Ok(()) };
+        if !entry.fstype.starts_with("fuse") {
+            return Ok(());
+        }
+        if is_alive(path) {
+            return refuse(
+                MountErrorKind::AlreadyMounted,
+                format!(
+                    "{} is mounted already ({}); unmount it first (`umount {}`), or mount elsewhere",
+                    path.display(),
+                    entry.fstype,
+                    path.display()
+                ),
+            );
+        }
+        if entry.fstype != kernel::FSTYPE {
+            return refuse(
+                MountErrorKind::Mountpoint,
+                format!(
+                    "a dead {} mount is in the way; detach it with `umount -l {}`",
+                    entry.fstype,
+                    path.display()
+                ),
+            );
+        }
+        tracing::warn!("detaching the dead mount that an earlier process left at {}", path.display());
+        if let Err(e) = kernel::unmount(path) {
+            return refuse(
+                MountErrorKind::Mountpoint,
+                format!("a dead mount at {} cannot be detached: {e}; try `umount -l` as root", path.display()),
+            );
+        }
+    }
+    refuse(MountErrorKind::Mountpoint, format!("too many dead mounts lie over {}", path.display()))
+}
+
+/// Whether the FUSE mount at `path` has a process behind it. One that does not answer in time counts as alive: it may
+/// only be stopped, and then detaching it would take it from its readers.
+fn is_alive(path: &Path) -> bool {
+    let (answer, wait) = mpsc::channel();
+    let path = path.to_owned();
+    let asked = Builder::new().name("securereg-probe".into()).spawn(move || {
+        let alive = match std::fs::metadata(&path) {
+            Err(e) => e.raw_os_error() != Some(libc::ENOTCONN) && e.raw_os_error() != Some(libc::ECONNABORTED),
+            Ok(_) => true,
+        };
+        let _ = answer.send(alive);
+    });
+    asked.is_err() || wait.recv_timeout(PROOF_OF_LIFE).unwrap_or(true)
+}
+
+/// The kernel offers 128 KiB, and takes less but not more in INIT; only root may raise it afterwards.
+fn deepen_read_ahead(device: &str) {
+    let path = format!("/sys/class/bdi/{device}/read_ahead_kb");
+    if let Err(e) = std::fs::write(&path, READ_AHEAD_KB) {
+        tracing::info!("{path} cannot be written ({e}): cold sequential reads will be slower");
+    }
+}

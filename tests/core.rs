@@ -1,0 +1,347 @@
+//! The core's promises, each through the public API on a real root.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod support;
+use securereg::*;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::sync::atomic::{AtomicBool, Ordering};
+use support::*;
+
+const G: usize = GROUP as usize;
+
+#[test]
+fn a_promoted_file_reads_back_in_any_piece_and_mode() {
+    let root = Root::new();
+    for len in [24, 25, G - 1, G, G + 1, 3 * G, SPAN as usize, SPAN as usize + G + 7] {
+        let bytes = gguf(len, len as u64);
+        let model = format!("m{len}");
+        let promotion = root.promote(&model, &bytes);
+        let artifact = &promotion.artifact;
+        assert_eq!(artifact.sha256, Sha256Digest::of(&bytes));
+        assert_eq!(artifact.files[0].blake3.as_bytes(), blake3::hash(&bytes).as_bytes(), "b3sum is the oracle");
+        assert_eq!((artifact.size_bytes, artifact.status()), (len as u64, "promoted"));
+        assert_eq!(root.read(&model).unwrap(), bytes);
+        for mode in [ReadMode::Cached, ReadMode::Direct] {
+            let file = root.registry.open_file(&name(&model), &artifact.files[0].path, mode).unwrap();
+            let mut buf = ReadBuf::new();
+            for (offset, want) in [
+                (0, 1),
+                (0, len),
+                (len - 1, 1),
+                (len / 2, G),
+                (len.saturating_sub(G + 1), 2 * G),
+                (len, 5),
+                (len + 9, 5),
+            ] {
+                let expected = &bytes[offset.min(len)..(offset + want).min(len)];
+                assert_eq!(file.read(offset as u64, want, &mut buf).unwrap(), expected, "{len} at {offset}");
+            }
+            assert!(file.read(u64::MAX, usize::MAX, &mut buf).unwrap().is_empty());
+        }
+        let blob = std::fs::metadata(root.blob(&model)).unwrap();
+        assert_eq!((blob.mode() & 0o7777, blob.nlink()), (0o444, 1));
+    }
+    assert!(root.names("tmp").is_empty());
+    assert_eq!(root.registry.audit_verify().unwrap().lines, 16, "an intent and an outcome each");
+}
+
+#[test]
+fn a_folder_is_one_artifact_whose_digest_sha256sum_can_check() {
+    let root = Root::new();
+    root.source("hf/config.json", b"{}");
+    root.source("hf/sub/model.safetensors", b"\x02\0\0\0\0\0\0\0{}");
+    root.source("hf/.gitattributes", b"hidden");
+    let promotion = root.promote_path("org/hf", &root.dir.path().join("source/hf")).unwrap();
+    let list = format!(
+        "{}  config.json\n{}  sub/model.safetensors\n",
+        Sha256Digest::of(b"{}"),
+        Sha256Digest::of(b"\x02\0\0\0\0\0\0\0{}")
+    );
+    assert_eq!(promotion.artifact.sha256, Sha256Digest::of(list.as_bytes()));
+    assert_eq!(
+        (promotion.artifact.layout, promotion.artifact.format, promotion.artifact.size_bytes),
+        (Layout::Folder, Format::Safetensors, 12)
+    );
+    assert_eq!(promotion.skipped, [".gitattributes"]);
+    let file = root.registry.open_file(&name("org/hf"), &rel("sub/model.safetensors"), ReadMode::Cached).unwrap();
+    assert_eq!(file.len(), 10);
+    let json = root.registry.describe(&promotion.artifact).unwrap();
+    assert_eq!(json["files"][1]["path"], "sub/model.safetensors");
+    assert_eq!(json["mounted"], false);
+    assert!(json["path"].as_str().unwrap().ends_with("/org/hf"));
+}
+
+#[test]
+fn a_split_set_is_found_from_its_first_shard_and_must_be_whole() {
+    let root = Root::new();
+    let first = root.source("m-00001-of-00002.gguf", &gguf(100, 1));
+    let e = root.promote_path("split", &first).unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::Refused);
+    assert!(e.to_string().contains("m-00002-of-00002.gguf is missing"), "{e}");
+    root.source("m-00002-of-00002.gguf", &gguf(100, 2));
+    let artifact = root.promote_path("split", &first).unwrap().artifact;
+    assert_eq!((artifact.layout, artifact.files.len()), (Layout::Split, 2));
+    assert_eq!(artifact.entry_path().as_str(), "split/m-00001-of-00002.gguf");
+}
+
+#[test]
+fn what_is_claimed_must_hold_and_nothing_is_left_behind_when_it_does_not() {
+    let root = Root::new();
+    let path = root.source("a.gguf", &gguf(100, 1));
+    let attempt = |change: &dyn Fn(&mut PromoteRequest)| {
+        let mut request = PromoteRequest::new(name("a"));
+        change(&mut request);
+        let source = Source::open(&path).unwrap();
+        root.registry.promote(request, source, &me(), &Task::unattended()).unwrap_err().kind()
+    };
+    assert_eq!(attempt(&|r| r.sha256 = Some(Sha256Digest::of(b"other"))), ErrorKind::DigestMismatch);
+    assert_eq!(attempt(&|r| r.size_bytes = Some(99)), ErrorKind::DigestMismatch);
+    assert_eq!(attempt(&|r| r.format = Some(Format::Safetensors)), ErrorKind::Refused);
+    assert_eq!(attempt(&|r| r.filename = Some(rel("a/b.gguf"))), ErrorKind::InvalidInput);
+    assert_eq!(attempt(&|r| r.filename = Some(rel("b.safetensors"))), ErrorKind::Refused);
+    assert_eq!(attempt(&|r| r.source = "x".repeat(4097)), ErrorKind::TooLarge);
+    assert!(root.registry.catalog().unwrap().is_empty());
+    for folder in ["tmp", "blobs/sha256", "trees", "stamps"] {
+        assert!(root.names(folder).is_empty(), "{folder}");
+    }
+    assert_eq!(root.events().iter().filter(|(event, ..)| event == "refuse").count(), 6, "each refusal is in the log");
+    let right = Some(Sha256Digest::of(&gguf(100, 1)));
+    let request =
+        PromoteRequest { sha256: right, filename: Some(rel("renamed.gguf")), ..PromoteRequest::new(name("a")) };
+    let artifact =
+        root.registry.promote(request, Source::open(&path).unwrap(), &me(), &Task::unattended()).unwrap().artifact;
+    assert_eq!(artifact.entry_path().as_str(), "renamed.gguf");
+}
+
+#[test]
+fn junk_is_refused_with_the_defect_named() {
+    let root = Root::new();
+    let e = root.promote_path("junk", &root.source("junk.gguf", b"junk junk junk 17")).unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::Refused);
+    assert!(e.to_string().contains("neither GGUF"), "{e}");
+    assert!(root.names("tmp").is_empty());
+    assert!(root.has_event("refuse", "noted", "junk"));
+}
+
+#[test]
+fn an_untagged_name_is_immutable_and_a_tag_moves() {
+    let root = Root::new();
+    root.promote("m", &gguf(100, 1));
+    assert_eq!(root.promote("m", &gguf(100, 1)).outcome, Outcome::AlreadyThere);
+    for other in [gguf(100, 2), gguf(200, 2)] {
+        let e = root.promote_path("m", &root.source("m.gguf", &other)).unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::Conflict);
+        assert!(e.to_string().contains("already stands for other bytes"), "{e}");
+    }
+    assert_eq!(root.read("m").unwrap(), gguf(100, 1));
+    root.promote("t:latest", &gguf(100, 3));
+    let (old, old_blob) = (root.open("t:latest").unwrap(), root.blob("t:latest"));
+    assert_eq!(root.promote("t:latest", &gguf(100, 4)).outcome, Outcome::Moved);
+    assert_eq!(root.read("t:latest").unwrap(), gguf(100, 4));
+    let mut out = [0; 100];
+    assert_eq!(old.read_at(&mut out, 0).unwrap(), 100, "an open file keeps its bytes");
+    assert_eq!(out.to_vec(), gguf(100, 3));
+    assert!(!old_blob.exists(), "nothing holds the old bytes any more");
+}
+
+#[test]
+fn equal_bytes_are_stored_once_and_go_with_their_last_holder() {
+    let root = Root::new();
+    root.promote("a", &gguf(500, 1));
+    let second = root.promote("b", &gguf(500, 1));
+    assert_eq!(second.method, Method::Shared);
+    assert_eq!(root.names("blobs/sha256").len(), 1);
+    root.registry.delete(&name("a"), &me()).unwrap();
+    assert_eq!(root.read("b").unwrap(), gguf(500, 1));
+    let open = root.open("b").unwrap();
+    root.registry.delete(&name("b"), &me()).unwrap();
+    for folder in ["blobs/sha256", "trees", "stamps", "tmp"] {
+        assert!(root.names(folder).is_empty(), "{folder}");
+    }
+    let mut out = [0; 500];
+    assert_eq!(open.read_at(&mut out, 0).unwrap(), 500, "open descriptors stay readable and verified");
+    assert_eq!(root.registry.delete(&name("b"), &me()).unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+#[test]
+fn what_a_promoter_sends_along_is_kept_and_vouched_for() {
+    let root = Root::new();
+    let mut request = PromoteRequest::new(name("a"));
+    request.evidence.insert("scan_results".into(), serde_json::json!({"clamav": "clean"}));
+    let source = Source::open(&root.source("a.gguf", &gguf(100, 1))).unwrap();
+    let artifact = root.registry.promote(request, source, &me(), &Task::unattended()).unwrap().artifact;
+    assert_eq!(root.registry.describe(&artifact).unwrap()["scan_results"]["clamav"], "clean");
+    let sidecar = root.path().join("sidecars/sha256").join(artifact.evidence.unwrap().to_hex());
+    std::fs::write(&sidecar, br#"{"scan_results":{"clamav":"never ran"}}"#).unwrap();
+    assert_eq!(root.registry.describe(&artifact).unwrap_err().kind(), ErrorKind::Corrupt);
+    assert_eq!(root.verify("a").status, VerifyStatus::Failed);
+    root.registry.delete(&name("a"), &me()).unwrap();
+    assert!(!sidecar.exists());
+}
+
+#[test]
+fn integrity_restores_what_integrity_took_and_never_what_an_incident_took() {
+    let root = Root::new();
+    root.promote("m", &gguf(3 * G, 1));
+    assert_eq!(root.verify("m").status, VerifyStatus::Verified);
+    flip(&root.blob("m"), 70_000);
+    let report = root.verify("m");
+    assert_eq!((report.status, root.status("m")), (VerifyStatus::Failed, "quarantined"));
+    assert_eq!(report.expected.unwrap(), Sha256Digest::of(&gguf(3 * G, 1)).to_hex());
+    assert_ne!(report.actual.unwrap(), Sha256Digest::of(&gguf(3 * G, 1)).to_hex());
+    assert_eq!(root.open("m").unwrap_err().kind(), ErrorKind::Quarantined);
+    flip(&root.blob("m"), 70_000);
+    let report = root.verify("m");
+    assert_eq!((report.status, report.restored, root.status("m")), (VerifyStatus::Verified, true, "promoted"));
+    assert_eq!(root.read("m").unwrap(), gguf(3 * G, 1));
+
+    root.registry.quarantine(&name("m"), "CVE-2026-1", Some("inc-7"), &me()).unwrap();
+    let report = root.verify("m");
+    assert_eq!((report.status, report.restored, root.status("m")), (VerifyStatus::Verified, false, "quarantined"));
+    let e = root.promote_path("other", &root.source("other.gguf", &gguf(3 * G, 1))).unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::Conflict, "nor under another name");
+    flip(&root.blob("m"), 1);
+    let report = root.registry.release(&name("m"), "checked", &me(), &Task::unattended()).unwrap();
+    assert_eq!((report.status, root.status("m")), (VerifyStatus::Failed, "quarantined"), "a release needs good bytes");
+    flip(&root.blob("m"), 1);
+    let report = root.registry.release(&name("m"), "checked", &me(), &Task::unattended()).unwrap();
+    assert_eq!((report.restored, root.status("m")), (true, "promoted"));
+    for (event, phase) in [
+        ("verify_failed", "noted"),
+        ("quarantine", "applied"),
+        ("restore", "applied"),
+        ("release", "applied"),
+        ("promote", "applied"),
+    ] {
+        assert!(root.has_event(event, phase, "m"), "{event}");
+    }
+    assert!(root.registry.quarantine(&name("m"), " ", None, &me()).is_err(), "a reason is wanted");
+}
+
+#[test]
+fn damage_quarantines_every_model_that_holds_the_bytes() {
+    let root = Root::new();
+    root.promote("a", &gguf(500, 1));
+    root.promote("b", &gguf(500, 1));
+    root.promote("c", &gguf(500, 2));
+    flip(&root.blob("a"), 100);
+    assert_eq!(root.open("a").unwrap_err().kind(), ErrorKind::Corrupt);
+    assert_eq!((root.status("a"), root.status("b"), root.status("c")), ("quarantined", "quarantined", "promoted"));
+}
+
+#[test]
+fn good_bytes_promoted_again_heal_a_damaged_model() {
+    let root = Root::new();
+    root.promote("m", &gguf(500, 1));
+    flip(&root.blob("m"), 100);
+    assert_eq!(root.open("m").unwrap_err().kind(), ErrorKind::Corrupt);
+    assert_eq!(root.promote("m", &gguf(500, 1)).outcome, Outcome::Moved);
+    assert_eq!((root.status("m"), root.read("m").unwrap()), ("promoted", gguf(500, 1)));
+}
+
+#[test]
+fn verify_all_reports_each_model_and_is_remembered() {
+    let root = Root::new();
+    for i in 0..5 {
+        root.promote(&format!("m{i}"), &gguf(G + i, i as u64));
+    }
+    assert!(root.registry.last_verify_all().unwrap().is_none());
+    std::fs::remove_file(root.blob("m3")).unwrap();
+    let all = root.registry.verify_all(&me(), &Task::unattended()).unwrap();
+    assert_eq!((all.checked, all.all_verified()), (5, false));
+    let failed: Vec<_> =
+        all.models.iter().filter(|m| m.status == VerifyStatus::Failed).map(|m| m.name.as_str()).collect();
+    assert_eq!(failed, ["m3"]);
+    assert_eq!(root.status("m3"), "quarantined");
+    assert_eq!(root.again().last_verify_all().unwrap(), Some(all));
+}
+
+#[test]
+fn another_process_sees_each_change_at_once() {
+    let root = Root::new();
+    let other = root.again();
+    root.promote("m", &gguf(100, 1));
+    assert_eq!(other.catalog().unwrap().len(), 1);
+    let mut watch = other.watch().unwrap();
+    let open = other.open_file(&name("m"), &rel("m.gguf"), ReadMode::Cached).unwrap();
+    root.registry.quarantine(&name("m"), "why", None, &me()).unwrap();
+    let mut out = [0; 4];
+    assert_eq!(open.read_at(&mut out, 0).unwrap_err().kind(), ErrorKind::Quarantined, "open files too");
+    assert_eq!(
+        other.open_file(&name("m"), &rel("m.gguf"), ReadMode::Cached).unwrap_err().kind(),
+        ErrorKind::Quarantined
+    );
+    assert!(watch.drain(), "and its descriptor told it");
+    assert!(!watch.drain());
+}
+
+#[test]
+fn a_stale_stamp_costs_a_recheck_and_nothing_else() {
+    let root = Root::new();
+    root.promote("m", &gguf(3 * G, 1));
+    let sha256 = root.registry.catalog().unwrap().require(&name("m")).unwrap().files[0].sha256;
+    assert!(root.registry.opens_at_once(&sha256));
+    for entry in root.names("stamps") {
+        std::fs::remove_file(root.path().join("stamps").join(entry)).unwrap();
+    }
+    let other = root.again();
+    assert!(!other.opens_at_once(&sha256));
+    other.recheck_stale(&Task::unattended()).unwrap();
+    assert!(other.opens_at_once(&sha256));
+    std::fs::set_permissions(root.blob("m"), std::fs::Permissions::from_mode(0o400)).unwrap();
+    assert!(!other.opens_at_once(&sha256), "any change of the inode counts");
+    assert_eq!(root.read("m").unwrap(), gguf(3 * G, 1));
+    assert!(other.opens_at_once(&sha256), "and what one process learned, the others know");
+}
+
+#[test]
+fn progress_is_told_and_a_cancelled_promotion_leaves_nothing() {
+    let root = Root::new();
+    let path = root.source("m.gguf", &gguf(10 << 20, 1));
+    let mut last = (0, 0);
+    let task = Task::unattended().with_progress(|p| last = (p.done, p.total));
+    root.registry.promote(PromoteRequest::new(name("m")), Source::open(&path).unwrap(), &me(), &task).unwrap();
+    drop(task);
+    assert_eq!(last, (10 << 20, 10 << 20));
+    let path = root.source("n.gguf", &gguf(10 << 20, 2));
+    let stop = AtomicBool::new(false);
+    let task = Task::unattended().cancelled_by(&stop).with_progress(|_| stop.store(true, Ordering::Relaxed));
+    let e =
+        root.registry.promote(PromoteRequest::new(name("n")), Source::open(&path).unwrap(), &me(), &task).unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::Cancelled);
+    assert!(root.names("tmp").is_empty());
+    assert_eq!(root.names("blobs/sha256").len(), 1);
+}
+
+#[test]
+fn a_move_adopts_the_file_itself_where_that_is_safe() {
+    let root = Root::new();
+    let moved = |file: &str, model: &str| {
+        let path = root.dir.path().join("source").join(file);
+        let request = PromoteRequest { transfer: Transfer::Move, ..PromoteRequest::new(name(model)) };
+        root.registry.promote(request, Source::open(&path).unwrap(), &me(), &Task::unattended()).unwrap()
+    };
+    let path = root.source("a.gguf", &gguf(G, 1));
+    let ino = std::fs::metadata(&path).unwrap().ino();
+    assert_eq!(moved("a.gguf", "a").method, Method::Adopted);
+    let blob = std::fs::metadata(root.blob("a")).unwrap();
+    assert_eq!((blob.ino(), blob.nlink(), blob.mode() & 0o777, path.exists()), (ino, 1, 0o444, false));
+    assert_eq!(root.read("a").unwrap(), gguf(G, 1));
+    let sha256 = root.registry.catalog().unwrap().require(&name("a")).unwrap().files[0].sha256;
+    assert!(root.registry.opens_at_once(&sha256), "the stamp was taken after the last link went");
+}
+
+#[test]
+fn only_one_live_mount_record_remains_of_a_dead_and_a_living_one() {
+    let root = Root::new();
+    let guard = root.registry.record_mount(std::path::Path::new("/mnt/models")).unwrap();
+    std::fs::write(root.path().join("run/mounts/99-0.json"), r#"{"mountpoint":"/dead","pid":99,"since":"x"}"#).unwrap();
+    root.promote("m", &gguf(100, 1));
+    let mounts = root.again().mounts().unwrap();
+    assert_eq!(mounts.iter().map(|m| m.mountpoint.to_str().unwrap()).collect::<Vec<_>>(), ["/mnt/models"]);
+    assert_eq!(root.names("run/mounts").len(), 1, "the dead one's record is gone");
+    assert_eq!(root.registry.path(&name("m")).unwrap(), std::path::Path::new("/mnt/models/m.gguf"));
+    drop(guard);
+    assert_eq!(root.registry.path(&name("m")).unwrap_err().kind(), ErrorKind::NotMounted);
+    assert!(root.registry.mounts().unwrap().is_empty());
+}
