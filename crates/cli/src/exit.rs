@@ -84,7 +84,10 @@ mod tests {
     fn the_document_says_what_the_help_says() {
         let document = include_str!("../../../docs/cli.md");
         for (_, number, meaning) in TABLE {
-            assert!(document.contains(&format!("| {number} | {meaning} |")), "docs/cli.md lacks: | {number} | {meaning} |");
+            assert!(
+                document.contains(&format!("| {number} | {meaning} |")),
+                "docs/cli.md lacks: | {number} | {meaning} |"
+            );
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::out::Form;
 use clap::Parser;
 use clap::error::ErrorKind as ClapKind;
 use securereg::{Error, ErrorKind};
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -58,7 +58,8 @@ fn misread(e: &clap::Error) -> Code {
             if json {
                 out::complain(Form::Json, &Error::new(ErrorKind::InvalidInput, message));
             } else {
-                eprintln!("securereg: {}", text::plain_lines(message));
+                // Nobody may be there to read it.
+                drop(writeln!(std::io::stderr(), "securereg: {}", text::plain_lines(message)));
             }
             Code::Usage
         }
@@ -69,9 +70,9 @@ fn misread(e: &clap::Error) -> Code {
 fn log(filter: Option<String>) -> securereg::Result<()> {
     let from_environment = || std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty());
     let filter = filter.or_else(from_environment).unwrap_or_else(|| "warn".into());
-    let filter = tracing_subscriber::EnvFilter::builder()
-        .parse(&filter)
-        .map_err(|e| Error::new(ErrorKind::InvalidInput, format!("the log filter {filter:?} is not understood: {e}")))?;
+    let filter = tracing_subscriber::EnvFilter::builder().parse(&filter).map_err(|e| {
+        Error::new(ErrorKind::InvalidInput, format!("the log filter {filter:?} is not understood: {e}"))
+    })?;
     let color = std::io::stderr().is_terminal() && out::color_wanted() == text::Color::On;
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(color).init();
     Ok(())

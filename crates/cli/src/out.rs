@@ -36,10 +36,6 @@ impl Out {
         self.form
     }
 
-    pub(crate) fn color(&self) -> Color {
-        self.color
-    }
-
     /// Prints `value` as JSON, or `text` when JSON was not asked for.
     pub(crate) fn print(&mut self, value: &impl Serialize, text: impl FnOnce(Color) -> String) -> Result<()> {
         match self.form {

@@ -190,7 +190,10 @@ mod tests {
 
     #[test]
     fn nothing_a_terminal_acts_on_gets_through() {
-        assert_eq!(plain("a\u{1b}[31mb\r\n\u{9b}2J\u{202e}x\u{200b}\u{7f}"), "a\\u{1b}[31mb\\r\\n\\u{9b}2J\\u{202e}x\\u{200b}\\u{7f}");
+        assert_eq!(
+            plain("a\u{1b}[31mb\r\n\u{9b}2J\u{202e}x\u{200b}\u{7f}"),
+            "a\\u{1b}[31mb\\r\\n\\u{9b}2J\\u{202e}x\\u{200b}\\u{7f}"
+        );
         assert_eq!(plain("päivä 模型 ok"), "päivä 模型 ok");
         assert_eq!(plain_lines("a\nb\u{7}"), "a\nb\\u{7}");
     }

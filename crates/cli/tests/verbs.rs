@@ -14,7 +14,10 @@ fn promote_copies_and_says_what_it_did() {
     let value = place.run(&["promote", &file, "--name", "org/m", "--source", "a test", "--json"]).json();
     assert_eq!((&value["outcome"], &value["skipped"]), (&json!("promoted"), &json!([])));
     let artifact = &value["artifact"];
-    assert_eq!((&artifact["name"], &artifact["status"], &artifact["format"]), (&json!("org/m"), &json!("promoted"), &json!("gguf")));
+    assert_eq!(
+        (&artifact["name"], &artifact["status"], &artifact["format"]),
+        (&json!("org/m"), &json!("promoted"), &json!("gguf"))
+    );
     let sha256 = artifact["sha256"].as_str().expect("a digest");
     assert_eq!(std::fs::read(place.blob(sha256)).expect("the blob"), gguf("m"));
 
@@ -47,7 +50,10 @@ fn promote_takes_a_file_name_and_moves_on_request() {
     let place = Place::new();
     let file = place.file("m.gguf", &gguf("m"));
     let value = place.run(&["promote", &file, "--name", "m", "--filename", "shown.gguf", "--move", "--json"]).json();
-    assert_eq!(value["artifact"]["files"][0]["path"].as_str().or(value["artifact"]["filename"].as_str()), Some("shown.gguf"));
+    assert_eq!(
+        value["artifact"]["files"][0]["path"].as_str().or(value["artifact"]["filename"].as_str()),
+        Some("shown.gguf")
+    );
     if value["method"] == "adopted" {
         assert!(!std::fs::exists(&file).expect("stat"), "an adopted source is gone from its place");
     }
@@ -78,7 +84,10 @@ fn show_gives_one_model_and_names_the_remedy_when_there_is_none() {
     let place = Place::new();
     let sha256 = place.promoted("m")["artifact"]["sha256"].as_str().expect("a digest").to_owned();
     let sheet = place.run(&["show", "m"]).ends(0).stdout;
-    assert!(sheet.contains(&sha256) && sheet.contains("m.gguf") && sheet.contains("status:            promoted"), "{sheet}");
+    assert!(
+        sheet.contains(&sha256) && sheet.contains("m.gguf") && sheet.contains("status:            promoted"),
+        "{sheet}"
+    );
     assert_eq!(place.run(&["show", "m", "--json"]).json()["sha256"], json!(sha256));
     let none = place.run(&["show", "other"]).ends(4);
     assert!(none.stderr.contains("other") && none.stderr.contains("securereg list"), "{none:?}");
@@ -144,7 +153,10 @@ fn audit_has_a_line_for_each_decision_and_notices_an_altered_one() {
     place.run(&["quarantine", "m", "--reason", "why \u{1b}[31mred"]).ends(0);
     let lines = place.run(&["audit", "--json"]).json();
     let lines = lines.as_array().expect("an array");
-    assert!(lines.iter().any(|l| l["event"].as_str().is_some_and(|e| e.contains("promote")) && l["name"] == "m"), "{lines:?}");
+    assert!(
+        lines.iter().any(|l| l["event"].as_str().is_some_and(|e| e.contains("promote")) && l["name"] == "m"),
+        "{lines:?}"
+    );
     let last = lines.last().expect("a line");
     assert!(last["via"] == "cli" && last["who"].as_str().is_some_and(|who| who.starts_with("uid ")), "{last}");
     let text = place.run(&["audit"]).ends(0).stdout;
@@ -219,7 +231,11 @@ fn t01_hostile_names_are_refused_and_never_reach_the_terminal_raw() {
             assert!(!ended.stderr.contains(['\u{1b}', '\u{202e}']), "{ended:?}");
         }
         place.run(&["promote", &file, &format!("--name={name}")]).ends(64);
-        place.run(&["promote", &file, "--name", "x", &format!("--filename={name}")]).ends(if name == "verify" { 0 } else { 64 });
+        place.run(&["promote", &file, "--name", "x", &format!("--filename={name}")]).ends(if name == "verify" {
+            0
+        } else {
+            64
+        });
         if name == "verify" {
             place.run(&["delete", "x"]).ends(0);
         }
@@ -233,7 +249,14 @@ fn t01_hostile_names_are_refused_and_never_reach_the_terminal_raw() {
 #[test]
 fn a_wrong_command_line_ends_with_64_and_quotes_nothing_raw() {
     let place = Place::new();
-    for args in [&["\u{1b}[31mx"][..], &["list", "--no\u{9b}such"], &["verify"], &["verify", "m", "--all"], &["list", "--log", "=["], &[]] {
+    for args in [
+        &["\u{1b}[31mx"][..],
+        &["list", "--no\u{9b}such"],
+        &["verify"],
+        &["verify", "m", "--all"],
+        &["list", "--log", "=["],
+        &[],
+    ] {
         let ended = place.run(args).ends(64);
         assert!(!ended.stderr.is_empty() && !ended.stderr.contains(['\u{1b}', '\u{9b}']), "{ended:?}");
     }
@@ -247,8 +270,26 @@ fn help_documents_the_exit_codes_and_names_every_verb() {
     let place = Place::new();
     let help = place.run(&["--help"]).ends(0).stdout;
     for word in [
-        "up", "mount", "serve", "promote", "list", "show", "path", "verify", "quarantine", "release", "delete", "audit", "status",
-        "completions", "Exit codes:", " 64  ", "130  cancelled", "--root", "--json", "REGISTRY_DIR",
+        "up",
+        "mount",
+        "serve",
+        "promote",
+        "list",
+        "show",
+        "path",
+        "verify",
+        "quarantine",
+        "release",
+        "delete",
+        "audit",
+        "status",
+        "completions",
+        "Exit codes:",
+        " 64  ",
+        "130  cancelled",
+        "--root",
+        "--json",
+        "REGISTRY_DIR",
     ] {
         assert!(help.contains(word), "{word}: {help}");
     }
@@ -305,7 +346,9 @@ fn ctrl_c_during_a_promote_leaves_nothing() {
 
     let mut child = place.command(&["promote", &big, "--name", "big"]).spawn().expect("it starts");
     let tmp = place.root().join("tmp");
-    let started = until(30, || files_below(&tmp).iter().any(|f| f.metadata().is_ok_and(|m| m.len() > 0)) || ended_early(&mut child));
+    let started = until(30, || {
+        files_below(&tmp).iter().any(|f| f.metadata().is_ok_and(|m| m.len() > 0)) || ended_early(&mut child)
+    });
     assert!(started, "the copy starts");
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), Signal::SIGINT).expect("the signal is sent");
     let code = support::wait(&mut child);
@@ -346,7 +389,8 @@ fn a_signal_that_the_parent_ignores_stays_ignored() {
     let place = Place::new();
     let mut command = Command::new("sh");
     let binary = env!("CARGO_BIN_EXE_securereg");
-    let script = format!("trap '' HUP; exec {binary} --root {} serve --listen 127.0.0.1:0 --json", place.root().display());
+    let script =
+        format!("trap '' HUP; exec {binary} --root {} serve --listen 127.0.0.1:0 --json", place.root().display());
     command.args(["-c", &script]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let daemon = Daemon::start(command);
     daemon.signal(Signal::SIGHUP);

@@ -30,8 +30,8 @@ use tokio::time::Sleep;
 use tower::ServiceExt;
 
 /// How long a close waits for the client to take the answer, and how much of what it still sends is read meanwhile.
-const LINGER: Duration = Duration::from_secs(1);
-const LINGER_BYTES: usize = 1 << 20;
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES: usize = 16 << 20;
 /// The head of a request is at most this large, in bytes.
 const HEAD: usize = 32 << 10;
 const MAX_HEADERS: usize = 64;

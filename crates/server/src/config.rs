@@ -116,7 +116,7 @@ impl Config {
     }
 
     /// The set-up that the environment describes: `BIND_ADDR`, `PROMOTION_STAGING_DIR`, the token paths, and
-    /// `REGISTRY_DIR` and `REGISTRY_MANIFEST_PATH`, which must agree with where `registry` is.
+    /// `REGISTRY_MANIFEST_PATH`, which may only say what is so anyway.
     pub fn from_env(registry: &Registry) -> Result<Config, ServerError> {
         Config::from_vars(registry.root(), |name| std::env::var_os(name))
     }

@@ -186,13 +186,18 @@ impl Parts {
         }
         let unmounted = self.mount.take().map_or(Ok(()), |mount| {
             let dir = mount.mountpoint().display().to_string();
-            mount.unmounter().unmount().map_err(|e| Error::new(ErrorKind::Io, format!("cannot unmount {dir}: {e}")).because(e))
+            mount
+                .unmounter()
+                .unmount()
+                .map_err(|e| Error::new(ErrorKind::Io, format!("cannot unmount {dir}: {e}")).because(e))
         });
         match end {
             End::Signal => unmounted.map(|()| Code::Done),
             End::Http(Ok(())) => Err(Error::new(ErrorKind::Io, "the HTTP server ended by itself")),
             End::Http(Err(why)) => Err(Error::new(ErrorKind::Io, format!("the HTTP server failed: {why}"))),
-            End::Mount => Err(Error::new(ErrorKind::Io, "the mount was taken down from outside; start again to mount anew")),
+            End::Mount => {
+                Err(Error::new(ErrorKind::Io, "the mount was taken down from outside; start again to mount anew"))
+            }
         }
     }
 

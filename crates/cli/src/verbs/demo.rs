@@ -22,7 +22,10 @@ pub(crate) fn up(context: &mut Context, args: Up) -> Result<Code> {
     if context.root.is_some() {
         return Err(Error::new(ErrorKind::InvalidInput, "--demo makes a root of its own: leave out --root, or --demo"));
     }
-    let folder = tempfile::Builder::new().prefix("securereg-demo-").tempdir().map_err(|e| failed("make a temporary folder", e))?;
+    let folder = tempfile::Builder::new()
+        .prefix("securereg-demo-")
+        .tempdir()
+        .map_err(|e| failed("make a temporary folder", e))?;
     // As the mount table will show it.
     let place = folder.path().canonicalize().map_err(|e| failed("make a temporary folder", e))?;
     let mut parts = Parts::new(context, |_| Registry::open_or_create(&place.join("registry")))?;

@@ -112,7 +112,8 @@ fn overview(
         sheet.line("mounted", "nowhere; `securereg mount DIR` or `securereg up` mounts");
     }
     for mount in mounts {
-        sheet.line("mounted", &format!("{} (process {}, since {})", mount.mountpoint.display(), mount.pid, mount.since));
+        sheet
+            .line("mounted", &format!("{} (process {}, since {})", mount.mountpoint.display(), mount.pid, mount.since));
     }
     match last {
         None => sheet.line("last verify --all", "never"),
@@ -152,14 +153,27 @@ impl Sheet {
 
     pub(crate) fn painted(&mut self, key: &str, value: &str, paint: Paint, color: Color) {
         let value = paint.on(&text::plain(value), color);
-        writeln!(self.text, "{:18} {value}", format!("{}:", text::plain(key))).expect("writing to a String never fails");
+        writeln!(self.text, "{:18} {value}", format!("{}:", text::plain(key)))
+            .expect("writing to a String never fails");
     }
 }
 
 /// What the sheet of a model says by itself; whatever else the API tells is appended.
 const SAID: [&str; 14] = [
-    "name", "status", "format", "size_bytes", "sha256", "source", "promoted_at", "files", "quarantine_reason",
-    "quarantined_at", "incident_id", "path", "mounted", "filename",
+    "name",
+    "status",
+    "format",
+    "size_bytes",
+    "sha256",
+    "source",
+    "promoted_at",
+    "files",
+    "quarantine_reason",
+    "quarantined_at",
+    "incident_id",
+    "path",
+    "mounted",
+    "filename",
 ];
 
 fn sheet(artifact: &Artifact, value: &Value, color: Color) -> String {

@@ -156,7 +156,8 @@ mod tests {
         assert_eq!(file, gguf());
         assert_eq!((&file[..4], file.len() % ALIGNMENT), (&b"GGUF"[..], 0));
         let vocabulary = vocabulary();
-        let data: usize = tensors(vocabulary.len() as u64).iter().map(|t| bytes(&t.1).next_multiple_of(ALIGNMENT)).sum();
+        let data: usize =
+            tensors(vocabulary.len() as u64).iter().map(|t| bytes(&t.1).next_multiple_of(ALIGNMENT)).sum();
         // Were the header's length not a multiple of the alignment, the padding makes up for it: the data is the file's end.
         let header = file.len() - data;
         assert!(header % ALIGNMENT == 0 && header < data, "{header} {data}");

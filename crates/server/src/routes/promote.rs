@@ -7,6 +7,7 @@
 
 use super::{App, either};
 use crate::auth::Caller;
+use crate::blocking::Lane;
 use crate::body::{self, Fields};
 use crate::jobs::{Job, Jobs, Key, Promote, Tune};
 use crate::reply::{Answer, Reply};
@@ -14,7 +15,7 @@ use crate::staging::MAX_PATH;
 use axum::Extension;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
-use securereg::{Actor, PromoteRequest};
+use securereg::{Actor, Error, ModelName, PromoteRequest, Registry};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -64,25 +65,47 @@ async fn start(
 ) -> Answer {
     let headers = request.headers().clone();
     let body = body::read(request, app.limits.promote_body, app.limits.body_timeout).await?;
-    let promote = parse(&body)?;
+    let promote = match parse(&body) {
+        Ok(promote) => promote,
+        Err(Bad::Malformed(reply)) => return Err(reply),
+        Err(Bad::Refused(name, error)) => {
+            let registry = app.registry.clone();
+            return Ok(app.lanes.short(Lane::Change, move || refused(&registry, &name, error, &actor)).await);
+        }
+    };
     let asked = promote.clone();
     let work = move |app: &App, job: &Job| either(run(app, job, asked, &actor));
     Jobs::answer(&app, &headers, Key::Promote(Box::new(promote)), tune, work).await
 }
 
-fn parse(body: &[u8]) -> Result<Promote, Reply> {
+/// Why a body goes no further.
+#[derive(Debug)]
+enum Bad {
+    /// It says nothing that could be done: no decision, so not in the audit log.
+    Malformed(Reply),
+    /// It asks for what is not allowed.
+    Refused(ModelName, Error),
+}
+
+impl<E: Into<Reply>> From<E> for Bad {
+    fn from(e: E) -> Self {
+        Bad::Malformed(e.into())
+    }
+}
+
+fn parse(body: &[u8]) -> Result<Promote, Bad> {
     let mut fields = Fields::parse(body)?;
-    let name = fields.required("name", MAX_TEXT)?.parse()?;
+    let name: ModelName = fields.required("name", MAX_TEXT)?.parse()?;
     let sha256 = fields.required("sha256", MAX_TEXT)?.parse()?;
     let path = fields.text("path", MAX_PATH)?;
     let staged = fields.text("staged_filename", MAX_PATH)?;
     let filename = fields.text("filename", MAX_TEXT)?;
     let wanted = match (path, staged, &filename) {
-        (Some(_), Some(_), _) => return Err(Reply::invalid("give \"path\" or \"staged_filename\", not both")),
+        (Some(_), Some(_), _) => return Err(Reply::invalid("give \"path\" or \"staged_filename\", not both").into()),
         (Some(path), None, _) | (None, Some(path), _) => path,
         (None, None, Some(filename)) => filename.clone(),
         (None, None, None) => {
-            return Err(Reply::invalid("field \"path\" is required (or \"staged_filename\", or \"filename\")"));
+            return Err(Reply::invalid("field \"path\" is required (or \"staged_filename\", or \"filename\")").into());
         }
     };
     // The source's own base name is what it would be called anyway. Pipelines repeat it for folders too, of which the core
@@ -90,7 +113,10 @@ fn parse(body: &[u8]) -> Result<Promote, Reply> {
     let own_name = Path::new(&wanted).file_name().and_then(|n| n.to_str());
     let filename = filename.filter(|f| own_name != Some(f)).map(|f| f.parse()).transpose()?;
     let size_bytes = fields.size("size_bytes")?;
-    let format = fields.text("format", MAX_TEXT)?.map(|f| f.parse()).transpose()?;
+    let format = match fields.text("format", MAX_TEXT)?.map(|f| f.parse()).transpose() {
+        Ok(format) => format,
+        Err(error) => return Err(Bad::Refused(name, error)),
+    };
     let source = fields.text("source", MAX_TEXT)?.unwrap_or_default();
     for key in ["policy_version", "source_revision"] {
         fields.check(key, "a string", Value::is_string)?;
@@ -129,15 +155,8 @@ fn nests_within(value: &Value, depth: usize) -> bool {
 }
 
 fn run(app: &App, job: &Job, asked: Promote, actor: &Actor) -> Answer {
-    let source = app.staging.open(&asked.wanted).map_err(|refusal| {
-        let why = refusal.to_string();
-        let reply = Reply::from(refusal.on(&asked.name));
-        // The refusal stands either way; a log that cannot be written is told in its place, for it is the graver fault.
-        match app.registry.audit_refusal(asked.name.as_str(), &why, actor) {
-            Ok(()) => reply,
-            Err(e) => e.into(),
-        }
-    })?;
+    let source =
+        app.staging.open(&asked.wanted).map_err(|refusal| refused(&app.registry, &asked.name, refusal, actor))?;
     let mut request = PromoteRequest::new(asked.name);
     request.filename = asked.filename;
     request.sha256 = Some(asked.sha256);
@@ -154,6 +173,16 @@ fn run(app: &App, job: &Job, asked: Promote, actor: &Actor) -> Answer {
     Ok(Reply::ok(&body))
 }
 
+/// The answer to a refusal decided here, which is written down like those of the core.
+fn refused(registry: &Registry, name: &ModelName, refusal: Error, actor: &Actor) -> Reply {
+    let why = format!("{}: {}", refusal.kind().as_str(), refusal.message());
+    match registry.audit_refusal(name.as_str(), &why, actor) {
+        Ok(()) => refusal.on(name).into(),
+        // Refused either way; that the log cannot be written is the graver fault, so that is told.
+        Err(e) => e.into(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -161,12 +190,19 @@ mod tests {
 
     const HEX: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
 
-    fn with(extra: Value) -> Result<Promote, Reply> {
+    fn with(extra: Value) -> Result<Promote, Bad> {
         let mut body = json!({"name": "m", "sha256": HEX, "path": "m.gguf"});
         for (key, value) in extra.as_object().expect("an object") {
             body[key] = value.clone();
         }
         parse(body.to_string().as_bytes())
+    }
+
+    fn reply_to(parsed: Result<Promote, Bad>) -> Reply {
+        match parsed.expect_err("refused") {
+            Bad::Malformed(reply) => reply,
+            Bad::Refused(_, error) => error.into(),
+        }
     }
 
     #[test]
@@ -212,7 +248,7 @@ mod tests {
             (json!({"scanner_versions": "1"}), "scanner_versions"),
             (json!({"scan_results": true}), "scan_results"),
         ] {
-            let reply = with(extra.clone()).expect_err(field);
+            let reply = reply_to(with(extra.clone()));
             assert_eq!(reply.status(), 400, "{extra}");
             assert!(reply.body()["error"].to_string().contains(field), "{extra}: {}", reply.body());
         }
@@ -223,9 +259,9 @@ mod tests {
         let p = with(json!({"status": "promoted", "promoted_at": "never", "files": [], "mine": 1})).expect("fits");
         assert_eq!(p.evidence, *json!({"mine": 1}).as_object().expect("an object"));
         let many: Map<String, Value> = (0..65).map(|i| (format!("k{i}"), json!(1))).collect();
-        assert_eq!(with(Value::Object(many)).expect_err("too many").status(), 400);
+        assert_eq!(reply_to(with(Value::Object(many))).status(), 400);
         let deep = (0..33).fold(json!(1), |inner, _| json!([inner]));
-        assert_eq!(with(json!({"deep": deep})).expect_err("too deep").status(), 400);
-        assert_eq!(with(json!({"k".repeat(65): 1})).expect_err("long key").status(), 400);
+        assert_eq!(reply_to(with(json!({"deep": deep}))).status(), 400);
+        assert_eq!(reply_to(with(json!({"k".repeat(65): 1}))).status(), 400);
     }
 }

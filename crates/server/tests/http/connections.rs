@@ -2,7 +2,7 @@
 
 use crate::rig::{PATIENCE, Rig, read_answer};
 use securereg_server::Limits;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
@@ -37,6 +37,23 @@ fn t18_a_body_that_dawdles_is_408() {
     );
     stream.write_all(head.as_bytes()).unwrap();
     assert_eq!(read_answer(&mut stream).status, 408);
+}
+
+#[test]
+fn t18_a_client_that_takes_no_answer_is_closed() {
+    let limits = Limits { body_timeout: Duration::from_millis(300), header_timeout: PATIENCE, ..Limits::default() };
+    let rig = Rig::with(limits);
+    let mut stream = rig.connect();
+    stream.set_write_timeout(Some(Duration::from_millis(50))).unwrap();
+    let started = Instant::now();
+    // Answers pile up until no buffer takes more; then nothing moves.
+    loop {
+        match stream.write(&b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n".repeat(100)) {
+            Err(e) if e.kind() != ErrorKind::WouldBlock => break,
+            _ => assert!(started.elapsed() < PATIENCE, "a client that reads nothing keeps its connection"),
+        }
+    }
+    assert_eq!(rig.call("GET", "/health", "", None).status, 200);
 }
 
 /// The table of connections is small, and far more connections are made than it holds.

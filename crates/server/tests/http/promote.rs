@@ -153,6 +153,14 @@ fn junk_wrong_digests_and_wrong_sizes_are_400_and_leave_nothing() {
     let answer = rig.call("POST", "/v1/promote", "promote", Some(&format));
     assert_eq!(answer.status, 400);
     assert!(answer.error().contains("not allowed"), "{}", answer.body);
+    for name in ["junk", "wrong", "size", "format"] {
+        assert!(
+            rig.audit_events().iter().any(|(event, of, _)| event == "refuse" && of == name),
+            "{name} is in the log"
+        );
+    }
+    let not_allowed = |(event, _, why): &(String, String, String)| event == "refuse" && why.contains("not allowed");
+    assert!(rig.audit_events().iter().any(not_allowed), "also what never reached the core");
     assert!(rig.registry.catalog().unwrap().is_empty());
     assert_eq!(fs::read_dir(rig.registry.root().join("tmp")).unwrap().count(), 0);
 }

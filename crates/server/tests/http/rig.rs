@@ -92,7 +92,7 @@ impl Rig {
         headers: &str,
     ) -> Answer {
         let mut stream = self.send(method, target, scope, body, headers);
-        read_answer(&mut stream)
+        if method == "HEAD" { read_head(&mut stream) } else { read_answer(&mut stream) }
     }
 
     /// Sends a request and leaves the answer in the socket.
@@ -193,6 +193,13 @@ impl Answer {
     pub(crate) fn error(&self) -> &str {
         self.body["error"].as_str().unwrap_or_default()
     }
+}
+
+/// Reads an answer that has a head only, to the end of the connection.
+fn read_head(stream: &mut TcpStream) -> Answer {
+    let mut head = String::new();
+    stream.read_to_string(&mut head).unwrap();
+    Answer { status: head.split(' ').nth(1).unwrap().parse().unwrap(), head, body: Value::Null }
 }
 
 /// Reads one answer to the end of the connection or of its declared length.
