@@ -67,10 +67,14 @@ fn row(cells: &[String]) {
 
 fn machine() -> String {
     let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = cpu.lines().find_map(|l| l.strip_prefix("model name")).map_or("?", |l| l.trim_start_matches([' ', '\t', ':']));
+    let model =
+        cpu.lines().find_map(|l| l.strip_prefix("model name")).map_or("?", |l| l.trim_start_matches([' ', '\t', ':']));
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    format!("Machine: {model}, {cores} cores, Linux {}; medians of {RUNS} interleaved runs (least to most).", kernel.trim())
+    format!(
+        "Machine: {model}, {cores} cores, Linux {}; medians of {RUNS} interleaved runs (least to most).",
+        kernel.trim()
+    )
 }
 
 struct Tools {
@@ -159,8 +163,15 @@ fn promote(dir: &Path) {
         std::fs::remove_file(copy).unwrap();
     }
     let [ours, openssl, cp] = times.map(Figure);
-    table(&format!("Promotion of {} GiB, source cached, durable", gib()), &["", "seconds", "GB/s", "ratio to openssl (time)"]);
-    for (what, f) in [("securereg promote (copy, SHA-256, BLAKE3 tree, fsync)", &ours), ("openssl dgst -sha256 (hash only)", &openssl), ("cp, then fsync", &cp)] {
+    table(
+        &format!("Promotion of {} GiB, source cached, durable", gib()),
+        &["", "seconds", "GB/s", "ratio to openssl (time)"],
+    );
+    for (what, f) in [
+        ("securereg promote (copy, SHA-256, BLAKE3 tree, fsync)", &ours),
+        ("openssl dgst -sha256 (hash only)", &openssl),
+        ("cp, then fsync", &cp),
+    ] {
         let rate = len as f64 / f.median() / 1e9;
         row(&[what.into(), f.show("s"), format!("{rate:.2}"), format!("{:.2}", f.median() / openssl.median())]);
     }
@@ -191,8 +202,16 @@ fn read(dir: &Path, tools: &Tools) {
     std::fs::remove_file(&source).unwrap();
     let mount = mounted(&registry, &dir.join("read-mnt"));
     let ours = mount.mountpoint().join("read.gguf");
-    table(&format!("Reading {} GiB through the mount, beside the same file on the native file system", gib()), &["", "mount", "native", "ratio (throughput)"]);
-    for (what, how, cold) in [("cold, read(2)", "read", true), ("cold, mmap", "map", true), ("warm, read(2)", "read", false), ("warm, mmap", "map", false)] {
+    table(
+        &format!("Reading {} GiB through the mount, beside the same file on the native file system", gib()),
+        &["", "mount", "native", "ratio (throughput)"],
+    );
+    for (what, how, cold) in [
+        ("cold, read(2)", "read", true),
+        ("cold, mmap", "map", true),
+        ("warm, read(2)", "read", false),
+        ("warm, mmap", "map", false),
+    ] {
         let mut rates: [Vec<f64>; 2] = Default::default();
         for run in 0..=RUNS {
             for (rates, path) in rates.iter_mut().zip([&ours, &native]) {
@@ -269,7 +288,11 @@ fn write_manifest(root: &Path, count: usize) {
     entries.sort();
     body.extend(entries);
     let generation: u64 = head.lines().find_map(|l| l.strip_prefix("generation: ")).unwrap().parse().unwrap();
-    let seal = format!("# end generation={generation} entries={} blake3={}\n", count + 1, blake3::hash(body.as_bytes()).to_hex());
+    let seal = format!(
+        "# end generation={generation} entries={} blake3={}\n",
+        count + 1,
+        blake3::hash(body.as_bytes()).to_hex()
+    );
     std::fs::write(root.join("manifest.yaml"), body + &seal).unwrap();
 }
 
@@ -284,12 +307,8 @@ fn many(dir: &Path, tools: &Tools) {
     let mut load: Vec<f64> = (0..RUNS).map(|_| 1e3 * timed(|| Registry::open(&root).unwrap())).collect();
     let registry = Registry::open(&root).unwrap();
     load.push(1e3 * timed(|| Registry::open(&root).unwrap()));
-    let list: Vec<f64> = (0..RUNS)
-        .map(|_| {
-            let catalog = registry.catalog().unwrap();
-            1e3 * timed(|| serde_json::to_string(&catalog.artifacts().map(|a| registry.describe(a).unwrap()).collect::<Vec<_>>()).unwrap())
-        })
-        .collect();
+    let list: Vec<f64> =
+        (0..RUNS).map(|_| 1e3 * timed(|| serde_json::to_string(&registry.describe_all().unwrap()).unwrap())).collect();
     let mount = mounted(&registry, &dir.join("many-mnt"));
     let native = dir.join("many-native");
     std::fs::create_dir(&native).unwrap();
@@ -323,7 +342,8 @@ fn many(dir: &Path, tools: &Tools) {
         refused.push(((at - start) / 1e6).max(0.0));
         other.release(&victim, "bench", &me(), &Task::unattended()).unwrap();
     }
-    let [load, list, readdir, readdir_native, refused, wrote] = [load, list, readdir, readdir_native, refused, wrote].map(Figure);
+    let [load, list, readdir, readdir_native, refused, wrote] =
+        [load, list, readdir, readdir_native, refused, wrote].map(Figure);
     table(&format!("{COUNT} models (manifest of {:.1} MB)", size as f64 / 1e6), &["", "milliseconds"]);
     row(&["open the registry (load and check the manifest)".into(), load.show("ms")]);
     row(&["list all as JSON".into(), list.show("ms")]);

@@ -8,7 +8,7 @@ use crate::artifact::FileEntry;
 use crate::digest::Sha256Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::layout::{Folder, Layout, blob_name};
-use crate::scan::{self, Job, Scanned, Stored};
+use crate::scan::{self, Job, Meter, Scanned, Stored};
 use crate::stamp::Stamps;
 use crate::task::Task;
 use crate::tree::{Page, Tree};
@@ -19,10 +19,14 @@ use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::fs::File;
 use std::num::NonZeroUsize;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Weak};
 
 /// Pages kept: 8 KiB each, so 64 MiB, enough for 128 GiB of models in use.
 const PAGES: NonZeroUsize = NonZeroUsize::new(8192).expect("not zero");
+
+/// Blobs open at once during a check, two descriptors each: well below the 1,024 that a plain user may have.
+const BATCH: usize = 128;
 
 /// A blob may be touched (not changed) while it is re-checked; this often we look again.
 const TRIES: usize = 4;
@@ -107,12 +111,22 @@ impl Blobs {
 
     /// Reads blobs from the disk to their end, and their trees, on all cores.
     pub(crate) fn check(&self, entries: &[&FileEntry], task: &Task<'_>) -> Result<Vec<Check>> {
+        let meter = Meter { task, done: AtomicU64::new(0), total: entries.iter().map(|e| e.size_bytes).sum() };
+        let mut verdicts = Vec::with_capacity(entries.len());
+        for batch in entries.chunks(BATCH) {
+            verdicts.extend(self.check_batch(batch, &meter)?);
+        }
+        Ok(verdicts)
+    }
+
+    fn check_batch(&self, entries: &[&FileEntry], meter: &Meter<'_, '_>) -> Result<Vec<Check>> {
         let opened: Vec<Result<(Job, File, Stamps)>> = entries.iter().map(|entry| self.open_to_check(entry)).collect();
         let mut verdicts: Vec<Option<Check>> = opened.iter().map(|o| o.as_ref().err().map(verdict_of)).collect();
         let (places, parts): (Vec<usize>, Vec<(Job, File, Stamps)>) =
             opened.into_iter().enumerate().filter_map(|(i, o)| Some((i, o.ok()?))).unzip();
         let (jobs, rest): (Vec<Job>, Vec<(File, Stamps)>) = parts.into_iter().map(|(j, t, s)| (j, (t, s))).unzip();
-        for (((i, job), (tree, before)), found) in places.into_iter().zip(&jobs).zip(rest).zip(scan::roots(&jobs, task))
+        for (((i, job), (tree, before)), found) in
+            places.into_iter().zip(&jobs).zip(rest).zip(scan::roots(&jobs, meter))
         {
             let entry = entries[i];
             let verdict = match found {
@@ -171,7 +185,8 @@ impl Blobs {
             Tree::open(duplicate(tree)?, entry.size_bytes, entry.blake3)?.check_all()?;
             let fresh = Stored::open(&self.layout, &entry.sha256, true)?;
             let job = Job { stored: fresh, len: entry.size_bytes };
-            let found = scan::roots(&[job], &Task::unattended()).pop();
+            let meter = Meter { task: &Task::unattended(), done: AtomicU64::new(0), total: entry.size_bytes };
+            let found = scan::roots(&[job], &meter).pop();
             match found.unwrap_or_else(|| Err(Error::new(ErrorKind::Unreadable, "nothing was read")))? {
                 Scanned::Root(root) if root == entry.blake3 => {}
                 other => {

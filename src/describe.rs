@@ -6,20 +6,30 @@
 
 use crate::artifact::{Artifact, Layout as Shape};
 use crate::error::{Error, ErrorKind, Result};
-use crate::mounts;
+use crate::mounts::{self, MountRecord};
 use crate::name::ModelName;
 use crate::registry::Inner;
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// The Artifact JSON: the registry's own fields over whatever the promoter sent along.
+/// The Artifact JSON of one model.
 pub(crate) fn describe(inner: &Inner, artifact: &Artifact, default_mount: &Path) -> Result<Value> {
+    show(inner, artifact, &mounts::live(inner.layout())?, default_mount)
+}
+
+/// The same of all.
+pub(crate) fn describe_all(inner: &Inner, default_mount: &Path) -> Result<Vec<Value>> {
+    let live = mounts::live(inner.layout())?;
+    inner.catalog()?.artifacts().map(|artifact| show(inner, artifact, &live, default_mount)).collect()
+}
+
+/// The registry's own fields over whatever the promoter sent along.
+fn show(inner: &Inner, artifact: &Artifact, live: &[MountRecord], default_mount: &Path) -> Result<Value> {
     let mut out: Map<String, Value> = match &artifact.evidence {
         Some(digest) => inner.sidecar(digest).map_err(|e| e.on(&artifact.name))?,
         None => Map::new(),
     };
-    let live = mounts::live(inner.layout())?;
     let mount = live.first().map_or(default_mount, |m| &m.mountpoint);
     let mut put = |key: &str, value: Value| drop(out.insert(key.to_owned(), value));
     put("name", json!(artifact.name));

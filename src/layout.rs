@@ -133,31 +133,32 @@ impl Layout {
         read_bounded(&file, name, limit)
     }
 
-    /// A new private file in tmp/, which nobody else knows, and its name.
+    /// A new private file in tmp/, which nobody else knows, and its name. Whoever makes one holds [`Layout::use_temp`].
     pub(crate) fn new_temp(&self, extra: OFlags) -> Result<(File, String)> {
-        static COUNTER: AtomicU64 = AtomicU64::new(0);
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW | extra;
-        loop {
-            let name = format!("{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
-            match rustix::fs::openat(&self.tmp, &name, flags, Mode::RUSR | Mode::WUSR) {
-                Ok(fd) => return Ok((File::from(fd), name)),
-                Err(rustix::io::Errno::EXIST) => {}
-                Err(e) => return Err(Error::io("creating a temporary file", e)),
-            }
-        }
+        let (fd, name) = new_name(|name| rustix::fs::openat(&self.tmp, name, flags, Mode::RUSR | Mode::WUSR))?;
+        Ok((File::from(fd), name))
+    }
+
+    /// A second link to an open file, in tmp/. By descriptor: the very file, wherever its name leads by now.
+    pub(crate) fn link_temp(&self, file: &File) -> Result<String> {
+        let by_descriptor = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(file));
+        let link =
+            |name: &str| rustix::fs::linkat(rustix::fs::CWD, &*by_descriptor, &self.tmp, name, AtFlags::SYMLINK_FOLLOW);
+        new_name(link).map(|((), name)| name)
     }
 
     /// Writes `bytes` to `folder/name` so that a crash leaves the old file or the new one: temp, fsync, rename, fsync the
     /// folder.
     pub(crate) fn write_durably(&self, folder: Folder, name: &str, bytes: &[u8]) -> Result<()> {
-        let temp = self.write_temp(bytes)?;
-        self.publish(&temp, folder, name)?;
+        self.write_atomically(folder, name, bytes)?;
         self.sync(folder)
     }
 
     /// Like [`Layout::write_durably`] but for a file whose loss is harmless: the new name may be gone after a crash,
     /// its content may not be torn.
     pub(crate) fn write_atomically(&self, folder: Folder, name: &str, bytes: &[u8]) -> Result<()> {
+        let _in_use = self.use_temp()?;
         let temp = self.write_temp(bytes)?;
         self.publish(&temp, folder, name)
     }
@@ -224,9 +225,9 @@ impl Layout {
 
     /// Removes what a crashed promotion left in tmp/, unless one is running now.
     pub(crate) fn sweep_temp(&self) -> Result<()> {
-        if self.try_lock(TEMP_LOCK, FlockOperation::NonBlockingLockExclusive)?.is_none() {
+        let Some(_alone) = self.try_lock(TEMP_LOCK, FlockOperation::NonBlockingLockExclusive)? else {
             return Ok(());
-        }
+        };
         let names = rustix::fs::Dir::read_from(&self.tmp).map_err(|e| Error::io("listing tmp", e))?;
         for entry in names.flatten() {
             let name = entry.file_name().to_string_lossy();
@@ -247,6 +248,19 @@ impl Layout {
         let fs = rustix::fs::fstatvfs(&self.root).map_err(|e| Error::io("asking for free space", e))?;
         let free = fs.f_bavail.saturating_mul(fs.f_frsize);
         Ok(free - free / 20)
+    }
+}
+
+/// Tries names that no other process uses until one is free.
+fn new_name<T>(make: impl Fn(&str) -> rustix::io::Result<T>) -> Result<(T, String)> {
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    loop {
+        let name = format!("{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
+        match make(&name) {
+            Ok(made) => return Ok((made, name)),
+            Err(rustix::io::Errno::EXIST) => {}
+            Err(e) => return Err(Error::io("creating a temporary file", e)),
+        }
     }
 }
 

@@ -18,8 +18,7 @@ use crate::registry::Inner;
 use crate::source::{self, Source, SourceFile};
 use crate::sys::ReadLease;
 use crate::task::{Actor, Task};
-use rustix::fs::{AtFlags, Mode};
-use std::os::fd::AsRawFd;
+use rustix::fs::Mode;
 use std::sync::Arc;
 
 /// Evidence sent along may not be larger, as JSON.
@@ -308,7 +307,7 @@ fn publish(
         inner.layout().sync(Folder::Blobs)?;
         inner.layout().sync(Folder::Trees)?;
         let why = format!("sha256 {} from {:?}", candidate.sha256, candidate.source);
-        let edits = vec![Edit::Put(candidate.clone())];
+        let edits = vec![Edit::Put(Box::new(candidate.clone()))];
         Ok(Decision::Change { event: "promote", name: candidate.name.to_string(), why, edits, value: outcome })
     });
     let (catalog, outcome) = committed.inspect_err(|_| {
@@ -318,7 +317,9 @@ fn publish(
     })?;
     inner.absolve(candidate);
     for sha256 in &fresh {
-        inner.blobs().learn_published(sha256)?;
+        if let Err(e) = inner.blobs().learn_published(sha256) {
+            tracing::warn!(%sha256, error = %e, "its stamp was not taken; the next open re-checks");
+        }
     }
     Ok(Promotion { artifact: Arc::clone(catalog.require(&candidate.name)?), outcome, method, skipped: Vec::new() })
 }
@@ -394,11 +395,8 @@ fn adopt(inner: &Arc<Inner>, file: &SourceFile, lease: Option<&ReadLease<'_>>, n
     let io = |e| Error::io(format_args!("adopting {}", file.path), e);
     rustix::fs::fchmod(&file.file, Mode::RUSR | Mode::RGRP | Mode::ROTH).map_err(io)?;
     file.file.sync_all().map_err(|e| Error::io(format_args!("syncing {}", file.path), e))?;
-    inner.layout().remove(Folder::Blobs, name)?;
-    // Linking by descriptor: the very file that was hashed, wherever its name leads by now.
-    let by_descriptor = format!("/proc/self/fd/{}", file.file.as_raw_fd());
-    let blobs = inner.layout().folder(Folder::Blobs);
-    rustix::fs::linkat(rustix::fs::CWD, by_descriptor, blobs, name, AtFlags::SYMLINK_FOLLOW).map_err(io)
+    let temp = inner.layout().link_temp(&file.file)?;
+    inner.layout().publish(&temp, Folder::Blobs, name)
 }
 
 /// After a move: the source's names go, and an adopted file that keeps a second link becomes a copy of its own.

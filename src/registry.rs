@@ -192,6 +192,11 @@ impl Registry {
         describe::describe(&self.inner, artifact, &Registry::default_mount())
     }
 
+    /// The Artifact JSON of every model, sorted by name.
+    pub fn describe_all(&self) -> Result<Vec<serde_json::Value>> {
+        describe::describe_all(&self.inner, &Registry::default_mount())
+    }
+
     /// Where a live mount shows the model.
     ///
     /// # Errors

@@ -94,24 +94,33 @@ pub(crate) enum Scanned {
     OtherSize(u64),
 }
 
+/// How far a scan of several batches is.
+pub(crate) struct Meter<'a, 'b> {
+    pub(crate) task: &'a Task<'b>,
+    pub(crate) done: AtomicU64,
+    pub(crate) total: u64,
+}
+
+impl Meter<'_, '_> {
+    fn step(&self, n: u64) -> Result<()> {
+        let done = self.done.fetch_add(n, Ordering::Relaxed) + n;
+        self.task.step(Progress { phase: Phase::Verify, done, total: self.total })
+    }
+}
+
 /// Hashes all jobs on all cores.
-pub(crate) fn roots(jobs: &[Job], task: &Task<'_>) -> Vec<Outcome> {
-    let total: u64 = jobs.iter().map(|j| j.len).sum();
+pub(crate) fn roots(jobs: &[Job], meter: &Meter<'_, '_>) -> Vec<Outcome> {
     let pieces: Vec<(usize, u64)> =
         jobs.iter().enumerate().flat_map(|(i, j)| (0..j.len.div_ceil(SPAN).max(1)).map(move |s| (i, s))).collect();
     let found: Vec<Mutex<Parts>> = jobs.iter().map(|j| Mutex::new(Parts::new(j))).collect();
     let next = AtomicUsize::new(0);
-    let done = AtomicU64::new(0);
     let work = || {
         let mut buf = ReadBuf::new();
         while let Some(&(job, span)) = pieces.get(next.fetch_add(1, Ordering::Relaxed)) {
             if found[job].lock().failed() {
                 continue;
             }
-            let outcome = hash_span(&jobs[job], span, &mut buf, &mut |n| {
-                let done = done.fetch_add(n, Ordering::Relaxed) + n;
-                task.step(Progress { phase: Phase::Verify, done, total })
-            });
+            let outcome = hash_span(&jobs[job], span, &mut buf, meter);
             found[job].lock().put(span, outcome);
         }
     };
@@ -190,12 +199,7 @@ impl Parts {
 }
 
 /// The value of one span; `None` when the file ended inside it.
-fn hash_span(
-    job: &Job,
-    span: u64,
-    buf: &mut ReadBuf,
-    step: &mut dyn FnMut(u64) -> Result<()>,
-) -> Result<Option<SpanValue>> {
+fn hash_span(job: &Job, span: u64, buf: &mut ReadBuf, meter: &Meter<'_, '_>) -> Result<Option<SpanValue>> {
     let start = span * SPAN;
     let end = (start + SPAN).min(job.len);
     let mut groups = Vec::with_capacity(((end - start) / GROUP + 1) as usize);
@@ -214,7 +218,7 @@ fn hash_span(
             groups.extend((at / GROUP..).zip(piece[..n].chunks(GROUP as usize)).map(|(i, g)| tree::group_cv(i, g)));
         }
         at += n as u64;
-        step(n as u64)?;
+        meter.step(n as u64)?;
     }
     Ok(Some(tree::span_value(span, job.len, &groups, only)))
 }

@@ -296,7 +296,13 @@ fn lift(
         let mut artifact = Artifact::clone(artifact);
         artifact.quarantine = None;
         let name = artifact.name.to_string();
-        Ok(Decision::Change { event, name, why: why.to_owned(), edits: vec![Edit::Put(artifact)], value: true })
+        Ok(Decision::Change {
+            event,
+            name,
+            why: why.to_owned(),
+            edits: vec![Edit::Put(Box::new(artifact))],
+            value: true,
+        })
     })?;
     if lifted {
         inner.absolve(checked);
@@ -305,7 +311,13 @@ fn lift(
 }
 
 fn change(event: &'static str, name: &ModelName, why: &str, artifact: Artifact) -> Decision<()> {
-    Decision::Change { event, name: name.to_string(), why: why.to_owned(), edits: vec![Edit::Put(artifact)], value: () }
+    Decision::Change {
+        event,
+        name: name.to_string(),
+        why: why.to_owned(),
+        edits: vec![Edit::Put(Box::new(artifact))],
+        value: (),
+    }
 }
 
 fn noted<'a>(event: &'static str, name: &'a ModelName, why: &'a str, catalog: &Catalog) -> Event<'a> {

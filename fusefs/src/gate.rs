@@ -57,7 +57,6 @@ pub(crate) struct Gate {
 /// Page reads refused after the file was settled.
 #[derive(Debug, Default)]
 struct Refused {
-    since: Option<Instant>,
     count: u32,
     last: Option<Instant>,
 }
@@ -151,7 +150,7 @@ impl Gate {
         let Some(settled) = self.settled.get() else { return Refusal::Now };
         let mut refused = self.refused.lock();
         if refused.last.is_none_or(|last| now.duration_since(last) > Self::ONE_LOOP) {
-            *refused = Refused { since: Some(now), count: 0, last: None };
+            *refused = Refused::default();
         }
         refused.count = refused.count.saturating_add(1);
         refused.last = Some(now);

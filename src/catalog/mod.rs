@@ -163,8 +163,8 @@ impl Catalog {
         for edit in edits {
             let at = entries.binary_search_by(|e| e.name().cmp(edit.name().as_str()));
             match (edit, at) {
-                (Edit::Put(artifact), Ok(at)) => entries[at] = Entry::new(artifact.clone()),
-                (Edit::Put(artifact), Err(at)) => entries.insert(at, Entry::new(artifact.clone())),
+                (Edit::Put(artifact), Ok(at)) => entries[at] = Entry::new(Artifact::clone(artifact)),
+                (Edit::Put(artifact), Err(at)) => entries.insert(at, Entry::new(Artifact::clone(artifact))),
                 (Edit::Remove(_), Ok(at)) => drop(entries.remove(at)),
                 (Edit::Remove(name), Err(_)) => {
                     return Err(Error::new(ErrorKind::NotFound, format!("no model {name} is registered")).on(name));
@@ -179,7 +179,7 @@ impl Catalog {
 #[derive(Debug, Clone)]
 pub(crate) enum Edit {
     /// Adds an entry or replaces the one of the same name.
-    Put(Artifact),
+    Put(Box<Artifact>),
     /// Takes an entry away.
     Remove(ModelName),
 }
@@ -299,8 +299,8 @@ pub(crate) mod tests {
     fn an_edit_makes_the_next_generation_and_keeps_the_order() {
         let c = catalog(&[artifact("b", Layout::File, &["b.gguf"])]);
         let c = c.with(&[
-            Edit::Put(artifact("c", Layout::File, &["c.gguf"])),
-            Edit::Put(artifact("a", Layout::File, &["a.gguf"])),
+            Edit::Put(artifact("c", Layout::File, &["c.gguf"]).into()),
+            Edit::Put(artifact("a", Layout::File, &["a.gguf"]).into()),
         ]);
         let c = c.expect("put");
         assert_eq!((c.generation(), c.len()), (2, 3));

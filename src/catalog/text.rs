@@ -310,7 +310,8 @@ mod tests {
     #[test]
     fn an_unchanged_entry_is_not_parsed_again() {
         let first = parse(sample().as_bytes(), None).expect("whole");
-        let next = first.with(&[crate::catalog::Edit::Put(artifact("n", Layout::File, &["n.gguf"]))]).expect("put");
+        let next =
+            first.with(&[crate::catalog::Edit::Put(artifact("n", Layout::File, &["n.gguf"]).into())]).expect("put");
         let again = parse(render(&next).as_bytes(), Some(&first)).expect("whole");
         let kept = again.artifacts().zip(first.artifacts()).filter(|(a, b)| Arc::ptr_eq(a, b)).count();
         assert_eq!((again.len(), kept), (3, 2));

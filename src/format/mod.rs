@@ -68,7 +68,7 @@ fn recognise(head: &[u8], size: u64) -> Result<Format, String> {
     if rest.first() != Some(&b'{') {
         return Err("it is neither GGUF (no \"GGUF\" magic) nor safetensors (no JSON header)".into());
     }
-    if length > SAFETENSORS_HEADER_MAX || length < 2 || length.checked_add(8).is_none_or(|end| end > size) {
+    if !(2..=SAFETENSORS_HEADER_MAX).contains(&length) || length.checked_add(8).is_none_or(|end| end > size) {
         return Err(format!("its safetensors header claims {length} bytes, which do not fit the file's {size}"));
     }
     Ok(Format::Safetensors)

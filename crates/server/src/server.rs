@@ -100,7 +100,7 @@ impl Server {
     /// [`Limits::grace`]: crate::Limits::grace
     pub fn run(self) -> Result<(), ServerError> {
         let Server { runtime, listener, app, config, stop, .. } = self;
-        runtime.block_on(async {
+        let left_behind = runtime.block_on(async {
             let router = routes::router(&app);
             let mut open = accept::serve(listener, router, config.limits, stop.subscribe()).await;
             let ended = async {
@@ -108,15 +108,20 @@ impl Server {
                 while open.join_next().await.is_some() {}
             };
             let mut ended = std::pin::pin!(ended);
-            if tokio::time::timeout(config.limits.grace, ended.as_mut()).await.is_err() {
-                tracing::warn!("cancelling what is still under way");
-                app.jobs.cancel_all();
-                if tokio::time::timeout(CLEANUP, ended).await.is_err() {
-                    tracing::error!("some work does not end; leaving it behind");
-                }
+            if tokio::time::timeout(config.limits.grace, ended.as_mut()).await.is_ok() {
+                return false;
             }
+            tracing::warn!("cancelling what is still under way");
+            app.jobs.cancel_all();
+            tokio::time::timeout(CLEANUP, ended).await.is_err()
         });
-        runtime.shutdown_timeout(CLEANUP);
+        if left_behind {
+            // It has had its time; waiting again would only delay the exit.
+            tracing::error!("some work does not end; leaving it behind");
+            runtime.shutdown_background();
+        } else {
+            runtime.shutdown_timeout(CLEANUP);
+        }
         Ok(())
     }
 }

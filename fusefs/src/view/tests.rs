@@ -160,8 +160,10 @@ fn memory_is_bounded_by_the_catalog_and_what_the_kernel_holds() {
         assert_eq!(view.tree.read().files.len(), 2, "the file and its blob, whatever came before");
     }
     apply(&view, &[]);
-    for ino in view.tree.read().dirs.keys().copied().collect::<Vec<_>>() {
-        view.forget(ino, 50);
+    let held: Vec<(u64, u64)> =
+        view.tree.read().dirs.iter().map(|(ino, dir)| (*ino, dir.lookups.load(Ordering::SeqCst))).collect();
+    for (ino, lookups) in held {
+        view.forget(ino, lookups);
     }
     let tree = view.tree.read();
     assert_eq!((tree.files.len(), tree.holders.len()), (0, 0));
