@@ -345,3 +345,30 @@ fn only_one_live_mount_record_remains_of_a_dead_and_a_living_one() {
     assert_eq!(root.registry.path(&name("m")).unwrap_err().kind(), ErrorKind::NotMounted);
     assert!(root.registry.mounts().unwrap().is_empty());
 }
+
+#[test]
+fn a_cancelled_verification_says_so_and_quarantines_nothing() {
+    let root = Root::new();
+    root.promote("m", &gguf(3 * G, 1));
+    flip(&root.blob("m"), 5);
+    let stop = AtomicBool::new(true);
+    let task = Task::unattended().cancelled_by(&stop);
+    assert_eq!(root.registry.verify(&name("m"), &me(), &task).unwrap_err().kind(), ErrorKind::Cancelled);
+    assert_eq!(root.registry.verify_all(&me(), &task).unwrap_err().kind(), ErrorKind::Cancelled);
+    assert_eq!(root.registry.release(&name("m"), "r", &me(), &task).unwrap_err().kind(), ErrorKind::Cancelled);
+    assert_eq!(root.status("m"), "promoted");
+}
+
+#[test]
+fn a_verification_learns_the_stamps_of_what_is_good_and_of_nothing_else() {
+    let root = Root::new();
+    root.promote("good", &gguf(3 * G, 1));
+    root.promote("bad", &gguf(3 * G, 2));
+    let digest = |model: &str| root.registry.catalog().unwrap().require(&name(model)).unwrap().files[0].sha256;
+    flip(&root.blob("bad"), 5);
+    std::fs::set_permissions(root.blob("good"), std::fs::Permissions::from_mode(0o400)).unwrap();
+    assert!(!root.registry.opens_at_once(&digest("good")) && !root.registry.opens_at_once(&digest("bad")));
+    assert!(!root.registry.verify_all(&me(), &Task::unattended()).unwrap().all_verified());
+    assert!(root.registry.opens_at_once(&digest("good")), "the pass has just read every byte of it");
+    assert!(!root.registry.opens_at_once(&digest("bad")), "a failed check teaches nothing");
+}

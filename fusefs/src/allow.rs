@@ -33,9 +33,10 @@ impl FromStr for Allow {
             "owner" => Ok(Allow::Owner),
             "all" => Ok(Allow::All),
             _ => {
-                let group = s.strip_prefix("group:").filter(|g| !g.is_empty()).ok_or_else(|| {
-                    refuse("who may read the mount is owner, group:NAME or all".to_owned())
-                })?;
+                let group = s
+                    .strip_prefix("group:")
+                    .filter(|g| !g.is_empty())
+                    .ok_or_else(|| refuse("who may read the mount is owner, group:NAME or all".to_owned()))?;
                 if let Ok(gid) = group.parse() {
                     return Ok(Allow::Group(gid));
                 }

@@ -115,11 +115,26 @@ struct Running {
     /// The device number, by which our mount is told from another at the same place.
     device: String,
     created: bool,
-    /// Taken by the one that unmounts.
-    guard: Mutex<Option<MountGuard>>,
-    ended: Mutex<bool>,
+    standing: Mutex<Standing>,
+    phase: Mutex<Phase>,
     end: Condvar,
     stop: OwnedFd,
+}
+
+/// Where the session is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Starting,
+    Serving,
+    Ended,
+}
+
+/// What is still to be undone.
+#[derive(Default)]
+struct Standing {
+    guard: Option<MountGuard>,
+    /// Device numbers are used again as soon as a mount has ended, so ours is looked for only once.
+    unmounted: bool,
 }
 
 /// How long [`Mount::unmount`] waits for clients to let go. A mapping that a client keeps lives until this process ends.
@@ -135,63 +150,64 @@ impl Mount {
     /// # Errors
     /// See [`MountErrorKind`]. Nothing stays mounted after an error.
     pub fn new(registry: Registry, dir: &Path, options: MountOptions) -> Result<Mount, MountError> {
-        let failed = |what: &str, e: io::Error| MountError::new(MountErrorKind::Failed, format!("{what}: {e}"));
         // A registry that cannot be served is no reason to mount: it would refuse everything.
         registry.catalog()?;
         let (mountpoint, created) = prepare(dir)?;
+        let started = Daemon::start(registry, options.threads, options.request_timeout)
+            .map_err(|e| failed("starting threads", e))
+            .and_then(|daemon| {
+                // Every thread ends with it: those that were started before the failure, too.
+                Mount::start(&daemon, &mountpoint, created, &options).inspect_err(|_| daemon.close())
+            });
+        if started.is_err() && created {
+            let _ = std::fs::remove_dir(&mountpoint);
+        }
+        started
+    }
+
+    fn start(
+        daemon: &Arc<Daemon>,
+        mountpoint: &Path,
+        created: bool,
+        options: &MountOptions,
+    ) -> Result<Mount, MountError> {
+        let registry = daemon.registry.clone();
+        // In this order, so that no change falls between the first look and the watch.
         let watch = registry.watch()?;
-        let daemon = Daemon::start(registry.clone(), options.threads, options.request_timeout)
-            .map_err(|e| failed("starting threads", e))?;
-        // Changes between this and the first look at the watch are in the watch already.
         daemon.sync()?;
-        let mounted = kernel::mount(&mountpoint, options.allow);
-        let mounted = mounted.and_then(|fd| match table::at(&mountpoint) {
-            Ok(Some(entry)) if entry.fstype == kernel::FSTYPE => Ok((fd, entry.device)),
-            Ok(_) => Err(MountError::new(MountErrorKind::Failed, "the mount vanished as soon as it was made")),
-            Err(e) => Err(failed("reading /proc/self/mountinfo", e)),
-        });
-        let (fd, device) = match mounted {
-            Ok(mounted) => mounted,
-            Err(e) => {
-                daemon.close();
-                if created {
-                    let _ = std::fs::remove_dir(&mountpoint);
-                }
-                return Err(e);
-            }
-        };
-        // From here on dropping `mount` cleans up.
         let stop = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|e| failed("making an event descriptor", e.into()))?;
         let stopped = stop.try_clone().map_err(|e| failed("making an event descriptor", e))?;
+        let fd = kernel::mount(mountpoint, options.allow)?;
+        let device = match table::at(mountpoint) {
+            Ok(Some(entry)) if entry.fstype == kernel::FSTYPE => entry.device,
+            Ok(_) => return Err(MountError::new(MountErrorKind::Failed, "the mount vanished as soon as it was made")),
+            Err(e) => return Err(failed("reading /proc/self/mountinfo", e)),
+        };
+        // From here on, dropping it unmounts.
         let mount = Mount {
             unmounter: Unmounter(Arc::new(Running {
-                mountpoint,
+                mountpoint: mountpoint.to_owned(),
                 device,
                 created,
-                guard: Mutex::new(None),
-                ended: Mutex::new(true),
+                standing: Mutex::new(Standing::default()),
+                phase: Mutex::new(Phase::Starting),
                 end: Condvar::new(),
                 stop,
             })),
         };
         let running = Arc::clone(&mount.unmounter.0);
-        let adapter = Adapter::new(Arc::clone(&daemon), Modes::of(options.allow));
+        let adapter = Adapter::new(Arc::clone(daemon), Modes::of(options.allow));
         let mut config = Config::default();
         // They only dispatch: one may be busy with a long listing while the other goes on.
         config.n_threads = Some(2);
         // Who may ask is the kernel's to check (allow_other, default_permissions): fuser's own check skips reads.
-        let session = match Session::from_fd(adapter, fd, SessionACL::All, config) {
-            Ok(session) => session,
-            Err(e) => {
-                daemon.close();
-                return Err(failed("the kernel and this program do not agree on FUSE", e));
-            }
-        };
-        revoke::start(&daemon, &session.notifier(), &running.mountpoint, watch, stopped)
+        let session = Session::from_fd(adapter, fd, SessionACL::All, config)
+            .map_err(|e| failed("the kernel and this program do not agree on FUSE", e))?;
+        revoke::start(daemon, &session.notifier(), mountpoint, watch, stopped)
             .map_err(|e| failed("starting threads", e))?;
-        *running.ended.lock() = false;
-        let (r, d) = (Arc::clone(&running), Arc::clone(&daemon));
+        *running.phase.lock() = Phase::Serving;
+        let (r, d) = (Arc::clone(&running), Arc::clone(daemon));
         let spawned = Builder::new().name("securereg-fuse".into()).spawn(move || {
             if let Err(e) = session.run() {
                 tracing::error!("the mount ended: {e}");
@@ -200,14 +216,13 @@ impl Mount {
             r.ended();
         });
         if let Err(e) = spawned {
-            daemon.close();
-            running.ended();
+            *running.phase.lock() = Phase::Starting;
             return Err(failed("starting threads", e));
         }
         deepen_read_ahead(&running.device);
         // The mount answers, or what is there is not ours.
-        std::fs::metadata(&running.mountpoint).map_err(|e| failed("the mount does not answer", e))?;
-        *running.guard.lock() = Some(registry.record_mount(&running.mountpoint)?);
+        std::fs::metadata(mountpoint).map_err(|e| failed("the mount does not answer", e))?;
+        running.standing.lock().guard = Some(registry.record_mount(mountpoint)?);
         let background = Builder::new().name("securereg-recheck".into()).spawn(move || {
             if let Err(e) = registry.recheck_stale(&Task::unattended()) {
                 tracing::error!("re-checking files whose stamps are stale: {e}");
@@ -233,9 +248,9 @@ impl Mount {
     /// Waits until the mount has ended: unmounted from outside, or by [`Mount::unmounter`].
     pub fn wait(&self) {
         let running = &self.unmounter.0;
-        let mut ended = running.ended.lock();
-        while !*ended {
-            running.end.wait(&mut ended);
+        let mut phase = running.phase.lock();
+        while *phase != Phase::Ended {
+            running.end.wait(&mut phase);
         }
     }
 
@@ -269,39 +284,57 @@ impl Unmounter {
     /// As [`Mount::unmount`].
     pub fn unmount(&self) -> io::Result<()> {
         let running = &self.0;
-        // One at a time: the loser must not look at the table before the winner has unmounted.
-        let mut guard = running.guard.lock();
-        let ours = table::at(&running.mountpoint)?
-            .is_some_and(|entry| entry.device == running.device && entry.fstype == kernel::FSTYPE);
-        if ours {
-            kernel::unmount(&running.mountpoint)?;
+        // Held all along: the loser must not return before the winner has unmounted.
+        let mut standing = running.standing.lock();
+        if std::mem::replace(&mut standing.unmounted, true) {
+            return Ok(());
+        }
+        let phase = *running.phase.lock();
+        let found = table::at(&running.mountpoint)?;
+        let same = found.is_some_and(|e| e.device == running.device && e.fstype == kernel::FSTYPE);
+        // Once the session has ended, our mount is gone, and another may have its place and number; or it was aborted,
+        // and lies there dead.
+        if same && (phase != Phase::Ended || !is_alive(&running.mountpoint)) {
+            kernel::unmount(&running.mountpoint).inspect_err(|_| standing.unmounted = false)?;
         }
         // The record goes after the mount, so that whoever finds it finds the mount too.
-        drop(guard.take());
-        drop(guard);
-        let mut ended = running.ended.lock();
-        while !*ended {
-            if running.end.wait_for(&mut ended, LET_GO).timed_out() {
+        drop(standing.guard.take());
+        drop(standing);
+        let mut phase = running.phase.lock();
+        while *phase == Phase::Serving {
+            if running.end.wait_for(&mut phase, LET_GO).timed_out() {
                 break;
             }
         }
-        drop(ended);
+        drop(phase);
         if running.created {
             // Only if it is empty, and no longer a mount point: anything else is not ours to remove.
             let _ = std::fs::remove_dir(&running.mountpoint);
         }
-        let _ = rustix::io::write(&running.stop, &1u64.to_ne_bytes());
+        if *running.phase.lock() == Phase::Starting {
+            // Otherwise the catalog is followed as long as anyone has a file open.
+            running.stop_following();
+        }
         Ok(())
     }
 }
 
 impl Running {
-    fn ended(&self) {
-        drop(self.guard.lock().take());
+    fn stop_following(&self) {
+        // It can fail only when it was written before.
         let _ = rustix::io::write(&self.stop, &1u64.to_ne_bytes());
-        *self.ended.lock() = true;
+    }
+
+    fn ended(&self) {
+        drop(self.standing.lock().guard.take());
+        self.stop_following();
+        *self.phase.lock() = Phase::Ended;
         self.end.notify_all();
     }
+}
+
+fn failed(what: &str, e: io::Error) -> MountError {
+    MountError::new(MountErrorKind::Failed, format!("{what}: {e}"))
 }
 
 /// Says why this machine cannot mount, by trying to.
@@ -311,13 +344,13 @@ impl Running {
 pub fn can_mount() -> Result<(), MountError> {
     let name = format!("securereg-try-{}-{:?}", std::process::id(), std::thread::current().id());
     let dir = std::env::temp_dir().join(name.replace(['(', ')'], ""));
-    let failed = |e: io::Error| MountError::new(MountErrorKind::Failed, format!("making {}: {e}", dir.display()));
-    std::fs::create_dir(&dir).map_err(failed)?;
-    let dir = dir.canonicalize().map_err(failed)?;
+    let making = |e| failed(&format!("making {}", dir.display()), e);
+    std::fs::create_dir(&dir).map_err(making)?;
+    let dir = dir.canonicalize().map_err(making)?;
     let outcome = kernel::mount(&dir, Allow::Owner).and_then(|fd| {
         let unmounted = kernel::unmount(&dir);
         drop(fd);
-        unmounted.map_err(|e| MountError::new(MountErrorKind::Failed, format!("unmounting {}: {e}", dir.display())))
+        unmounted.map_err(|e| failed(&format!("unmounting {}", dir.display()), e))
     });
     let _ = std::fs::remove_dir(&dir);
     outcome
@@ -389,11 +422,7 @@ fn clear(path: &Path) -> Result<(), MountError> {
         if entry.fstype != kernel::FSTYPE {
             return refuse(
                 MountErrorKind::Mountpoint,
-                format!(
-                    "a dead {} mount is in the way; detach it with `umount -l {}`",
-                    entry.fstype,
-                    path.display()
-                ),
+                format!("a dead {} mount is in the way; detach it with `umount -l {}`", entry.fstype, path.display()),
             );
         }
         tracing::warn!("detaching the dead mount that an earlier process left at {}", path.display());

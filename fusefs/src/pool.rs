@@ -113,7 +113,12 @@ impl Pool {
 
     /// Goes on with `work` on a thread of its own, `longer` than the usual timeout: for a worker that finds that its
     /// request needs a long time.
-    pub(crate) fn apart(&self, ticket: &Arc<Ticket>, longer: Duration, work: impl FnOnce(&Arc<Ticket>) + Send + 'static) {
+    pub(crate) fn apart(
+        &self,
+        ticket: &Arc<Ticket>,
+        longer: Duration,
+        work: impl FnOnce(&Arc<Ticket>) + Send + 'static,
+    ) {
         {
             let mut state = self.0.state.lock();
             if ticket.place() != Place::Worker || state.apart >= APART {
@@ -323,3 +328,6 @@ impl State {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,6 +17,9 @@ pub(crate) enum Reply {
     Read(ReplyData),
     Open(ReplyOpen),
     Entry(ReplyEntry),
+    /// What was answered, for tests of the pool: fuser's replies cannot be made by hand.
+    #[cfg(test)]
+    Test(std::sync::mpsc::Sender<Result<Vec<u8>, i32>>),
 }
 
 /// Where the work on a request is done.
@@ -118,8 +121,11 @@ impl Claim {
         if self.node.as_ref().is_some_and(|node| node.gate.is_shut()) {
             return;
         }
-        if let Some(Reply::Read(reply)) = self.reply.take() {
-            reply.data(bytes);
+        match self.reply.take() {
+            Some(Reply::Read(reply)) => reply.data(bytes),
+            #[cfg(test)]
+            Some(Reply::Test(sender)) => drop(sender.send(Ok(bytes.to_vec()))),
+            other => self.reply = other,
         }
     }
 
@@ -148,6 +154,8 @@ impl Claim {
             Some(Reply::Read(reply)) => reply.error(errno),
             Some(Reply::Open(reply)) => reply.error(errno),
             Some(Reply::Entry(reply)) => reply.error(errno),
+            #[cfg(test)]
+            Some(Reply::Test(sender)) => drop(sender.send(Err(errno.into()))),
             None => {}
         }
     }

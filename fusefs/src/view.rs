@@ -303,8 +303,7 @@ impl Tree {
         let refused: HashSet<&str> = come.iter().filter(|a| !a.is_promoted()).map(|a| a.name.as_str()).collect();
         for artifact in gone {
             // A deleted or moved name leaves those who have it open alone; a quarantined one does not.
-            let ending =
-                if refused.contains(artifact.name.as_str()) { Ending::Revoked } else { Ending::Replaced };
+            let ending = if refused.contains(artifact.name.as_str()) { Ending::Revoked } else { Ending::Replaced };
             for file in &artifact.files {
                 let facts = Facts::of(artifact, file);
                 let path = artifact.mount_path(file);

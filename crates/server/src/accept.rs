@@ -43,7 +43,8 @@ pub(crate) async fn serve(
     limits: Limits,
     mut stop: watch::Receiver<bool>,
 ) -> JoinSet<()> {
-    let slots = Slots::new(connection_cap(limits.connections));
+    let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let slots = Slots::new(connection_cap(limits.connections, descriptors));
     let mut open = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -67,9 +68,8 @@ pub(crate) async fn serve(
     }
 }
 
-/// Half of the descriptors this process may have are left to the registry.
-fn connection_cap(wanted: usize) -> usize {
-    let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+/// Half of the `descriptors` this process may have are left to the registry.
+fn connection_cap(wanted: usize, descriptors: Option<u64>) -> usize {
     let half = descriptors.map_or(usize::MAX, |n| usize::try_from(n / 2).unwrap_or(usize::MAX));
     wanted.min(half)
 }
@@ -223,6 +223,20 @@ impl AsyncWrite for Watched {
                 // The client has ended its side, or is gone.
                 Ok(()) | Err(_) => return Poll::Ready(Ok(())),
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_take_at_most_half_the_descriptors() {
+        for (wanted, descriptors, cap) in
+            [(1024, None, 1024), (1024, Some(65_536), 1024), (1024, Some(1024), 512), (1024, Some(2049), 1024)]
+        {
+            assert_eq!(connection_cap(wanted, descriptors), cap, "{wanted} of {descriptors:?}");
         }
     }
 }

@@ -338,6 +338,11 @@ impl Preference {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::Tokens;
+    use crate::blocking::Lanes;
+    use crate::staging::Staging;
+    use securereg::{Actor, PromoteRequest, Registry};
+    use std::path::Path;
 
     #[test]
     fn a_preference_is_read_as_rfc_7240_writes_it() {
@@ -355,5 +360,42 @@ mod tests {
         assert_eq!(of(&["return=minimal, Respond-Async; x=1"]), after(0));
         assert_eq!(of(&["respond-async, wait = 10"]), after(10));
         assert_eq!(of(&["respond-async", "wait=99999999999999"]), after(0));
+    }
+
+    /// At a shutdown: work that is cancelled says so, and nothing of it stays.
+    #[tokio::test]
+    async fn a_cancelled_promotion_is_503_and_leaves_nothing() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let registry = Registry::open_or_create(&dir.path().join("root")).expect("a registry");
+        let limits = Limits::default();
+        let app = Arc::new(App {
+            registry: registry.clone(),
+            tokens: Tokens::new(Vec::new()),
+            lanes: Lanes::new(&limits),
+            jobs: Jobs::new(&limits),
+            staging: Staging::new(Vec::new()),
+            limits,
+        });
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let work = move |app: &App, job: &Job| {
+            held.recv().expect("the test releases");
+            let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/tiny-llama.gguf");
+            let source = securereg::Source::open(&model).expect("test data");
+            let request = PromoteRequest::new("m".parse().expect("a name"));
+            match job.attend(|task| app.registry.promote(request, source, &Actor::new("http", "test"), task)) {
+                Ok(_) => Reply::ok(&json!("promoted")),
+                Err(e) => e.into(),
+            }
+        };
+        let job = app.jobs.start_or_join(&app, Key::VerifyAll, |reply| reply, work).expect("room");
+        app.jobs.cancel_all();
+        release.send(()).expect("the job waits");
+        let reply = job.wait().await;
+        assert_eq!((reply.status(), &reply.body()["kind"]), (StatusCode::SERVICE_UNAVAILABLE, &json!("cancelled")));
+        assert!(registry.catalog().expect("good").is_empty());
+        assert_eq!(std::fs::read_dir(registry.root().join("tmp")).expect("a folder").count(), 0);
+        app.jobs.drain().await;
+        let refused = app.jobs.start_or_join(&app, Key::VerifyAll, |reply| reply, |_, _| Reply::internal());
+        assert_eq!(refused.map(drop).expect_err("closed").status(), StatusCode::SERVICE_UNAVAILABLE);
     }
 }

@@ -11,7 +11,7 @@
 //! | `GET /v1/model/{name}`, `GET /v1/model?name=` | read | [`models`] |
 //! | `GET /v1/model/path?name=` | read | [`path`] |
 //! | `POST /v1/promote`, `POST /v1/model/promote` | promote | [`promote`] |
-//! | `DELETE /v1/model/{name}`, `DELETE /v1/model/delete?name=` | admin | [`delete`] |
+//! | `DELETE /v1/model/{name}`, `DELETE /v1/model/delete?name=` | admin | [`mod@delete`] |
 //! | `POST /v1/model/verify?name=` | verify | [`verify`] |
 //! | `POST /v1/model/verify-manifest[?name=]` | verify | [`verify`] |
 //! | `POST /v1/models/verify-all`, `GET /v1/integrity/status` | verify | [`integrity`] |

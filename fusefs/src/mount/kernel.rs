@@ -76,10 +76,10 @@ fn mount_as_user(dir: &Path, allow: Allow) -> Result<OwnedFd, MountError> {
     if let Err(e) = std::fs::metadata(DEVICE) {
         return Err(device_error(&e));
     }
-    let (ours, theirs) =
-        rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
-            .map_err(|e| failed("making a socket pair", e.into()))?;
-    let mut options = "ro,nodev,nosuid,noexec,noatime,default_permissions,fsname=securereg,subtype=securereg".to_owned();
+    let (ours, theirs) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+        .map_err(|e| failed("making a socket pair", e.into()))?;
+    let mut options =
+        "ro,nodev,nosuid,noexec,noatime,default_permissions,fsname=securereg,subtype=securereg".to_owned();
     if allow != Allow::Owner {
         options.push_str(",allow_other");
     }
@@ -146,7 +146,10 @@ fn device_error(e: &io::Error) -> MountError {
             MountErrorKind::Permission,
             format!("{DEVICE} may not be opened: as root, `chmod 666 {DEVICE}` (in a container: --device {DEVICE})"),
         ),
-        _ => MountError::new(MountErrorKind::NoFuse, format!("{DEVICE} cannot be opened: {e}; `modprobe fuse` loads FUSE")),
+        _ => MountError::new(
+            MountErrorKind::NoFuse,
+            format!("{DEVICE} cannot be opened: {e}; `modprobe fuse` loads FUSE"),
+        ),
     }
 }
 

@@ -22,7 +22,7 @@ pub(crate) fn at(path: &Path) -> std::io::Result<Option<Entry>> {
 
 fn find(table: &[u8], path: &Path) -> Option<Entry> {
     // Later lines lie over earlier ones.
-    table.split(|b| *b == b'\n').filter_map(parse).filter(|(mountpoint, _)| mountpoint == path).last().map(|(_, e)| e)
+    table.split(|b| *b == b'\n').filter_map(parse).rfind(|(mountpoint, _)| mountpoint == path).map(|(_, e)| e)
 }
 
 /// `36 35 98:0 /root /mnt options shared:1 - ext4 /dev/root rw`

@@ -153,7 +153,7 @@ fn memory_is_bounded_by_the_catalog_and_what_the_kernel_holds() {
     let view = View::new();
     for round in 0..50 {
         let model = file("m:tag", "m.gguf", round);
-        apply(&view, &[model.clone()]);
+        apply(&view, std::slice::from_ref(&model));
         let node = look(&view, "m/tag/m.gguf").expect("served");
         apply(&view, &[quarantined(model)]);
         view.forget(node.ino, 1);

@@ -1,6 +1,7 @@
 //! The promises of the mount, shown through a real one.
 #![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used, reason = "tests")]
 
+mod hung;
 mod lifecycle;
 mod revocation;
 mod serving;

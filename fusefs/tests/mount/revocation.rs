@@ -13,11 +13,8 @@ fn quarantine_from_another_process_is_refused_within_100_ms_and_cached_pages_are
     f.promote("other", &gguf(1000, 2));
     let original = f.dir.path().join("source/m.gguf");
     let args = |flags| [path.to_str().unwrap().to_owned(), original.to_str().unwrap().to_owned(), String::from(flags)];
-    let mut holders: Vec<_> = ["shared", "private"]
-        .map(args)
-        .iter()
-        .map(|a| probe::start("hold", &[&a[0], &a[1], &a[2]]))
-        .collect();
+    let mut holders: Vec<_> =
+        ["shared", "private"].map(args).iter().map(|a| probe::start("hold", &[&a[0], &a[1], &a[2]])).collect();
     holders.iter().for_each(|h| assert_eq!(h.line(), "held"));
     let file = File::open(&path).unwrap();
     let mut out = vec![0; bytes.len()];

@@ -39,7 +39,11 @@ fn promoted_models_appear_where_the_design_says_and_read_back() {
     assert_eq!(errno(std::fs::metadata(f.at("repo/v1/repo_v1.gguf"))), libc::ENOENT);
     assert!(!listed(&f.at("")).contains(&"repo".to_owned()), "its folders go with it");
     assert_eq!(errno(File::open(f.at("nothing"))), libc::ENOENT);
-    assert_eq!(errno(std::fs::metadata(f.at(".securereg-revoked-3"))), libc::ENOENT, "that name is for one thread only");
+    assert_eq!(
+        errno(std::fs::metadata(f.at(".securereg-revoked-3"))),
+        libc::ENOENT,
+        "that name is for one thread only"
+    );
 }
 
 #[test]
@@ -225,7 +229,7 @@ fn t14_every_change_through_the_mount_is_erofs() {
 #[test]
 fn t14_a_remount_rw_lets_nothing_be_written() {
     if !is_root() {
-        return; // Only root can remount.
+        return skip("only root can remount");
     }
     let Some(f) = mounted() else { return };
     let bytes = gguf(100_000, 1);

@@ -41,13 +41,14 @@ pub fn may_mount() -> bool {
     let Err(why) = can_mount() else { return true };
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
     assert!(std::env::var_os("SECUREREG_REQUIRE_FUSE").is_none_or(|v| v != "1"), "{test} may not be skipped: {why}");
-    // Past the harness, which keeps what a passing test prints.
-    let line = format!("SKIPPED {test}: {why}\n");
-    match OpenOptions::new().append(true).open("/dev/stderr") {
-        Ok(mut stderr) => drop(std::io::Write::write_all(&mut stderr, line.as_bytes())),
-        Err(_) => eprint!("{line}"),
-    }
+    skip(&why.to_string());
     false
+}
+
+/// Says that the running test is skipped, past the harness, which keeps what a passing test prints.
+pub fn skip(why: &str) {
+    let line = format!("SKIPPED {}: {why}\n", std::thread::current().name().unwrap_or("a test"));
+    let _ = std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes());
 }
 
 pub fn me() -> Actor {
@@ -144,6 +145,23 @@ impl Fixture {
         };
         let text = stamp(&self.blob(model)) + &stamp(&self.tree(model));
         std::fs::write(self.registry.root().join("stamps").join(self.sha256(model).to_hex()), text).expect("forged");
+    }
+}
+
+/// What a killed daemon left mounted must not outlive the test.
+impl Drop for Fixture {
+    fn drop(&mut self) {
+        drop(self.mount.take());
+        let at = self.dir.path().join("mnt");
+        let left = || {
+            let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+            table.contains(&format!(" {} ", at.display()))
+        };
+        if left() && is_root() {
+            let _ = rustix::mount::unmount(&at, rustix::mount::UnmountFlags::DETACH);
+        } else if left() {
+            let _ = std::process::Command::new("fusermount3").args(["-u", "-z", "-q", "--"]).arg(&at).status();
+        }
     }
 }
 

@@ -132,11 +132,12 @@ pub fn child() {
             map.compare(&original);
             println!("{MARK}compared");
         }
-        // Maps with MAP_POPULATE again and again, whatever happens to it.
+        // Opens, is told to go on, and maps with MAP_POPULATE again and again, whatever happens to it.
         "populate" => {
             let file = File::open(first).expect("opens");
             let len = usize::try_from(file.metadata().expect("stat").len()).expect("fits");
             println!("{MARK}open");
+            wait_for_go();
             for _ in 0..second.parse::<usize>().expect("a count") {
                 drop(Map::new(&file, len, flags("shared-populate")));
             }
@@ -150,7 +151,11 @@ pub fn child() {
         }
         "daemon" => {
             let registry = Registry::open(Path::new(first)).expect("the registry");
-            let mount = Mount::new(registry, Path::new(second), MountOptions::default());
+            let mut options = MountOptions::default();
+            if let Ok(timeout) = third.parse() {
+                options.request_timeout = Duration::from_millis(timeout);
+            }
+            let mount = Mount::new(registry, Path::new(second), options);
             match mount {
                 Ok(mount) => {
                     println!("{MARK}mounted");
@@ -163,6 +168,15 @@ pub fn child() {
         other => panic!("no such probe: {other}"),
     }
     std::process::exit(0);
+}
+
+/// Makes the file system that `on` lies on fail every read, as a disk does that is gone (ext4 only, as root).
+pub fn shut_down(on: &File) {
+    const EXT4_IOC_SHUTDOWN: libc::c_ulong = 0x8004_587d;
+    let mode: u32 = 2; // EXT4_GOING_FLAGS_NOLOGFLUSH
+    // SAFETY: the request reads one u32 behind the pointer, which lives through the call.
+    let outcome = unsafe { libc::ioctl(on.as_raw_fd(), EXT4_IOC_SHUTDOWN as _, &raw const mode) };
+    assert_eq!(outcome, 0, "shuts down: {}", std::io::Error::last_os_error());
 }
 
 fn wait_for_go() {

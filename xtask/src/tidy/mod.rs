@@ -84,7 +84,7 @@ const RULES: [Rule; 15] = [
     },
     Rule {
         name: "one-manifest-writer",
-        invariant: "the manifest is written in one module",
+        invariant: "the manifest is read and written in one module",
         check: code::one_manifest_writer,
     },
     Rule {

@@ -86,7 +86,9 @@ fn broken() -> Vec<Broken> {
         ("nothing-unfinished", one("src/a.rs", "//! A.\nfn f() { unimplemented!(\"x\") }\n")),
         ("nothing-unfinished", one("src/a.rs", "//! A.\nfn f() { dbg!(1); }\n")),
         ("nothing-unfinished", one("tests/a.rs", "//! A.\n#[test]\n#[ignore = \"slow\"]\nfn f() {}\n")),
-        ("one-manifest-writer", one("src/a.rs", "//! A.\nfn f() { open(\"manifest.yaml\") }\n")),
+        ("one-manifest-writer", one("src/a.rs", "//! A.\nfn f() { std::fs::write(\"manifest.yaml\", x) }\n")),
+        ("one-manifest-writer", one("src/b.rs", "//! B.\nfn f() { layout.write_durably(store::MANIFEST, x) }\n")),
+        ("one-manifest-writer", vec![("src/catalog/store.rs", None)]),
         ("threats-tested", one("tests/threats.rs", &THREATS.replace("fn t17_a", "fn other"))),
         // Named in a comment only: no test.
         ("threats-tested", one("tests/threats.rs", &THREATS.replace("fn t10_a() {}", "// fn t10_a() {}"))),

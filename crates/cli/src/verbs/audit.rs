@@ -27,13 +27,14 @@ pub(crate) fn audit(context: &mut Context, args: Audit) -> Result<Code> {
         ("SEQ", Side::Right),
         ("TIME", Side::Left),
         ("EVENT", Side::Left),
+        ("PHASE", Side::Left),
         ("NAME", Side::Left),
         ("VIA", Side::Left),
         ("WHO", Side::Left),
         ("WHY", Side::Left),
     ]);
     for line in &lines {
-        let cells = [&line.time, &line.event, &line.name, &line.via, &line.who, &line.why];
+        let cells = [&line.time, &line.event, &line.phase, &line.name, &line.via, &line.who, &line.why];
         table.row(std::iter::once(Cell::new(&line.seq.to_string())).chain(cells.map(|text| Cell::new(text))));
     }
     context.out.table(&lines, &table, lines.len(), "the audit log is empty")?;

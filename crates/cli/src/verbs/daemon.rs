@@ -15,7 +15,7 @@ use crate::out::{Form, Out};
 use crate::signals::Signals;
 use crate::text;
 use securereg::{Error, ErrorKind, Registry, Result, Task};
-use securereg_fusefs::{Allow, Mount, MountError, MountErrorKind, MountOptions};
+use securereg_fusefs::{Allow, Mount, MountErrorKind, MountOptions};
 use securereg_server::{Config, Server, ServerError};
 use serde_json::{Map, Value, json};
 use std::net::SocketAddr;
@@ -25,18 +25,20 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 
 pub(crate) fn up(context: &mut Context, args: Up) -> Result<Code> {
+    let options = mount_options(&args.access)?;
     let mut parts = Parts::new(context, Context::registry_or_new)?;
     parts.bind(&args.http)?;
     if !args.no_mount {
-        parts.mount(&args.mount.unwrap_or_else(Registry::default_mount), &args.access)?;
+        parts.mount(&args.mount.unwrap_or_else(Registry::default_mount), options)?;
     }
     let lines = [parts.lines(), next(&parts)].concat();
     parts.run(&mut context.out, &lines)
 }
 
 pub(crate) fn mount(context: &mut Context, args: MountArgs) -> Result<Code> {
+    let options = mount_options(&args.access)?;
     let mut parts = Parts::new(context, Context::registry)?;
-    parts.mount(&args.dir.unwrap_or_else(Registry::default_mount), &args.access)?;
+    parts.mount(&args.dir.unwrap_or_else(Registry::default_mount), options)?;
     let lines = parts.lines();
     parts.run(&mut context.out, &lines)
 }
@@ -105,11 +107,7 @@ impl Parts {
     }
 
     /// Mounts at `dir`.
-    pub(super) fn mount(&mut self, dir: &Path, access: &Access) -> Result<()> {
-        let mut options = MountOptions::default();
-        if let Some(who) = &access.allow {
-            options.allow = who.parse::<Allow>().map_err(unmounted)?;
-        }
+    pub(super) fn mount(&mut self, dir: &Path, options: MountOptions) -> Result<()> {
         // Asked here, a bad manifest is an error of its own kind, not one of mounting.
         self.registry.catalog()?;
         let mount = Mount::new(self.registry.clone(), dir, options).map_err(|e| {
@@ -246,6 +244,17 @@ impl Drop for Parts {
     }
 }
 
+/// How to mount, by the options.
+pub(super) fn mount_options(access: &Access) -> Result<MountOptions> {
+    let mut options = MountOptions::default();
+    if let Some(who) = &access.allow {
+        options.allow = who
+            .parse::<Allow>()
+            .map_err(|e| Error::new(kind_of(e.kind()), format!("--allow {who}: {e}")).because(e))?;
+    }
+    Ok(options)
+}
+
 /// `config`, with what the options say instead.
 pub(super) fn with_options(mut config: Config, args: &Http) -> Result<Config> {
     if let Some(listen) = &args.listen {
@@ -262,9 +271,10 @@ pub(super) fn with_options(mut config: Config, args: &Http) -> Result<Config> {
 
 /// What to try after `up`.
 fn next(parts: &Parts) -> Vec<String> {
-    let root = quoted(parts.registry.root());
+    let root = parts.registry.root();
+    let option = if root == Registry::default_root() { String::new() } else { format!("--root {} ", quoted(root)) };
     let mut lines = vec![String::new(), "try next:".into()];
-    lines.push(format!("  $ securereg promote model.gguf --name my-model --root {root}"));
+    lines.push(format!("  $ securereg {option}promote model.gguf --name my-model"));
     if let Some(dir) = parts.mountpoint() {
         lines.push(format!("  $ ls {}", quoted(dir)));
     }
@@ -293,11 +303,6 @@ pub(super) fn quoted(path: &Path) -> String {
 pub(super) fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
     let spawned = thread::Builder::new().name(name.into()).spawn(work);
     spawned.map_err(|e| Error::new(ErrorKind::Io, format!("cannot start a thread: {e}")).because(e))
-}
-
-/// The mount's errors in the core's words.
-fn unmounted(e: MountError) -> Error {
-    Error::new(kind_of(e.kind()), e.to_string()).because(e)
 }
 
 fn kind_of(kind: MountErrorKind) -> ErrorKind {

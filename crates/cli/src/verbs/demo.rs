@@ -4,7 +4,7 @@
 //! printed; no registry but its own is touched, whatever the environment says; its folder is removed at the end; without
 //! FUSE or with the port taken it goes on, saying so. Leaves out: how the parts run (`daemon`).
 
-use super::daemon::{Parts, curl, quoted, shown, with_options};
+use super::daemon::{Parts, curl, mount_options, quoted, shown, with_options};
 use super::{Context, sample};
 use crate::args::Up;
 use crate::exit::Code;
@@ -22,6 +22,7 @@ pub(crate) fn up(context: &mut Context, args: Up) -> Result<Code> {
     if context.root.is_some() {
         return Err(Error::new(ErrorKind::InvalidInput, "--demo makes a root of its own: leave out --root, or --demo"));
     }
+    let options = mount_options(&args.access)?;
     let folder = tempfile::Builder::new()
         .prefix("securereg-demo-")
         .tempdir()
@@ -35,7 +36,7 @@ pub(crate) fn up(context: &mut Context, args: Up) -> Result<Code> {
     bind(context, &mut parts, with_options(Config::default(), &args.http)?)?;
     if !args.no_mount {
         let dir = args.mount.unwrap_or_else(|| place.join("models"));
-        if let Err(e) = parts.mount(&dir, &args.access) {
+        if let Err(e) = parts.mount(&dir, options) {
             remark(context.form(), &format!("{e}; the demo goes on without the mount"));
         }
     }

@@ -193,7 +193,9 @@ fn sheet(artifact: &Artifact, value: &Value, color: Color) -> String {
     sheet.line("format", artifact.format.as_str());
     sheet.line("size", &format!("{} ({} bytes)", text::size(artifact.size_bytes), artifact.size_bytes));
     sheet.line("sha256", &artifact.sha256.to_string());
-    sheet.line("source", &artifact.source);
+    if !artifact.source.is_empty() {
+        sheet.line("source", &artifact.source);
+    }
     sheet.line("promoted", &artifact.promoted_at);
     if let Some(path) = value["path"].as_str() {
         let mounted = value["mounted"].as_bool().unwrap_or(false);

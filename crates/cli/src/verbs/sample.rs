@@ -160,7 +160,7 @@ mod tests {
             tensors(vocabulary.len() as u64).iter().map(|t| bytes(&t.1).next_multiple_of(ALIGNMENT)).sum();
         // Were the header's length not a multiple of the alignment, the padding makes up for it: the data is the file's end.
         let header = file.len() - data;
-        assert!(header % ALIGNMENT == 0 && header < data, "{header} {data}");
+        assert!(header.is_multiple_of(ALIGNMENT) && header < data, "{header} {data}");
         let first = f32::from_le_bytes(file[header..header + 4].try_into().expect("four bytes"));
         assert!(first.abs() <= 0.1 && first != 0.0, "the data starts with a weight, not with padding: {first}");
     }

@@ -28,7 +28,11 @@ pub(super) async fn health(State(app): State<Arc<App>>) -> Reply {
             degraded(e.kind().as_str(), "the manifest on disk cannot be served; the service's log says why")
         }
     };
-    let reply = app.lanes.short(Lane::Health, call).await;
+    own_words(app.lanes.short(Lane::Health, call).await)
+}
+
+/// What the lane says of a call that did not return is put in this route's shape.
+fn own_words(reply: Reply) -> Reply {
     match reply.body()["status"] {
         serde_json::Value::Null => degraded("timeout", "the registry does not answer in time"),
         _ => reply,
@@ -40,4 +44,16 @@ fn degraded(kind: &str, detail: &str) -> Reply {
         StatusCode::SERVICE_UNAVAILABLE,
         &json!({"status": "degraded", "kind": kind, "detail": detail, "version": env!("CARGO_PKG_VERSION")}),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn t17_a_registry_that_does_not_answer_is_degraded() {
+        let hung = own_words(Reply::failure(StatusCode::SERVICE_UNAVAILABLE, "timeout", "slow"));
+        assert_eq!((hung.status(), &hung.body()["status"]), (StatusCode::SERVICE_UNAVAILABLE, &json!("degraded")));
+        assert_eq!(own_words(Reply::ok(&json!({"status": "ok"}))).body(), json!({"status": "ok"}));
+    }
 }

@@ -79,6 +79,7 @@ fn what_fits_no_model_is_404_and_what_is_malformed_400() {
         json!({"model_path": "/etc/passwd"}),
         json!({"model_path": mount.join("../mount/m.gguf")}),
         json!({"model_path": mount}),
+        json!({"model_path": mount.join("m.gguf/../n.gguf")}),
         json!({"model_path": "sub/../m.gguf"}),
         json!({"model_path": rig.blob(&sha256_of(OK_MIN))}),
         json!({"model_path": mount.join("m.gguf"), "model_name": "n"}),

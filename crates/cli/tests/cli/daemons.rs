@@ -1,13 +1,11 @@
 //! `up`, `mount` and the demo through the real binary and a real mount.
 
-mod support;
-
+use crate::support::{Daemon, Place, can_mount, ended, gguf, until};
 use nix::sys::signal::Signal;
 use serde_json::json;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use support::{Daemon, Place, can_mount, ended, gguf, until};
 
 fn is_mounted(dir: &Path) -> bool {
     let mounts = fs::read_to_string("/proc/self/mounts").expect("the mount table");
@@ -50,7 +48,7 @@ fn up_runs_everything_and_says_where_it_is() {
     let dir = place.path("mnt");
     let mount = dir.to_str().expect("text");
     let daemon = place.daemon(&["up", "--mount", mount, "--listen", "127.0.0.1:0", "--allow", "owner"]);
-    for word in [place.root().to_str().expect("text"), mount, "http://127.0.0.1:", "tokens", "securereg promote"] {
+    for word in [place.root().to_str().expect("text"), mount, "http://127.0.0.1:", "tokens", "promote model.gguf"] {
         assert!(daemon.said.contains(word), "{word}: {}", daemon.said);
     }
     assert!(is_mounted(&dir));
@@ -108,7 +106,7 @@ fn tries(text: &str) -> Vec<String> {
     text.lines().filter_map(|line| line.trim_start().strip_prefix("$ ")).map(str::to_owned).collect()
 }
 
-fn shell(script: &str) -> support::Ended {
+fn shell(script: &str) -> crate::support::Ended {
     let mut command = Command::new("sh");
     command.args(["-c", script]);
     ended(command)

@@ -2,7 +2,6 @@
 //!
 //! Owns: running the real binary in a folder of its own. Promises: no test sees this machine's registry, environment or
 //! terminal; a daemon that a test started ends with it. Leaves out: what is tested.
-#![allow(dead_code, reason = "each test binary uses a part of it")]
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -14,29 +13,34 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+/// The program under test: cargo's, or where CI copied it for a user who cannot read cargo's folder.
+pub(crate) fn binary() -> PathBuf {
+    std::env::var_os("SECUREREG_BIN").map_or_else(|| env!("CARGO_BIN_EXE_securereg").into(), PathBuf::from)
+}
+
 /// A folder with a registry in it.
-pub struct Place {
-    pub dir: tempfile::TempDir,
+pub(crate) struct Place {
+    pub(crate) dir: tempfile::TempDir,
 }
 
 /// How a command ended.
 #[derive(Debug)]
-pub struct Ended {
-    pub code: i32,
-    pub stdout: String,
-    pub stderr: String,
+pub(crate) struct Ended {
+    pub(crate) code: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 impl Ended {
     /// Standard output as JSON; the command must have succeeded.
     #[track_caller]
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         assert_eq!(self.code, 0, "{self:?}");
         serde_json::from_str(&self.stdout).unwrap_or_else(|e| panic!("{e}: {self:?}"))
     }
 
     #[track_caller]
-    pub fn ends(self, code: i32) -> Ended {
+    pub(crate) fn ends(self, code: i32) -> Ended {
         assert_eq!(self.code, code, "{self:?}");
         assert!(!self.stderr.contains("panicked"), "{self:?}");
         self
@@ -44,21 +48,21 @@ impl Ended {
 }
 
 impl Place {
-    pub fn new() -> Place {
+    pub(crate) fn new() -> Place {
         Place { dir: tempfile::tempdir().expect("a temporary folder") }
     }
 
-    pub fn path(&self, below: &str) -> PathBuf {
+    pub(crate) fn path(&self, below: &str) -> PathBuf {
         self.dir.path().join(below)
     }
 
-    pub fn root(&self) -> PathBuf {
+    pub(crate) fn root(&self) -> PathBuf {
         self.path("root")
     }
 
     /// The command with nothing of this process's environment but the search path.
-    pub fn bare(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_securereg"));
+    pub(crate) fn bare(&self) -> Command {
+        let mut command = Command::new(binary());
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command.env("HOME", self.dir.path()).env("TMPDIR", self.dir.path()).current_dir(self.dir.path());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -66,19 +70,19 @@ impl Place {
     }
 
     /// The command on this place's registry.
-    pub fn command<S: AsRef<OsStr>>(&self, args: &[S]) -> Command {
+    pub(crate) fn command<S: AsRef<OsStr>>(&self, args: &[S]) -> Command {
         let mut command = self.bare();
         command.arg("--root").arg(self.root()).args(args);
         command
     }
 
     /// Runs the command on this place's registry.
-    pub fn run<S: AsRef<OsStr>>(&self, args: &[S]) -> Ended {
+    pub(crate) fn run<S: AsRef<OsStr>>(&self, args: &[S]) -> Ended {
         ended(self.command(args))
     }
 
     /// Writes a file and gives its path.
-    pub fn file(&self, name: &str, bytes: &[u8]) -> String {
+    pub(crate) fn file(&self, name: &str, bytes: &[u8]) -> String {
         let path = self.path(name);
         fs::write(&path, bytes).expect("a file is written");
         path.to_str().expect("temporary paths are text").to_owned()
@@ -86,18 +90,18 @@ impl Place {
 
     /// Promotes a small model under `name`.
     #[track_caller]
-    pub fn promoted(&self, name: &str) -> Value {
+    pub(crate) fn promoted(&self, name: &str) -> Value {
         let file = self.file(&format!("{}.gguf", name.replace(['/', ':'], "-")), &gguf(name));
         self.run(&["promote", &file, "--name", name, "--json"]).ends(0).json()
     }
 
     /// The one file that holds the bytes with this digest.
-    pub fn blob(&self, sha256: &str) -> PathBuf {
+    pub(crate) fn blob(&self, sha256: &str) -> PathBuf {
         self.root().join("blobs/sha256").join(sha256)
     }
 
     /// Flips one stored byte.
-    pub fn tamper(&self, sha256: &str) {
+    pub(crate) fn tamper(&self, sha256: &str) {
         let path = self.blob(sha256);
         let mut bytes = fs::read(&path).expect("the blob is read");
         let last = bytes.len() - 1;
@@ -109,13 +113,13 @@ impl Place {
     }
 
     /// Starts a daemon and waits for the line that says it is ready.
-    pub fn daemon<S: AsRef<OsStr>>(&self, args: &[S]) -> Daemon {
+    pub(crate) fn daemon<S: AsRef<OsStr>>(&self, args: &[S]) -> Daemon {
         Daemon::start(self.command(args))
     }
 }
 
 /// Runs `command` to its end.
-pub fn ended(mut command: Command) -> Ended {
+pub(crate) fn ended(mut command: Command) -> Ended {
     let output = command.output().expect("the command starts");
     Ended {
         code: output.status.code().unwrap_or(-1),
@@ -125,16 +129,16 @@ pub fn ended(mut command: Command) -> Ended {
 }
 
 /// A daemon, killed when the test forgets it.
-pub struct Daemon {
-    pub child: Child,
+pub(crate) struct Daemon {
+    pub(crate) child: Child,
     /// What it printed up to the line that says it is ready.
-    pub said: String,
+    pub(crate) said: String,
     stdout: BufReader<std::process::ChildStdout>,
 }
 
 impl Daemon {
     #[track_caller]
-    pub fn start(mut command: Command) -> Daemon {
+    pub(crate) fn start(mut command: Command) -> Daemon {
         let mut child = command.spawn().expect("the daemon starts");
         let mut stdout = BufReader::new(child.stdout.take().expect("its output is piped"));
         let mut said = String::new();
@@ -149,16 +153,16 @@ impl Daemon {
     }
 
     /// Its line of JSON.
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.said).expect("one line of JSON")
     }
 
-    pub fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(i32::try_from(self.child.id()).expect("a process id")), signal).expect("the signal is sent");
     }
 
     /// Sends `signal` and waits for the end.
-    pub fn stop(mut self, signal: Signal) -> Ended {
+    pub(crate) fn stop(mut self, signal: Signal) -> Ended {
         self.signal(signal);
         let code = wait(&mut self.child);
         let mut ended = Ended { code, stdout: std::mem::take(&mut self.said), stderr: String::new() };
@@ -178,7 +182,7 @@ impl Drop for Daemon {
 }
 
 /// Waits half a minute for the end, then kills.
-pub fn wait(child: &mut Child) -> i32 {
+pub(crate) fn wait(child: &mut Child) -> i32 {
     let mut code = None;
     let ended = until(30, || {
         code = child.try_wait().expect("a child of ours");
@@ -191,7 +195,7 @@ pub fn wait(child: &mut Child) -> i32 {
 }
 
 /// Asks again and again, for so many seconds at most.
-pub fn until(seconds: u64, mut is_so: impl FnMut() -> bool) -> bool {
+pub(crate) fn until(seconds: u64, mut is_so: impl FnMut() -> bool) -> bool {
     let end = Instant::now() + Duration::from_secs(seconds);
     while Instant::now() < end {
         if is_so() {
@@ -204,22 +208,22 @@ pub fn until(seconds: u64, mut is_so: impl FnMut() -> bool) -> bool {
 
 /// Whether the test can mount. If not it says so past the test runner's capture, or fails where mounts are required.
 #[track_caller]
-pub fn can_mount(test: &str) -> bool {
+pub(crate) fn can_mount(test: &str) -> bool {
     let Err(why) = securereg_fusefs::can_mount() else { return true };
-    assert!(std::env::var_os("SECUREREG_REQUIRE_FUSE").is_none(), "{test} cannot mount: {why}");
+    assert!(std::env::var_os("SECUREREG_REQUIRE_FUSE").is_none_or(|v| v != "1"), "{test} cannot mount: {why}");
     writeln!(std::io::stderr(), "SKIPPED {test}: this machine cannot mount: {why}").expect("standard error");
     false
 }
 
 /// A complete GGUF file of one small tensor, different for each `seed`.
-pub fn gguf(seed: &str) -> Vec<u8> {
+pub(crate) fn gguf(seed: &str) -> Vec<u8> {
     let mut file = header(seed, 16);
     file.extend((0..16_u8).flat_map(|i| f32::from(i).to_le_bytes()));
     file
 }
 
 /// The part of a GGUF file before its data: one tensor of `elements` F32.
-pub fn header(seed: &str, elements: u64) -> Vec<u8> {
+pub(crate) fn header(seed: &str, elements: u64) -> Vec<u8> {
     let string = |text: &str| [&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat();
     let mut file = b"GGUF\x03\0\0\0".to_vec();
     file.extend(1_u64.to_le_bytes());
@@ -234,7 +238,7 @@ pub fn header(seed: &str, elements: u64) -> Vec<u8> {
 }
 
 /// What lies below `folder`, folders apart.
-pub fn files_below(folder: &Path) -> Vec<PathBuf> {
+pub(crate) fn files_below(folder: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
     let mut files = Vec::new();
     for entry in entries.flatten() {
