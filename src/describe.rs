@@ -18,10 +18,16 @@ pub(crate) fn describe(inner: &Inner, artifact: &Artifact, default_mount: &Path)
     show(inner, artifact, &mounts::live(inner.layout())?, default_mount)
 }
 
-/// The same of all.
+/// The same of all. One whose evidence cannot be read is shown with the error in its place, and hides no other.
 pub(crate) fn describe_all(inner: &Inner, default_mount: &Path) -> Result<Vec<Value>> {
     let live = mounts::live(inner.layout())?;
-    inner.catalog()?.artifacts().map(|artifact| show(inner, artifact, &live, default_mount)).collect()
+    let one = |artifact: &Arc<Artifact>| {
+        show(inner, artifact, &live, default_mount).unwrap_or_else(|e| {
+            let (name, sha256, status) = (&artifact.name, &artifact.sha256, artifact.status());
+            json!({"name": name, "sha256": sha256, "status": status, "error": e.to_string(), "kind": e.kind().as_str()})
+        })
+    };
+    Ok(inner.catalog()?.artifacts().map(one).collect())
 }
 
 /// The registry's own fields over whatever the promoter sent along.

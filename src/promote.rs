@@ -170,7 +170,7 @@ fn attempt(
     let cleared = policy::judge(source.shape, files, &evidence, request.format)?;
     let sidecar = keep_evidence(inner, request)?;
     let candidate = artifact_of(request, source.shape, sha256, cleared, sidecar);
-    let published = publish(inner, &candidate, &source, &leases, &mut staging, actor)?;
+    let published = publish(inner, &candidate, &source, &leases, &mut staging, actor, task)?;
     drop(leases);
     finish_move(inner, request, &source, &candidate);
     Ok(Promotion { skipped: source.skipped, ..published })
@@ -293,10 +293,13 @@ fn publish(
     leases: &[Option<ReadLease<'_>>],
     staging: &mut Staging<'_>,
     actor: &Actor,
+    task: &Task<'_>,
 ) -> Result<Promotion> {
     let mut method = Method::Shared;
     let mut fresh: Vec<Sha256Digest> = Vec::new();
     let committed = inner.commit(actor, |catalog| {
+        // The lock may have been long in coming.
+        task.go_on()?;
         let outcome = place(catalog, candidate)?;
         if outcome == Outcome::AlreadyThere {
             return Ok(Decision::Keep(outcome));

@@ -59,11 +59,17 @@ impl<'a> Task<'a> {
     }
 
     pub(crate) fn step(&self, progress: Progress) -> Result<()> {
-        if self.cancelled.is_some_and(|flag| flag.load(Ordering::Relaxed)) {
-            return Err(Error::new(ErrorKind::Cancelled, "cancelled; nothing was changed"));
-        }
+        self.go_on()?;
         if let Some(callback) = &self.callback {
             (callback.lock())(progress);
+        }
+        Ok(())
+    }
+
+    /// An error once the work is to stop.
+    pub(crate) fn go_on(&self) -> Result<()> {
+        if self.cancelled.is_some_and(|flag| flag.load(Ordering::Relaxed)) {
+            return Err(Error::new(ErrorKind::Cancelled, "cancelled; nothing was changed"));
         }
         Ok(())
     }

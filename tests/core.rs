@@ -174,6 +174,9 @@ fn what_a_promoter_sends_along_is_kept_and_vouched_for() {
     let sidecar = root.path().join("sidecars/sha256").join(artifact.evidence.unwrap().to_hex());
     std::fs::write(&sidecar, br#"{"scan_results":{"clamav":"never ran"}}"#).unwrap();
     assert_eq!(root.registry.describe(&artifact).unwrap_err().kind(), ErrorKind::Corrupt);
+    root.promote("b", &gguf(100, 2));
+    let all = root.registry.describe_all().unwrap();
+    assert_eq!((all[0]["kind"].as_str(), all[1]["name"].as_str()), (Some("corrupt"), Some("b")), "one hides no other");
     assert_eq!(root.verify("a").status, VerifyStatus::Failed);
     root.registry.delete(&name("a"), &me()).unwrap();
     assert!(!sidecar.exists());

@@ -15,7 +15,7 @@ pub(crate) fn list(context: &mut Context) -> Result<Code> {
     let registry = context.registry()?;
     let catalog = registry.catalog()?;
     let values = match context.form() {
-        crate::out::Form::Json => catalog.artifacts().map(|a| registry.describe(a)).collect::<Result<Vec<Value>>>()?,
+        crate::out::Form::Json => registry.describe_all()?,
         crate::out::Form::Text => Vec::new(),
     };
     let mut table = Table::new(&[

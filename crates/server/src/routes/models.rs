@@ -11,7 +11,7 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::Uri;
 use securereg::{Error, ErrorKind, ModelName, Registry};
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::sync::Arc;
 
 /// 200 with the array of all Artifacts, sorted by name; `[]` when there are none.
@@ -42,14 +42,7 @@ fn describe(registry: &Registry, name: &ModelName) -> Result<Value, Reply> {
 }
 
 fn all(registry: &Registry) -> Answer {
-    let catalog = registry.catalog()?;
-    let described = catalog.artifacts().map(|artifact| {
-        registry.describe(artifact).unwrap_or_else(|e| {
-            let (name, sha256, status) = (&artifact.name, &artifact.sha256, artifact.status());
-            json!({"name": name, "sha256": sha256, "status": status, "error": e.to_string(), "kind": e.kind().as_str()})
-        })
-    });
-    Ok(Reply::ok(&Value::Array(described.collect())))
+    Ok(Reply::ok(&Value::Array(registry.describe_all()?)))
 }
 
 /// As the core says it of a name it does not hold.
