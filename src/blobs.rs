@@ -7,6 +7,7 @@
 use crate::artifact::FileEntry;
 use crate::digest::Sha256Digest;
 use crate::error::{Error, ErrorKind, Result};
+use crate::immutable;
 use crate::layout::{Folder, Layout, blob_name};
 use crate::scan::{self, Job, Meter, Scanned, Stored};
 use crate::stamp::Stamps;
@@ -163,6 +164,21 @@ impl Blobs {
         let stored = Stored::open(&self.layout, sha256, false)?;
         let tree = self.tree_file(sha256)?;
         self.learn(sha256, stamps_of(&stored.file, &tree)?);
+        Ok(())
+    }
+
+    /// Sets the immutable flag on a blob that is known to be good, and takes the stamps it has then.
+    pub(crate) fn make_immutable(&self, entry: &FileEntry) -> Result<()> {
+        let open = self.open(entry, false)?;
+        if immutable::protect(&self.layout, &entry.sha256)? {
+            let tree = self.tree_file(&entry.sha256)?;
+            let now = stamps_of(&open.stored.file, &tree)?;
+            let before = self.known.lock().get(&entry.sha256).copied();
+            // Only ctime may have moved; anything else is somebody's write, and the next open re-checks.
+            if before.is_some_and(|before| before.same_but_ctime(&now)) {
+                self.learn(&entry.sha256, now);
+            }
+        }
         Ok(())
     }
 

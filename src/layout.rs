@@ -20,6 +20,7 @@
 
 use crate::digest::Sha256Digest;
 use crate::error::{Error, ErrorKind, Result};
+use crate::immutable;
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, ResolveFlags};
 use std::fs::File;
 use std::io::Write;
@@ -175,10 +176,28 @@ impl Layout {
 
     /// Renames `temp`, already synced, to `folder/name`. The folder still has to be synced.
     pub(crate) fn publish(&self, temp: &str, folder: Folder, name: &str) -> Result<()> {
-        rustix::fs::renameat(&self.tmp, temp, self.folder(folder), name).map_err(|e| {
+        let rename = || rustix::fs::renameat(&self.tmp, temp, self.folder(folder), name);
+        self.despite_immutable(folder, name, rename).map_err(|e| {
             self.discard(temp);
             Error::io(format_args!("publishing {name}"), e)
         })
+    }
+
+    /// Does something to `folder/name` that the immutable flag forbids: takes the flag off if that is what is in the way.
+    fn despite_immutable(
+        &self,
+        folder: Folder,
+        name: &str,
+        act: impl Fn() -> rustix::io::Result<()>,
+    ) -> rustix::io::Result<()> {
+        match act() {
+            Err(rustix::io::Errno::PERM)
+                if self.read(folder, name, OFlags::empty()).is_ok_and(|f| immutable::unprotect(&f)) =>
+            {
+                act()
+            }
+            outcome => outcome,
+        }
     }
 
     pub(crate) fn sync(&self, folder: Folder) -> Result<()> {
@@ -192,7 +211,8 @@ impl Layout {
 
     /// Removes `folder/name` if it is there.
     pub(crate) fn remove(&self, folder: Folder, name: &str) -> Result<()> {
-        match rustix::fs::unlinkat(self.folder(folder), name, AtFlags::empty()) {
+        let unlink = || rustix::fs::unlinkat(self.folder(folder), name, AtFlags::empty());
+        match self.despite_immutable(folder, name, unlink) {
             Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
             Err(e) => Err(Error::io(format_args!("removing {name}"), e)),
         }

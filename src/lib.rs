@@ -33,6 +33,7 @@ mod describe;
 mod digest;
 mod error;
 mod format;
+mod immutable;
 mod ingest;
 mod layout;
 mod mounts;

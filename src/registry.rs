@@ -187,6 +187,17 @@ impl Registry {
         Ok(())
     }
 
+    /// Sets the immutable flag (`chattr +i`) on every promoted model's stored files, so that not even root writes, removes or
+    /// renames one without taking it off first. Deleting a model takes it off.
+    ///
+    /// # Errors
+    /// `Permission` without CAP_LINUX_IMMUTABLE, `Unsupported` where the file system has no such flag.
+    pub fn make_immutable(&self) -> Result<()> {
+        let catalog = self.inner.catalog()?;
+        let files = catalog.artifacts().filter(|a| a.is_promoted()).flat_map(|a| &a.files);
+        files.into_iter().try_for_each(|file| self.inner.blobs.make_immutable(file))
+    }
+
     /// The Artifact JSON of the API.
     pub fn describe(&self, artifact: &Artifact) -> Result<serde_json::Value> {
         describe::describe(&self.inner, artifact, &Registry::default_mount())

@@ -43,6 +43,12 @@ impl Stamps {
         Ok(Stamps { blob: Stamp::of(blob)?, tree: Stamp::of(tree)? })
     }
 
+    /// Whether nothing but the inode's own change time differs.
+    pub(crate) fn same_but_ctime(&self, other: &Stamps) -> bool {
+        let content = |s: &Stamp| (s.ino, s.size, s.mtime);
+        content(&self.blob) == content(&other.blob) && content(&self.tree) == content(&other.tree)
+    }
+
     /// The stamps recorded for a blob, or none.
     pub(crate) fn recorded(layout: &Layout, sha256: &Sha256Digest) -> Option<Stamps> {
         let bytes = layout.read_small(Folder::Stamps, &blob_name(sha256), 1024).ok()?;

@@ -375,3 +375,28 @@ fn a_verification_learns_the_stamps_of_what_is_good_and_of_nothing_else() {
     assert!(root.registry.opens_at_once(&digest("good")), "the pass has just read every byte of it");
     assert!(!root.registry.opens_at_once(&digest("bad")), "a failed check teaches nothing");
 }
+
+/// Needs CAP_LINUX_IMMUTABLE and a file system with the flag.
+#[test]
+fn an_immutable_model_cannot_be_touched_opens_at_once_and_can_be_deleted() {
+    let root = Root::new();
+    root.promote("m", &gguf(3 * G, 1));
+    if let Err(e) = root.registry.make_immutable() {
+        assert!(matches!(e.kind(), ErrorKind::Permission | ErrorKind::Unsupported), "{e}");
+        assert!(e.to_string().contains("leave --immutable out"), "the remedy is said: {e}");
+        assert!(!rustix::process::geteuid().is_root() || e.kind() == ErrorKind::Unsupported, "{e}");
+        eprintln!("SKIPPED an_immutable_model_cannot_be_touched_opens_at_once_and_can_be_deleted: {e}");
+        return;
+    }
+    let sha256 = root.registry.catalog().unwrap().require(&name("m")).unwrap().files[0].sha256;
+    assert!(root.registry.opens_at_once(&sha256), "the flag's own change of ctime is accounted for");
+    for path in [root.blob("m"), root.tree("m")] {
+        assert!(std::fs::OpenOptions::new().write(true).open(&path).is_err(), "not even root writes it");
+        assert!(std::fs::remove_file(&path).is_err());
+        assert!(std::fs::rename(&path, root.dir.path().join("elsewhere")).is_err());
+    }
+    root.registry.make_immutable().unwrap();
+    assert_eq!(root.read("m").unwrap(), gguf(3 * G, 1));
+    root.registry.delete(&name("m"), &me()).unwrap();
+    assert!(root.names("blobs/sha256").is_empty() && root.names("trees").is_empty());
+}
