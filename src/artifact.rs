@@ -157,14 +157,32 @@ impl Artifact {
         if self.is_promoted() { "promoted" } else { "quarantined" }
     }
 
+    /// Whether every path it would have in the mount is one: names and files are each bounded, and so is what they make
+    /// together. Asked before an artifact is registered and when one is loaded, so that the paths below can be relied on.
+    pub(crate) fn check_paths(&self) -> Result<()> {
+        let claim = self.claim_text().parse::<RelPath>()?;
+        for file in &self.files {
+            if file.path.components().count() > crate::name::MAX_DEPTH || claim.join(&file.path).is_err() {
+                return Err(Error::new(
+                    ErrorKind::InvalidInput,
+                    format!("{} is too long or too deep a path for {} in the mount", file.path, self.name),
+                ));
+            }
+        }
+        Ok(())
+    }
+
     /// The one path in the mount that this artifact holds: a file, or a folder with everything below it.
     pub fn mount_claim(&self) -> RelPath {
-        let text = match (self.name.tag(), self.layout) {
+        self.claim_text().parse().expect("check_paths holds for every artifact")
+    }
+
+    fn claim_text(&self) -> String {
+        match (self.name.tag(), self.layout) {
             (Some(tag), _) => format!("{}/{tag}", self.name.repo()),
             (None, Layout::File) => self.files[0].path.to_string(),
             (None, Layout::Folder | Layout::Split) => self.name.repo().to_owned(),
-        };
-        text.parse().expect("names, tags and file paths are made of allowed components")
+        }
     }
 
     /// Where `file`, one of its own, appears in the mount.
@@ -172,7 +190,7 @@ impl Artifact {
         if self.name.tag().is_none() && self.layout == Layout::File {
             return file.path.clone();
         }
-        self.mount_claim().join(&file.path).expect("promotion bounds the joined length")
+        self.mount_claim().join(&file.path).expect("check_paths holds for every artifact")
     }
 
     /// What an engine is pointed at: the file, the folder, or the first shard.

@@ -69,36 +69,49 @@ pub(crate) struct Event<'a> {
     pub(crate) generation: u64,
 }
 
-/// Appends one line and syncs it. Returns the line's seq.
-pub(crate) fn append(layout: &Layout, actor: &Actor, event: &Event<'_>) -> Result<u64> {
+/// The last line of the log at some moment: what the log must still hold afterwards.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Anchor {
+    pub(crate) seq: u64,
+    pub(crate) hash: String,
+}
+
+/// Appends lines and syncs them, all or none. Returns the last one.
+pub(crate) fn append(layout: &Layout, actor: &Actor, events: &[Event<'_>]) -> Result<Anchor> {
     let _lock = layout.lock(LOCK, FlockOperation::LockExclusive)?;
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let file = rustix::fs::openat(layout.folder(Folder::Root), LOG, flags, Mode::RUSR | Mode::WUSR)
         .map(File::from)
         .map_err(|e| Error::io("opening audit.jsonl", e))?;
-    let tail = Tail::read(&file)?;
-    let line = AuditLine {
-        seq: tail.seq + 1,
-        time: now(),
-        event: event.event.to_owned(),
-        phase: event.phase.to_owned(),
-        name: cut(event.name),
-        via: cut(actor.via),
-        who: cut(&actor.who),
-        why: cut(event.why),
-        generation: event.generation,
-        prev: tail.hash,
-    };
-    let mut text = serde_json::to_string(&line)
-        .map_err(|e| Error::new(ErrorKind::Audit, "a line cannot be written").because(e))?;
-    text.push('\n');
-    let written =
-        file.write_all_at(text.as_bytes(), tail.end).and_then(|()| file.set_len(tail.end + text.len() as u64));
+    let Tail { end, seq, hash } = Tail::read(&file)?;
+    let mut anchor = Anchor { seq, hash };
+    let mut text = String::new();
+    let time = now();
+    for event in events {
+        let line = AuditLine {
+            seq: anchor.seq + 1,
+            time: time.clone(),
+            event: event.event.to_owned(),
+            phase: event.phase.to_owned(),
+            name: cut(event.name),
+            via: cut(actor.via),
+            who: cut(&actor.who),
+            why: cut(event.why),
+            generation: event.generation,
+            prev: anchor.hash,
+        };
+        let line_text = serde_json::to_string(&line)
+            .map_err(|e| Error::new(ErrorKind::Audit, "a line cannot be written").because(e))?;
+        anchor = Anchor { seq: line.seq, hash: Sha256Digest::of(line_text.as_bytes()).to_hex() };
+        text.push_str(&line_text);
+        text.push('\n');
+    }
+    let written = file.write_all_at(text.as_bytes(), end).and_then(|()| file.set_len(end + text.len() as u64));
     written.and_then(|()| file.sync_data()).map_err(|e| Error::io("writing audit.jsonl", e))?;
-    if line.seq == 1 {
+    if seq == 0 {
         layout.sync(Folder::Root)?;
     }
-    Ok(line.seq)
+    Ok(anchor)
 }
 
 /// The last line about a change of the manifest, looked for in the last MiB: only refusals can stand after it.
@@ -131,18 +144,25 @@ pub(crate) fn lines(layout: &Layout) -> Result<Vec<AuditLine>> {
     Ok(all)
 }
 
-/// Checks the chain from the first line to the last.
-pub(crate) fn verify(layout: &Layout) -> Result<AuditSummary> {
+/// Checks the chain from the first line to the last, and that it still holds the line remembered apart from it.
+pub(crate) fn verify(layout: &Layout, remembered: Option<&Anchor>) -> Result<AuditSummary> {
     let mut summary = AuditSummary { lines: 0, head: GENESIS.to_owned() };
+    let mut holds = remembered.is_none();
     walk(layout, |line, hash| {
         let number = summary.lines + 1;
         if line.seq != number || line.prev != summary.head {
             return Err(broken(number, "it does not follow from the line before"));
         }
+        holds |= remembered.is_some_and(|anchor| anchor.seq == number && anchor.hash == hash);
         summary = AuditSummary { lines: number, head: hash };
         Ok(())
     })?;
-    Ok(summary)
+    match remembered {
+        Some(anchor) if !holds => {
+            Err(broken(anchor.seq.min(summary.lines + 1), "the line that this root remembers is not there"))
+        }
+        _ => Ok(summary),
+    }
 }
 
 /// A line that changes nothing in the manifest.
@@ -260,7 +280,7 @@ mod tests {
 
     fn say(layout: &Layout, why: &str) {
         let event = Event { event: "refuse", phase: "noted", name: "m", why, generation: 1 };
-        append(layout, &Actor::new("test", "x"), &event).expect("appended");
+        append(layout, &Actor::new("test", "x"), &[event]).expect("appended");
     }
 
     #[test]
@@ -269,7 +289,7 @@ mod tests {
         for why in ["one", "two\nline", "three"] {
             say(&layout, why);
         }
-        assert_eq!(verify(&layout).expect("whole").lines, 3);
+        assert_eq!(verify(&layout, None).expect("whole").lines, 3);
         let path = layout.path().join(LOG);
         let good = std::fs::read_to_string(&path).expect("read");
         let lines: Vec<&str> = good.lines().collect();
@@ -282,10 +302,28 @@ mod tests {
             (format!("{good}junk\n"), 4),
         ] {
             std::fs::write(&path, bad).expect("written");
-            let e = verify(&layout).expect_err("changed");
+            let e = verify(&layout, None).expect_err("changed");
             assert_eq!(e.kind(), ErrorKind::Audit);
             assert!(e.to_string().contains(&format!("line {number} ")), "{e}");
         }
+    }
+
+    #[test]
+    fn a_log_cut_short_is_known_by_the_line_remembered_apart_from_it() {
+        let (_dir, layout) = root();
+        let event = |why| Event { event: "refuse", phase: NOTED, name: "m", why, generation: 1 };
+        let anchor =
+            append(&layout, &Actor::new("test", "x"), &[event("one"), event("two"), event("three")]).expect("appended");
+        assert_eq!((anchor.seq, verify(&layout, Some(&anchor)).expect("whole").lines), (3, 3));
+        let path = layout.path().join(LOG);
+        let good = std::fs::read_to_string(&path).expect("read");
+        for kept in [0, 1, 2] {
+            let cut: String = good.lines().take(kept).map(|l| format!("{l}\n")).collect();
+            std::fs::write(&path, cut).expect("written");
+            assert_eq!(verify(&layout, Some(&anchor)).expect_err("cut").kind(), ErrorKind::Audit, "{kept} lines kept");
+        }
+        std::fs::remove_file(&path).expect("removed");
+        assert!(verify(&layout, Some(&anchor)).is_err());
     }
 
     #[test]
@@ -296,9 +334,9 @@ mod tests {
         let mut torn = std::fs::read(&path).expect("read");
         torn.extend_from_slice(&br#"{"seq":2,"time":"2026"#.repeat(20));
         std::fs::write(&path, torn).expect("written");
-        assert_eq!(verify(&layout).expect("the torn line was never acknowledged").lines, 1);
+        assert_eq!(verify(&layout, None).expect("the torn line was never acknowledged").lines, 1);
         say(&layout, "two");
-        assert_eq!(verify(&layout).expect("whole again").lines, 2);
+        assert_eq!(verify(&layout, None).expect("whole again").lines, 2);
         assert_eq!(lines(&layout).expect("read").last().map(|l| l.why.as_str()), Some("two"));
     }
 
@@ -307,7 +345,7 @@ mod tests {
         let (_dir, layout) = root();
         say(&layout, &"\u{1}\"\\\u{202e}é".repeat(5000));
         say(&layout, "after");
-        assert_eq!(verify(&layout).expect("whole").lines, 2);
+        assert_eq!(verify(&layout, None).expect("whole").lines, 2);
         assert!(std::fs::metadata(layout.path().join(LOG)).expect("there").len() < 2 * MAX_LINE as u64);
     }
 }

@@ -10,7 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::immutable;
 use crate::layout::{Folder, Layout, blob_name};
 use crate::scan::{self, Job, Meter, Scanned, Stored};
-use crate::stamp::Stamps;
+use crate::stamp::{Stamp, Stamps};
 use crate::task::Task;
 use crate::tree::{Page, Tree};
 use lru::LruCache;
@@ -27,7 +27,7 @@ use std::sync::{Arc, Weak};
 const PAGES: NonZeroUsize = NonZeroUsize::new(8192).expect("not zero");
 
 /// Blobs open at once during a check, two descriptors each: well below the 1,024 that a plain user may have.
-const BATCH: usize = 128;
+const BATCH: usize = 64;
 
 /// A blob may be touched (not changed) while it is re-checked; this often we look again.
 const TRIES: usize = 4;
@@ -39,7 +39,8 @@ type Pages = LruCache<(Sha256Digest, u64), Arc<Page>, RandomState>;
 pub(crate) struct Blobs {
     layout: Arc<Layout>,
     known: Mutex<HashMap<Sha256Digest, Stamps>>,
-    trees: Mutex<HashMap<Sha256Digest, Weak<Tree>>>,
+    /// With the inode the tree was read from: a tree that was replaced is read again.
+    trees: Mutex<HashMap<Sha256Digest, (u64, Weak<Tree>)>>,
     pages: Mutex<Pages>,
     /// One lock for each blob that is being re-checked.
     checks: Mutex<HashMap<Sha256Digest, Weak<Mutex<()>>>>,
@@ -100,6 +101,28 @@ impl Blobs {
         }
     }
 
+    /// Whether a blob is there and known to be good: not merely quick to open.
+    pub(crate) fn is_known_good(&self, sha256: &Sha256Digest) -> bool {
+        let opened = Stored::open(&self.layout, sha256, false).and_then(|s| Ok((s, self.tree_file(sha256)?)));
+        opened.and_then(|(s, tree)| stamps_of(&s.file, &tree)).is_ok_and(|stamps| self.knows(sha256, &stamps))
+    }
+
+    /// Whether an open blob is still the one that is stored.
+    pub(crate) fn is_current(&self, sha256: &Sha256Digest, open: &OpenBlob) -> bool {
+        let of = |file: &File| Stamp::of(file).map(|s| s.ino()).ok();
+        let at = |folder| Stamp::at(self.layout.folder(folder), &blob_name(sha256)).map(|s| s.ino()).ok();
+        at(Folder::Blobs).is_none_or(|ino| Some(ino) == of(&open.stored.file))
+            && at(Folder::Trees).is_none_or(|ino| Some(ino) == of(open.tree.file()))
+    }
+
+    /// Takes back what is known of a blob: it was found damaged, whatever its stamp says.
+    pub(crate) fn forget(&self, sha256: &Sha256Digest) {
+        self.known.lock().remove(sha256);
+        if let Err(e) = self.layout.remove(Folder::Stamps, &blob_name(sha256)) {
+            tracing::warn!(%sha256, error = %e, "the stamp of a damaged file could not be removed");
+        }
+    }
+
     /// The page of a tree, checked, from memory or from the disk.
     pub(crate) fn page(&self, sha256: &Sha256Digest, tree: &Tree, index: u64) -> Result<Arc<Page>> {
         if let Some(page) = self.pages.lock().get(&(*sha256, index)) {
@@ -122,7 +145,10 @@ impl Blobs {
 
     fn check_batch(&self, entries: &[&FileEntry], meter: &Meter<'_, '_>) -> Result<Vec<Check>> {
         let opened: Vec<Result<(Job, File, Stamps)>> = entries.iter().map(|entry| self.open_to_check(entry)).collect();
-        let mut verdicts: Vec<Option<Check>> = opened.iter().map(|o| o.as_ref().err().map(verdict_of)).collect();
+        let mut verdicts: Vec<Option<Check>> = Vec::with_capacity(entries.len());
+        for outcome in &opened {
+            verdicts.push(outcome.as_ref().err().map(verdict_of).transpose()?);
+        }
         let (places, parts): (Vec<usize>, Vec<(Job, File, Stamps)>) =
             opened.into_iter().enumerate().filter_map(|(i, o)| Some((i, o.ok()?))).unzip();
         let (jobs, rest): (Vec<Job>, Vec<(File, Stamps)>) = parts.into_iter().map(|(j, t, s)| (j, (t, s))).unzip();
@@ -131,13 +157,15 @@ impl Blobs {
         {
             let entry = entries[i];
             let verdict = match found {
-                Err(e) if e.kind() == ErrorKind::Cancelled => return Err(e),
-                Err(e) => verdict_of(&e),
+                Err(e) => verdict_of(&e)?,
                 Ok(Scanned::Root(root)) if root == entry.blake3 => Check::Good,
                 Ok(found) => Check::Bad { why: mismatch(entry, &found), actual: scan::sha256(&job.stored).ok() },
             };
             if matches!(verdict, Check::Good) && stamps_of(&job.stored.file, &tree).is_ok_and(|now| now == before) {
                 self.learn(&entry.sha256, before);
+            }
+            if matches!(verdict, Check::Bad { .. }) {
+                self.forget(&entry.sha256);
             }
             verdicts[i] = Some(verdict);
         }
@@ -182,6 +210,17 @@ impl Blobs {
         Ok(())
     }
 
+    /// The same for an adopted file whose other link has gone since it was published: only ctime may have moved.
+    pub(crate) fn learn_adopted(&self, sha256: &Sha256Digest) -> Result<()> {
+        let published = self.known.lock().get(sha256).copied();
+        let stored = Stored::open(&self.layout, sha256, false)?;
+        let now = stamps_of(&stored.file, &self.tree_file(sha256)?)?;
+        if published.is_some_and(|published| published.same_but_ctime(&now)) {
+            self.learn(sha256, now);
+        }
+        Ok(())
+    }
+
     fn knows(&self, sha256: &Sha256Digest, now: &Stamps) -> bool {
         if self.known.lock().get(sha256) == Some(now) {
             return true;
@@ -200,6 +239,10 @@ impl Blobs {
             let before = stamps_of(&stored.file, tree)?;
             Tree::open(duplicate(tree)?, entry.size_bytes, entry.blake3)?.check_all()?;
             let fresh = Stored::open(&self.layout, &entry.sha256, true)?;
+            if stamp_of(&fresh.file)?.ino() != stamp_of(&stored.file)?.ino() {
+                let why = format!("the stored file of {} was replaced meanwhile: open it again", entry.path);
+                return Err(Error::new(ErrorKind::Unreadable, why));
+            }
             let job = Job { stored: fresh, len: entry.size_bytes };
             let meter = Meter { task: &Task::unattended(), done: AtomicU64::new(0), total: entry.size_bytes };
             let found = scan::roots(&[job], &meter).pop();
@@ -235,13 +278,15 @@ impl Blobs {
     }
 
     fn tree(&self, entry: &FileEntry, file: File) -> Result<Arc<Tree>> {
-        if let Some(tree) = self.trees.lock().get(&entry.sha256).and_then(Weak::upgrade) {
+        let ino = stamp_of(&file)?.ino();
+        let cached = self.trees.lock().get(&entry.sha256).filter(|(at, _)| *at == ino).and_then(|(_, t)| t.upgrade());
+        if let Some(tree) = cached {
             return Ok(tree);
         }
         let tree = Arc::new(Tree::open(file, entry.size_bytes, entry.blake3)?);
         let mut trees = self.trees.lock();
-        trees.retain(|_, t| t.strong_count() > 0);
-        trees.insert(entry.sha256, Arc::downgrade(&tree));
+        trees.retain(|_, (_, t)| t.strong_count() > 0);
+        trees.insert(entry.sha256, (ino, Arc::downgrade(&tree)));
         Ok(tree)
     }
 
@@ -251,13 +296,17 @@ impl Blobs {
             rustix::io::Errno::LOOP => {
                 Error::new(ErrorKind::Corrupt, format!("the hash tree of {sha256} was replaced by a link"))
             }
-            e => Error::new(ErrorKind::Unreadable, format!("the hash tree of {sha256} cannot be opened: {e}")),
+            e => scan::cannot_open(&format!("the hash tree of {sha256}"), e),
         })
     }
 }
 
 fn duplicate(file: &File) -> Result<File> {
     file.try_clone().map_err(|e| Error::io("duplicating a descriptor", e))
+}
+
+fn stamp_of(file: &File) -> Result<Stamp> {
+    Stamp::of(file).map_err(|e| Error::new(ErrorKind::Unreadable, format!("a stored file cannot be read: {e}")))
 }
 
 fn stamps_of(blob: &File, tree: &File) -> Result<Stamps> {
@@ -273,9 +322,11 @@ fn mismatch(entry: &FileEntry, found: &Scanned) -> String {
     }
 }
 
-fn verdict_of(e: &Error) -> Check {
+/// What a failure says about a blob. A failure of our own (cancelled, out of descriptors) says nothing.
+fn verdict_of(e: &Error) -> Result<Check> {
     match e.kind() {
-        ErrorKind::Corrupt => Check::Bad { why: e.message().to_owned(), actual: None },
-        _ => Check::Unreadable(e.message().to_owned()),
+        ErrorKind::Corrupt => Ok(Check::Bad { why: e.message().to_owned(), actual: None }),
+        ErrorKind::Unreadable => Ok(Check::Unreadable(e.message().to_owned())),
+        kind => Err(Error::new(kind, e.message().to_owned())),
     }
 }

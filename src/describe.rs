@@ -13,6 +13,26 @@ use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// What the registry says itself: nothing sent along may pass for it.
+const RESERVED: [&str; 16] = [
+    "name",
+    "path",
+    "mounted",
+    "sha256",
+    "format",
+    "layout",
+    "source",
+    "status",
+    "promoted_at",
+    "size_bytes",
+    "filename",
+    "blake3",
+    "files",
+    "quarantine",
+    "error",
+    "kind",
+];
+
 /// The Artifact JSON of one model.
 pub(crate) fn describe(inner: &Inner, artifact: &Artifact, default_mount: &Path) -> Result<Value> {
     show(inner, artifact, &mounts::live(inner.layout())?, default_mount)
@@ -36,6 +56,7 @@ fn show(inner: &Inner, artifact: &Artifact, live: &[MountRecord], default_mount:
         Some(digest) => inner.sidecar(digest).map_err(|e| e.on(&artifact.name))?,
         None => Map::new(),
     };
+    RESERVED.iter().for_each(|key| drop(out.remove(*key)));
     let mount = live.first().map_or(default_mount, |m| &m.mountpoint);
     let mut put = |key: &str, value: Value| drop(out.insert(key.to_owned(), value));
     put("name", json!(artifact.name));

@@ -17,7 +17,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format;
 use crate::layout::{Folder, Layout};
 use crate::registry::{Method, Transfer};
-use crate::source::SourceFile;
+use crate::source::{SourceFile, Taken};
 use crate::sys::ReadLease;
 use crate::task::{Phase, Progress, Task};
 use crate::tree;
@@ -36,17 +36,28 @@ const PIECES: usize = 4;
 pub(crate) struct Staged {
     pub(crate) entry: FileEntry,
     pub(crate) kind: format::Kind,
-    pub(crate) tree: Vec<u8>,
-    pub(crate) place: Place,
+    /// Names in tmp/ of the bytes and of their tree.
+    pub(crate) temp: String,
+    pub(crate) tree_temp: String,
+    /// Of an adopted file: it is the source's own, to be published while nobody may write it.
+    pub(crate) adopted: Option<Adopted>,
+    pub(crate) method: Method,
 }
 
-/// Where a staged file's bytes are.
+/// The source's own file, and what keeps writers off it.
 #[derive(Debug)]
-pub(crate) enum Place {
-    /// In tmp/ under this name.
-    Temp { name: String, method: Method },
-    /// Still the source's own file, to be linked into place while nobody may write it.
-    Source,
+pub(crate) struct Adopted {
+    pub(crate) file: Arc<File>,
+    pub(crate) lease: ReadLease,
+    /// Its mode as it was.
+    pub(crate) mode: Mode,
+}
+
+impl Staged {
+    /// What may have changed about the source by our own doing.
+    pub(crate) fn taken(&self) -> Taken {
+        if self.adopted.is_some() { Taken::Adopted } else { Taken::Copied }
+    }
 }
 
 /// Progress over all files of one promotion.
@@ -63,45 +74,60 @@ impl Meter<'_, '_> {
     }
 }
 
-/// Takes `source` in. `lease`, when the source can be adopted, is what makes that safe.
+/// Takes `source` in: adopts it when it is given away and that is safe, else copies it.
 pub(crate) fn take_in(
     layout: &Layout,
     source: &SourceFile,
-    lease: Option<&ReadLease<'_>>,
+    transfer: Transfer,
     meter: &mut Meter<'_, '_>,
 ) -> Result<Staged> {
-    if let Some(lease) = lease {
-        let pass = read_pass(source, &source.file, None, meter)?;
-        return if lease.is_unbroken() { pass.staged(source, Place::Source) } else { Err(source.changed()) };
+    let file = source.open()?;
+    if let Some((adopted, temp)) = adopt(layout, source, &file, transfer) {
+        let staged = read_pass(source, &file, None, meter).and_then(|pass| {
+            file.sync_all().map_err(|e| Error::io(format_args!("syncing {}", source.path), e))?;
+            source.check_unchanged(&file, Taken::Adopted)?;
+            if !adopted.lease.is_unbroken() {
+                return Err(source.changed());
+            }
+            pass.staged(layout, source, temp.clone(), Method::Adopted, Some(adopted))
+        });
+        return staged.inspect_err(|_| layout.discard(&temp));
     }
-    let (temp, name, direct) = new_copy(layout)?;
-    let copied = match rustix::fs::ioctl_ficlone(&temp, &source.file) {
-        Ok(()) => read_pass(source, &temp, None, meter).map(|pass| (pass, Method::Reflinked)),
-        Err(_) => read_pass(source, &source.file, Some((&temp, direct)), meter).map(|pass| (pass, Method::Copied)),
+    let (copy, temp, direct) = new_copy(layout)?;
+    let copied = match rustix::fs::ioctl_ficlone(&copy, &file) {
+        Ok(()) => read_pass(source, &copy, None, meter).map(|pass| (pass, Method::Reflinked)),
+        Err(_) => read_pass(source, &file, Some((&copy, direct)), meter).map(|pass| (pass, Method::Copied)),
     };
-    let finished = copied.and_then(|(pass, method)| {
-        rustix::fs::fchmod(&temp, Mode::RUSR | Mode::RGRP | Mode::ROTH)
-            .map_err(|e| Error::io("making the copy read-only", e))?;
-        temp.sync_all().map_err(|e| Error::io(format_args!("syncing the copy of {}", source.path), e))?;
-        pass.staged(source, Place::Temp { name: name.clone(), method })
+    let staged = copied.and_then(|(pass, method)| {
+        rustix::fs::fchmod(&copy, READ_ONLY).map_err(|e| Error::io("making the copy read-only", e))?;
+        copy.sync_all().map_err(|e| Error::io(format_args!("syncing the copy of {}", source.path), e))?;
+        source.check_unchanged(&file, Taken::Copied)?;
+        pass.staged(layout, source, temp.clone(), method, None)
     });
-    finished.inspect_err(|_| layout.discard(&name))
+    staged.inspect_err(|_| layout.discard(&temp))
 }
 
-/// Whether `--move` may adopt the file itself: the same file system, our own, one link, and a read lease, which the
-/// kernel grants only while nobody has it open for writing.
-pub(crate) fn adoptable<'a>(layout: &Layout, source: &'a SourceFile, transfer: Transfer) -> Option<ReadLease<'a>> {
+/// The mode of every stored file.
+pub(crate) const READ_ONLY: Mode = Mode::RUSR.union(Mode::RGRP).union(Mode::ROTH);
+
+/// A second link to the source's own file, in tmp/, where that is safe: the same file system, our own file, one link, and a
+/// read lease, which the kernel grants only while nobody has it open for writing. The first link goes only after the
+/// manifest is written, so that a crash loses nothing.
+fn adopt(layout: &Layout, source: &SourceFile, file: &Arc<File>, transfer: Transfer) -> Option<(Adopted, String)> {
     if transfer != Transfer::Move {
         return None;
     }
     let store = rustix::fs::fstat(layout.folder(Folder::Blobs)).ok()?;
     let ours = source.stat.st_uid == rustix::process::geteuid().as_raw();
-    if store.st_dev != source.stat.st_dev || source.stat.st_nlink != 1 || !ours {
+    // Its name must be removable afterwards, or it would stay a second link to the stored file.
+    if store.st_dev != source.stat.st_dev || source.stat.st_nlink != 1 || !ours || !source.is_removable() {
         return None;
     }
-    // Its name must be removable afterwards, or it would stay a second link to the stored file.
-    rustix::fs::accessat(&source.folder, ".", rustix::fs::Access::WRITE_OK, rustix::fs::AtFlags::EACCESS).ok()?;
-    ReadLease::take(&source.file).ok()
+    let lease = ReadLease::take(file).ok()?;
+    // Across bind mounts, and for an immutable file, linking is refused: then it is copied.
+    let temp = layout.link_temp(file).ok()?;
+    let mode = Mode::from_raw_mode(source.stat.st_mode & 0o7777);
+    Some((Adopted { file: Arc::clone(file), lease, mode }, temp))
 }
 
 fn new_copy(layout: &Layout) -> Result<(File, String, bool)> {
@@ -120,15 +146,18 @@ struct Pass {
 }
 
 impl Pass {
-    fn staged(self, source: &SourceFile, place: Place) -> Result<Staged> {
-        source.check_unchanged()?;
-        let entry = FileEntry {
-            path: source.path.clone(),
-            size_bytes: source.size(),
-            sha256: self.sha256,
-            blake3: self.blake3,
-        };
-        Ok(Staged { entry, kind: self.kind, tree: self.tree, place })
+    fn staged(
+        self,
+        layout: &Layout,
+        source: &SourceFile,
+        temp: String,
+        method: Method,
+        adopted: Option<Adopted>,
+    ) -> Result<Staged> {
+        let (path, size_bytes) = (source.path.clone(), source.size());
+        let entry = FileEntry { path, size_bytes, sha256: self.sha256, blake3: self.blake3 };
+        let tree_temp = layout.write_temp(&self.tree)?;
+        Ok(Staged { entry, kind: self.kind, temp, tree_temp, adopted, method })
     }
 }
 

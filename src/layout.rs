@@ -52,6 +52,8 @@ pub(crate) enum Folder {
     Trees,
     Sidecars,
     Stamps,
+    Run,
+    Mounts,
 }
 
 /// An open root.
@@ -63,12 +65,21 @@ pub(crate) struct Layout {
     trees: OwnedFd,
     sidecars: OwnedFd,
     stamps: OwnedFd,
+    run: OwnedFd,
+    mounts: OwnedFd,
     tmp: OwnedFd,
 }
 
 /// An exclusive or shared lock on a file under `run/`; dropped, it is released.
 #[derive(Debug)]
-pub(crate) struct LockFile(#[expect(dead_code, reason = "held for its lock")] File);
+pub(crate) struct LockFile(File);
+
+impl Drop for LockFile {
+    fn drop(&mut self) {
+        // Closing would not do: a child forked meanwhile holds the same open file description.
+        let _ = rustix::fs::flock(&self.0, FlockOperation::Unlock);
+    }
+}
 
 impl Layout {
     /// Opens the folders of an existing root; with `create`, makes those that are missing.
@@ -83,7 +94,8 @@ impl Layout {
             ),
             _ => Error::io(format_args!("opening {}", path.display()), e),
         })?;
-        let root = open_folder(rustix::fs::CWD, &path.to_string_lossy())?;
+        let root = rustix::fs::open(&path, FOLDER, Mode::empty())
+            .map_err(|e| Error::io(format_args!("opening {}", path.display()), e))?;
         refuse_network(&root, &path)?;
         check_private(&root, &path, create)?;
         if create == Create::Missing {
@@ -95,12 +107,19 @@ impl Layout {
             }
             rustix::fs::fsync(&root).map_err(|e| Error::io("syncing the root", e))?;
         }
-        let sub = |name: &str| open_folder(&root, name).map_err(|e| e.because(format!("in {}", path.display())));
+        let sub = |name: &str| {
+            // A link anywhere on the way would lead outside.
+            let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+            rustix::fs::openat2(&root, name, FOLDER, Mode::empty(), beneath)
+                .map_err(|e| Error::io(format_args!("opening {}/{name}", path.display()), e))
+        };
         Ok(Layout {
             blobs: sub("blobs/sha256")?,
             trees: sub("trees")?,
             sidecars: sub("sidecars/sha256")?,
             stamps: sub("stamps")?,
+            run: sub("run")?,
+            mounts: sub("run/mounts")?,
             tmp: sub("tmp")?,
             root,
             path,
@@ -118,6 +137,8 @@ impl Layout {
             Folder::Trees => &self.trees,
             Folder::Sidecars => &self.sidecars,
             Folder::Stamps => &self.stamps,
+            Folder::Run => &self.run,
+            Folder::Mounts => &self.mounts,
         }
     }
 
@@ -164,7 +185,19 @@ impl Layout {
         self.publish(&temp, folder, name)
     }
 
-    fn write_temp(&self, bytes: &[u8]) -> Result<String> {
+    /// Replaces a file of a cache: another process sees the old one or the new one, a crash may lose or empty it.
+    pub(crate) fn write_cache(&self, folder: Folder, name: &str, bytes: &[u8]) -> Result<()> {
+        let _in_use = self.use_temp()?;
+        let (mut file, temp) = self.new_temp(OFlags::empty())?;
+        file.write_all(bytes).map_err(|e| {
+            self.discard(&temp);
+            Error::io("writing a temporary file", e)
+        })?;
+        self.publish(&temp, folder, name)
+    }
+
+    /// Writes and syncs a file in tmp/. Whoever does holds [`Layout::use_temp`].
+    pub(crate) fn write_temp(&self, bytes: &[u8]) -> Result<String> {
         let (mut file, temp) = self.new_temp(OFlags::empty())?;
         let written = file.write_all(bytes).and_then(|()| file.sync_all());
         written.map_err(|e| {
@@ -238,7 +271,7 @@ impl Layout {
 
     fn lock_file(&self, name: &str) -> Result<File> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        rustix::fs::openat(&self.root, format!("run/{name}"), flags, Mode::RUSR | Mode::WUSR)
+        rustix::fs::openat(&self.run, name, flags, Mode::RUSR | Mode::WUSR)
             .map(File::from)
             .map_err(|e| Error::io(format_args!("opening run/{name}"), e))
     }
@@ -273,9 +306,8 @@ impl Layout {
 
 /// Tries names that no other process uses until one is free.
 fn new_name<T>(make: impl Fn(&str) -> rustix::io::Result<T>) -> Result<(T, String)> {
-    static COUNTER: AtomicU64 = AtomicU64::new(0);
     loop {
-        let name = format!("{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
+        let name = unique_name();
         match make(&name) {
             Ok(made) => return Ok((made, name)),
             Err(rustix::io::Errno::EXIST) => {}
@@ -283,6 +315,17 @@ fn new_name<T>(make: impl Fn(&str) -> rustix::io::Result<T>) -> Result<(T, Strin
         }
     }
 }
+
+/// A name that no other process has, even one in another PID namespace on the same root.
+pub(crate) fn unique_name() -> String {
+    use std::hash::{BuildHasher, Hasher};
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    // The standard library seeds each hasher's keys from the system's randomness.
+    let random = std::collections::hash_map::RandomState::new().build_hasher().finish();
+    format!("{}-{}-{random:016x}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed))
+}
+
+const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
 
 const TEMP_LOCK: &str = "tmp.lock";
 
@@ -316,18 +359,12 @@ pub(crate) fn read_bounded(file: &File, what: &str, limit: u64) -> Result<Vec<u8
     Ok(bytes)
 }
 
-fn open_folder(at: impl std::os::fd::AsFd, name: &str) -> Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    rustix::fs::openat2(at, name, flags, Mode::empty(), ResolveFlags::NO_MAGICLINKS)
-        .map_err(|e| Error::io(format_args!("opening the folder {name}"), e))
-}
-
 /// A root must be private: whoever can write there can change what every reader gets, and whoever can read there walks
 /// around the mount's permissions.
 fn check_private(root: &OwnedFd, path: &Path, create: Create) -> Result<()> {
     let stat = rustix::fs::fstat(root).map_err(|e| Error::io("reading the root's mode", e))?;
     let ours = stat.st_uid == rustix::process::geteuid().as_raw();
-    if stat.st_mode & 0o077 == 0 && (ours || rustix::process::geteuid().is_root()) {
+    if stat.st_mode & 0o077 == 0 && ours {
         return Ok(());
     }
     let empty = create == Create::Missing
@@ -336,17 +373,24 @@ fn check_private(root: &OwnedFd, path: &Path, create: Create) -> Result<()> {
     if ours && empty {
         return rustix::fs::fchmod(root, Mode::RWXU).map_err(|e| Error::io("making the root private", e));
     }
-    let remedy =
-        if ours { format!("chmod 700 {}", path.display()) } else { "use a root of your own (--root DIR)".to_owned() };
+    let remedy = if ours {
+        format!("chmod 700 {}", path.display())
+    } else {
+        format!("run this as its owner, or use a root of your own (--root DIR); {} may be led astray by it", whoami())
+    };
     Err(Error::new(
         ErrorKind::Permission,
         format!(
-            "{} is open to other users (mode {:o}, owner {}): {remedy}",
+            "{} is not private to this user (mode {:o}, owner uid {}): {remedy}",
             path.display(),
             stat.st_mode & 0o7777,
             stat.st_uid
         ),
     ))
+}
+
+fn whoami() -> String {
+    format!("uid {}", rustix::process::geteuid().as_raw())
 }
 
 /// inotify sees only changes made through this kernel, and flock is not to be trusted everywhere: no network root.

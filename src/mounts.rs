@@ -5,16 +5,13 @@
 
 use crate::audit::now;
 use crate::error::{Error, ErrorKind, Result};
-use crate::layout::{Folder, Layout, read_bounded};
+use crate::layout::{Folder, Layout, read_bounded, unique_name};
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-
-const FOLDER: &str = "run/mounts";
 
 /// A live mount.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,27 +34,27 @@ pub struct MountGuard {
 
 impl Drop for MountGuard {
     fn drop(&mut self) {
-        let _ = rustix::fs::unlinkat(self.layout.folder(Folder::Root), &self.name, AtFlags::empty());
+        let _ = rustix::fs::unlinkat(self.layout.folder(Folder::Mounts), &self.name, AtFlags::empty());
     }
 }
 
 pub(crate) fn record(layout: &Arc<Layout>, mountpoint: &Path) -> Result<MountGuard> {
-    static COUNTER: AtomicU64 = AtomicU64::new(0);
-    let pid = std::process::id();
-    let name = format!("{FOLDER}/{pid}-{}.json", COUNTER.fetch_add(1, Ordering::Relaxed));
+    let folder = layout.folder(Folder::Mounts);
     let io = |e| Error::io("recording the mount", e);
-    let mut file = loop {
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let file = rustix::fs::openat(layout.folder(Folder::Root), &name, flags, Mode::RUSR | Mode::WUSR)
+    let (mut file, name) = loop {
+        let name = format!("{}.json", unique_name());
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let file: File = rustix::fs::openat(folder, &name, flags, Mode::RUSR | Mode::WUSR)
             .map(File::from)
             .map_err(|e| Error::io("recording the mount", e))?;
         rustix::fs::flock(&file, FlockOperation::LockExclusive)
             .map_err(|e| Error::io("locking the mount's record", e))?;
         // Until it was locked, a process that lists mounts may have taken it for a dead one's and removed it.
         if rustix::fs::fstat(&file).is_ok_and(|stat| stat.st_nlink > 0) {
-            break file;
+            break (file, name);
         }
     };
+    let pid = std::process::id();
     let record = MountRecord { mountpoint: mountpoint.to_owned(), pid, since: now() };
     let text = serde_json::to_vec(&record).map_err(|e| {
         Error::new(ErrorKind::InvalidInput, format!("the mount point {} is not valid UTF-8", mountpoint.display()))
@@ -69,21 +66,18 @@ pub(crate) fn record(layout: &Arc<Layout>, mountpoint: &Path) -> Result<MountGua
 
 /// The live ones; records of the dead are removed.
 pub(crate) fn live(layout: &Layout) -> Result<Vec<MountRecord>> {
-    let root = layout.folder(Folder::Root);
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let folder =
-        rustix::fs::openat(root, FOLDER, flags, Mode::empty()).map_err(|e| Error::io("listing the mounts", e))?;
+    let folder = layout.folder(Folder::Mounts);
     let mut found = Vec::new();
-    for entry in rustix::fs::Dir::read_from(&folder).map_err(|e| Error::io("listing the mounts", e))?.flatten() {
+    for entry in rustix::fs::Dir::read_from(folder).map_err(|e| Error::io("listing the mounts", e))?.flatten() {
         let name = entry.file_name();
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let Ok(file) = rustix::fs::openat(&folder, name, flags, Mode::empty()).map(File::from) else { continue };
+        let Ok(file) = rustix::fs::openat(folder, name, flags, Mode::empty()).map(File::from) else { continue };
         if !file.metadata().is_ok_and(|m| m.is_file()) {
             continue;
         }
         if rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).is_ok() {
             // Nobody holds it: its maker is gone.
-            let _ = rustix::fs::unlinkat(&folder, name, AtFlags::empty());
+            let _ = rustix::fs::unlinkat(folder, name, AtFlags::empty());
             continue;
         }
         // A record being written this moment is not a mount yet.

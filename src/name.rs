@@ -61,7 +61,7 @@ impl FromStr for ModelName {
             Some((repo, tag)) => (repo, Some(tag)),
             None => (s, None),
         };
-        if let Err(why) = check_path(repo) {
+        if let Err(why) = check_path(repo, MAX_DEPTH) {
             return refuse(why);
         }
         if let Some(tag) = tag {
@@ -121,11 +121,11 @@ impl AsRef<std::path::Path> for RelPath {
 impl FromStr for RelPath {
     type Err = Error;
     fn from_str(s: &str) -> Result<Self> {
-        // A tagged model's files live below repo/tag, so a mount path may be longer than a name.
+        // A tagged model's files live below repo/tag, so a mount path may be longer and deeper than a name.
         if s.len() > 4 * MAX_NAME {
             return Err(bad("path", s, "it is over 1020 bytes"));
         }
-        check_path(s).map_err(|why| bad("path", s, why))?;
+        check_path(s, 2 * MAX_DEPTH + 1).map_err(|why| bad("path", s, why))?;
         Ok(RelPath(s.into()))
     }
 }
@@ -137,12 +137,12 @@ fn bad(what: &str, s: &str, why: &str) -> Error {
     )
 }
 
-fn check_path(s: &str) -> Result<(), &'static str> {
+fn check_path(s: &str, depth: usize) -> Result<(), &'static str> {
     if s.is_empty() {
         return Err("it is empty");
     }
-    if s.split('/').count() > MAX_DEPTH {
-        return Err("it has more than 32 components");
+    if s.split('/').count() > depth {
+        return Err("it has too many components");
     }
     s.split('/').try_for_each(check_component)
 }
@@ -200,6 +200,7 @@ mod tests {
     fn t01_hostile_names_are_refused_by_an_allow_list() {
         let long = "a".repeat(256);
         let deep = vec!["a"; 33].join("/");
+        let deeper = vec!["a"; 66].join("/");
         let tag = format!("a:{}", "t".repeat(129));
         for bad in [
             "",
@@ -245,7 +246,7 @@ mod tests {
             assert!(!e.to_string().contains('\0') && !e.to_string().contains('\n'), "{bad:?} is escaped in messages");
         }
         for bad in
-            ["", ".", "..", "../x", "/x", "x/", "a//b", "a/..", "a\0", "a\n", "a:b", "-rf", &deep, &"a/".repeat(600)]
+            ["", ".", "..", "../x", "/x", "x/", "a//b", "a/..", "a\0", "a\n", "a:b", "-rf", &deeper, &"a/".repeat(600)]
         {
             assert_eq!(bad.parse::<RelPath>().expect_err(bad).kind(), ErrorKind::InvalidInput, "{bad:?}");
         }

@@ -8,6 +8,7 @@ use crate::artifact::{FileEntry, Format, Layout};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Kind;
 use crate::name::RelPath;
+use std::collections::HashSet;
 
 /// What was found of each file, while its bytes were read.
 #[derive(Debug, Default)]
@@ -36,10 +37,9 @@ pub(crate) fn judge(
     claimed: Option<Format>,
 ) -> Result<Cleared> {
     let refuse = |why: String| Err(Error::new(ErrorKind::Refused, why));
-    for file in &files {
-        if !evidence.kinds.iter().any(|(path, _)| *path == file.path) {
-            return refuse(format!("{} was not inspected", file.path));
-        }
+    let inspected: HashSet<&RelPath> = evidence.kinds.iter().map(|(path, _)| path).collect();
+    if let Some(file) = files.iter().find(|file| !inspected.contains(&file.path)) {
+        return refuse(format!("{} was not inspected", file.path));
     }
     let mut models = evidence.kinds.iter().filter_map(|(path, kind)| match kind {
         Kind::Model(format) => Some((path, *format)),

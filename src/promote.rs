@@ -10,15 +10,14 @@ use crate::catalog::store::Decision;
 use crate::catalog::{Catalog, Edit};
 use crate::digest::Sha256Digest;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ingest::{self, Meter, Place, Staged};
+use crate::ingest::{self, Meter, Staged};
 use crate::layout::{Folder, blob_name};
 use crate::name::{ModelName, RelPath};
 use crate::policy::{self, Cleared, Evidence};
 use crate::registry::Inner;
-use crate::source::{self, Source, SourceFile};
-use crate::sys::ReadLease;
+use crate::source::{Source, SourceFile, Taken};
 use crate::task::{Actor, Task};
-use rustix::fs::Mode;
+use std::cell::RefCell;
 use std::sync::Arc;
 
 /// Evidence sent along may not be larger, as JSON.
@@ -125,6 +124,9 @@ pub(crate) fn promote(
     })
 }
 
+/// Of more files than this none is adopted: each would keep a descriptor open until all are published.
+const MAX_ADOPTED: usize = 256;
+
 fn attempt(
     inner: &Arc<Inner>,
     request: &PromoteRequest,
@@ -138,28 +140,13 @@ fn attempt(
         return Err(mismatch("size in bytes", request.size_bytes.unwrap_or(0), size));
     }
     // What cannot succeed is refused before gigabytes are read; the commit asks again.
-    let catalog = inner.catalog()?;
-    catalog.check_room(&early(request, &source))?;
-    if let Some(there) = catalog.artifact(&request.name).filter(|a| a.name.tag().is_none() && a.size_bytes != size) {
-        return Err(immutable(there));
-    }
-    let leases: Vec<Option<ReadLease<'_>>> =
-        source.files.iter().map(|file| ingest::adoptable(inner.layout(), file, request.transfer)).collect();
-    let copied = source.files.iter().zip(&leases).filter(|(_, lease)| lease.is_none()).map(|(f, _)| f.size());
-    let copied = copied.fold(0, u64::saturating_add);
-    let free = inner.layout().free_bytes()?;
-    if copied > free {
-        return Err(Error::new(
-            ErrorKind::NoSpace,
-            format!("{copied} bytes are to be copied, {free} are free (less 5 percent): free some space"),
-        ));
-    }
+    refuse_early(inner, request, &source)?;
     let _temp = inner.layout().use_temp()?;
-    let mut staging = Staging { inner, staged: Vec::new() };
+    let mut staging = Staging { inner, staged: Vec::new(), sidecar: None };
     let mut meter = Meter { task, done: 0, total: size };
-    for (file, lease) in source.files.iter().zip(&leases) {
-        let staged = ingest::take_in(inner.layout(), file, lease.as_ref(), &mut meter)?;
-        staging.staged.push(staged);
+    let intake = if source.files.len() > MAX_ADOPTED { Transfer::Copy } else { request.transfer };
+    for file in &source.files {
+        staging.staged.push(ingest::take_in(inner.layout(), file, intake, &mut meter)?);
     }
     let files: Vec<FileEntry> = staging.staged.iter().map(|s| s.entry.clone()).collect();
     let sha256 = if source.shape == Shape::File { files[0].sha256 } else { list_digest(&files) };
@@ -168,12 +155,30 @@ fn attempt(
     }
     let evidence = Evidence { kinds: staging.staged.iter().map(|s| (s.entry.path.clone(), s.kind)).collect() };
     let cleared = policy::judge(source.shape, files, &evidence, request.format)?;
-    let sidecar = keep_evidence(inner, request)?;
+    staging.sidecar = stage_evidence(inner, request)?;
+    let sidecar = staging.sidecar.as_ref().map(|(digest, _)| *digest);
     let candidate = artifact_of(request, source.shape, sha256, cleared, sidecar);
-    let published = publish(inner, &candidate, &source, &leases, &mut staging, actor, task)?;
-    drop(leases);
-    finish_move(inner, request, &source, &candidate);
-    Ok(Promotion { skipped: source.skipped, ..published })
+    let published = publish(inner, &candidate, request.transfer, &staging, &source, actor, task)?;
+    finish_move(inner, request, &source, &staging);
+    Ok(Promotion { skipped: source.skipped.clone(), ..published })
+}
+
+fn refuse_early(inner: &Arc<Inner>, request: &PromoteRequest, source: &Source) -> Result<()> {
+    let early = early(request, source);
+    early.check_paths()?;
+    let catalog = inner.catalog()?;
+    catalog.check_room(&early)?;
+    let there = catalog.artifact(&request.name).filter(|a| a.name.tag().is_none());
+    if let Some(there) = there.filter(|a| a.size_bytes != early.size_bytes) {
+        return Err(immutable(there));
+    }
+    let (size, free) = (early.size_bytes, inner.layout().free_bytes()?);
+    // A file that is adopted takes no space; whether it can be is known only when its turn comes.
+    if request.transfer == Transfer::Copy && size > free {
+        let why = format!("{size} bytes are to be copied, {free} are free (less 5 percent): free some space");
+        return Err(Error::new(ErrorKind::NoSpace, why));
+    }
+    Ok(())
 }
 
 fn mismatch(what: &str, claimed: impl std::fmt::Display, actual: impl std::fmt::Display) -> Error {
@@ -197,12 +202,6 @@ fn check_request(request: &PromoteRequest, source: &mut Source) -> Result<()> {
                 "a file name can be given to a single file only; this source has several",
             ));
         }
-    }
-    if request.name.as_str().len() + source.files.iter().map(|f| f.path.as_str().len()).max().unwrap_or(0) > 1000 {
-        return Err(Error::new(
-            ErrorKind::InvalidInput,
-            "name and file paths together are too long for a path in the mount",
-        ));
     }
     Ok(())
 }
@@ -251,80 +250,94 @@ fn artifact_of(
     }
 }
 
-/// Writes what was sent along to a sidecar, named by its digest.
-fn keep_evidence(inner: &Inner, request: &PromoteRequest) -> Result<Option<Sha256Digest>> {
+/// Writes what was sent along to tmp/: a sidecar, named by its digest once it is published.
+fn stage_evidence(inner: &Inner, request: &PromoteRequest) -> Result<Option<(Sha256Digest, String)>> {
     if request.evidence.is_empty() {
         return Ok(None);
     }
     let text = serde_json::to_vec(&request.evidence)
         .map_err(|e| Error::new(ErrorKind::InvalidInput, "the evidence sent along cannot be kept").because(e))?;
     if text.len() > MAX_EVIDENCE {
-        return Err(Error::new(
-            ErrorKind::TooLarge,
-            format!("the evidence sent along has {} bytes, over {MAX_EVIDENCE}", text.len()),
-        ));
+        let why = format!("the evidence sent along has {} bytes, over {MAX_EVIDENCE}", text.len());
+        return Err(Error::new(ErrorKind::TooLarge, why));
     }
-    let digest = Sha256Digest::of(&text);
-    inner.layout().write_durably(Folder::Sidecars, &digest.to_hex(), &text)?;
-    Ok(Some(digest))
+    Ok(Some((Sha256Digest::of(&text), inner.layout().write_temp(&text)?)))
 }
 
 /// Staged files; whatever was not published is discarded when this is dropped.
 struct Staging<'a> {
     inner: &'a Arc<Inner>,
     staged: Vec<Staged>,
+    sidecar: Option<(Sha256Digest, String)>,
 }
 
 impl Drop for Staging<'_> {
     fn drop(&mut self) {
-        for staged in &self.staged {
-            if let Place::Temp { name, .. } = &staged.place {
-                self.inner.layout().discard(name);
-            }
-        }
+        let files = self.staged.iter().flat_map(|s| [&s.temp, &s.tree_temp]);
+        files.chain(self.sidecar.iter().map(|(_, temp)| temp)).for_each(|temp| self.inner.layout().discard(temp));
     }
 }
 
-/// Under the commit lock: asks once more, publishes the blobs, writes the catalog.
+/// Under the commit lock: asks once more, publishes the files, writes the catalog.
 fn publish(
     inner: &Arc<Inner>,
     candidate: &Artifact,
+    transfer: Transfer,
+    staging: &Staging<'_>,
     source: &Source,
-    leases: &[Option<ReadLease<'_>>],
-    staging: &mut Staging<'_>,
     actor: &Actor,
     task: &Task<'_>,
 ) -> Result<Promotion> {
+    let layout = inner.layout();
     let mut method = Method::Shared;
-    let mut fresh: Vec<Sha256Digest> = Vec::new();
-    let committed = inner.commit(actor, |catalog| {
+    let fresh: RefCell<Vec<Sha256Digest>> = RefCell::default();
+    let decide = |catalog: &Catalog| {
         // The lock may have been long in coming.
         task.go_on()?;
         let outcome = place(catalog, candidate)?;
+        for (staged, file) in staging.staged.iter().zip(&source.files) {
+            method = method.max(publish_file(inner, catalog, staged, file, transfer, &mut fresh.borrow_mut())?);
+        }
+        if !fresh.borrow().is_empty() {
+            layout.sync(Folder::Blobs)?;
+            layout.sync(Folder::Trees)?;
+        }
         if outcome == Outcome::AlreadyThere {
             return Ok(Decision::Keep(outcome));
         }
-        for ((staged, file), lease) in staging.staged.iter_mut().zip(&source.files).zip(leases) {
-            method = method.max(publish_blob(inner, catalog, staged, file, lease.as_ref(), &mut fresh)?);
+        if let Some((digest, temp)) = &staging.sidecar {
+            layout.publish(temp, Folder::Sidecars, &digest.to_hex())?;
+            layout.sync(Folder::Sidecars)?;
         }
-        inner.layout().sync(Folder::Blobs)?;
-        inner.layout().sync(Folder::Trees)?;
         let why = format!("sha256 {} from {:?}", candidate.sha256, candidate.source);
         let edits = vec![Edit::Put(Box::new(candidate.clone()))];
-        Ok(Decision::Change { event: "promote", name: candidate.name.to_string(), why, edits, value: outcome })
-    });
-    let (catalog, outcome) = committed.inspect_err(|_| {
-        // What no entry holds is ours to take away again.
-        let now = inner.latest();
-        fresh.iter().filter(|sha256| now.holders(sha256).next().is_none()).for_each(|sha256| inner.remove_blob(sha256));
-    })?;
-    inner.absolve(candidate);
+        Ok(Decision::Change { event: "promote", names: vec![candidate.name.to_string()], why, edits, value: outcome })
+    };
+    let undo = |stays: &Catalog| {
+        let unheld = |sha256: &&Sha256Digest| stays.holders(sha256).next().is_none();
+        fresh.borrow().iter().filter(unheld).for_each(|sha256| inner.remove_blob(sha256));
+        if let Some((digest, _)) = &staging.sidecar
+            && !stays.artifacts().any(|a| a.evidence == Some(*digest))
+        {
+            let _ = layout.remove(Folder::Sidecars, &digest.to_hex());
+        }
+        // An adopted file goes back to its owner as it was.
+        for adopted in staging.staged.iter().filter_map(|s| s.adopted.as_ref()) {
+            let _ = rustix::fs::fchmod(&adopted.file, adopted.mode);
+        }
+    };
+    let committed = inner.commit_or(actor, decide, undo);
+    // Also after a failure: a damaged file of another model may have been replaced by a good one.
+    let fresh = fresh.into_inner();
     for sha256 in &fresh {
         if let Err(e) = inner.blobs().learn_published(sha256) {
-            tracing::warn!(%sha256, error = %e, "its stamp was not taken; the next open re-checks");
+            tracing::debug!(%sha256, error = %e, "its stamp was not taken; the next open re-checks");
         }
     }
-    Ok(Promotion { artifact: Arc::clone(catalog.require(&candidate.name)?), outcome, method, skipped: Vec::new() })
+    let (catalog, outcome) = committed?;
+    inner.absolve(&fresh);
+    let artifact = Arc::clone(catalog.require(&candidate.name)?);
+    Ok(Promotion { artifact, outcome, method, skipped: Vec::new() })
 }
 
 /// What promoting `candidate` means for its name.
@@ -352,68 +365,65 @@ fn place(catalog: &Catalog, candidate: &Artifact) -> Result<Outcome> {
 
 fn immutable(there: &Artifact) -> Error {
     let Artifact { name, sha256, .. } = there;
-    let why =
-        format!("{name} already stands for other bytes ({sha256}): choose another name, a tag, or delete it first");
+    let why = format!(
+        "{name} already stands for other bytes or file names ({sha256}): choose another name, a tag, or delete it first"
+    );
     Error::new(ErrorKind::Conflict, why)
 }
 
-/// Puts one staged file in place, unless a blob with the same digest is there and known to be good.
-fn publish_blob(
+/// Puts one staged file and its tree in place, unless the stored one serves. It serves when a promoted model holds it and it
+/// is known to be good; never for a move, after which the source is gone and nothing else vouches for the bytes.
+fn publish_file(
     inner: &Arc<Inner>,
     catalog: &Catalog,
-    staged: &mut Staged,
+    staged: &Staged,
     file: &SourceFile,
-    lease: Option<&ReadLease<'_>>,
+    transfer: Transfer,
     fresh: &mut Vec<Sha256Digest>,
 ) -> Result<Method> {
     let layout = inner.layout();
     let sha256 = staged.entry.sha256;
-    let name = blob_name(&sha256);
-    let held = catalog.holders(&sha256).next().is_some();
-    if (held && inner.has_good(&sha256)) || fresh.contains(&sha256) {
+    if fresh.contains(&sha256) {
         return Ok(Method::Shared);
     }
-    let method = match &staged.place {
-        Place::Temp { name: temp, method } => {
-            layout.publish(temp, Folder::Blobs, &name)?;
-            *method
-        }
-        Place::Source => {
-            adopt(inner, file, lease, &name)?;
-            Method::Adopted
-        }
-    };
-    fresh.push(sha256);
-    layout.write_atomically(Folder::Trees, &name, &staged.tree)?;
-    Ok(method)
-}
-
-/// Links the source's own file into blobs/. Its old name goes only after the manifest is written: until then a crash
-/// loses nothing.
-fn adopt(inner: &Arc<Inner>, file: &SourceFile, lease: Option<&ReadLease<'_>>, name: &str) -> Result<()> {
-    if !lease.is_some_and(ReadLease::is_unbroken) {
-        return Err(file.changed());
+    let mut holders = catalog.holders(&sha256).peekable();
+    let held = holders.peek().is_some();
+    if transfer == Transfer::Copy && held && holders.all(|a| a.is_promoted()) && inner.has_good(&sha256) {
+        return Ok(Method::Shared);
     }
-    file.check_unchanged()?;
-    let io = |e| Error::io(format_args!("adopting {}", file.path), e);
-    rustix::fs::fchmod(&file.file, Mode::RUSR | Mode::RGRP | Mode::ROTH).map_err(io)?;
-    file.file.sync_all().map_err(|e| Error::io(format_args!("syncing {}", file.path), e))?;
-    let temp = inner.layout().link_temp(&file.file)?;
-    inner.layout().publish(&temp, Folder::Blobs, name)
+    if let Some(adopted) = &staged.adopted {
+        rustix::fs::fchmod(&adopted.file, ingest::READ_ONLY).map_err(|e| Error::io("making the file read-only", e))?;
+        file.check_unchanged(&adopted.file, Taken::Adopted)?;
+        // Whoever could still open it for writing until now has broken the lease; from now on nobody can.
+        if !adopted.lease.is_unbroken() {
+            return Err(file.changed());
+        }
+    }
+    let name = blob_name(&sha256);
+    fresh.push(sha256);
+    layout.publish(&staged.temp, Folder::Blobs, &name)?;
+    layout.publish(&staged.tree_temp, Folder::Trees, &name)?;
+    Ok(staged.method)
 }
 
 /// After a move: the source's names go, and an adopted file that keeps a second link becomes a copy of its own.
-fn finish_move(inner: &Arc<Inner>, request: &PromoteRequest, source: &Source, candidate: &Artifact) {
+fn finish_move(inner: &Arc<Inner>, request: &PromoteRequest, source: &Source, staging: &Staging<'_>) {
     if request.transfer != Transfer::Move {
         return;
     }
-    for file in &source.files {
-        if let Err(e) = source::remove_moved(file) {
-            tracing::warn!(path = %file.path, error = %e, "the promoted source could not be removed");
+    for (file, staged) in source.files.iter().zip(&staging.staged) {
+        match file.remove(staged.taken()) {
+            Ok(true) => {}
+            Ok(false) => {
+                tracing::warn!(path = %file.path, "the source was changed after it was read: it stays where it is")
+            }
+            Err(e) => tracing::warn!(path = %file.path, error = %e, "the promoted source could not be removed"),
         }
     }
-    for entry in &candidate.files {
-        if let Err(e) = inner.make_private(entry).and_then(|()| inner.blobs().learn_published(&entry.sha256)) {
+    for staged in staging.staged.iter().filter(|s| s.adopted.is_some()) {
+        let entry = &staged.entry;
+        // The last link's going changes ctime: a stamp is taken of the file that was published, and of no other.
+        if let Err(e) = inner.make_private(entry).and_then(|()| inner.blobs().learn_adopted(&entry.sha256)) {
             tracing::warn!(path = %entry.path, error = %e, "the stored file will be re-checked at its next open");
         }
     }
@@ -422,6 +432,6 @@ fn finish_move(inner: &Arc<Inner>, request: &PromoteRequest, source: &Source, ca
 /// A refusal's line in the audit log.
 pub(crate) fn note_refusal(inner: &Inner, name: &str, why: &str, actor: &Actor) -> Result<()> {
     let generation = inner.latest().generation();
-    audit::append(inner.layout(), actor, &Event { event: "refuse", phase: audit::NOTED, name, why, generation })
+    audit::append(inner.layout(), actor, &[Event { event: "refuse", phase: audit::NOTED, name, why, generation }])
         .map(drop)
 }

@@ -23,7 +23,7 @@ use crate::verified::{ReadMode, VerifiedFile};
 use crate::verify;
 use crate::watch::Watch;
 use parking_lot::Mutex;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::OFlags;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -132,7 +132,7 @@ impl Registry {
         let change = |catalog: &Catalog| {
             let why = format!("sha256 {}", catalog.require(name)?.sha256);
             let edits = vec![crate::catalog::Edit::Remove(name.clone())];
-            Ok(Decision::Change { event: "delete", name: name.to_string(), why, edits, value: () })
+            Ok(Decision::Change { event: "delete", names: vec![name.to_string()], why, edits, value: () })
         };
         self.inner.commit(actor, change).map(drop)
     }
@@ -179,7 +179,14 @@ impl Registry {
         let mut seen = HashSet::new();
         for file in catalog.artifacts().filter(|a| a.is_promoted()).flat_map(|a| &a.files) {
             task.go_on()?;
-            if seen.insert(file.sha256) && !self.opens_at_once(&file.sha256) {
+            if !seen.insert(file.sha256) {
+                continue;
+            }
+            // A crash between the commit of a move and the removal of its source leaves a second link.
+            if let Err(e) = self.inner.make_private(file) {
+                tracing::warn!(path = %file.path, error = %e, "a stored file keeps a second link");
+            }
+            if !self.opens_at_once(&file.sha256) {
                 // What it finds is acted on and logged; the next one is checked all the same.
                 let _ = self.inner.open_entry(None, file);
             }
@@ -233,7 +240,7 @@ impl Registry {
 
     /// Checks the audit log's chain from its first line.
     pub fn audit_verify(&self) -> Result<AuditSummary> {
-        audit::verify(&self.inner.layout)
+        self.inner.store.verify_log()
     }
 
     /// Writes down a refusal that was decided before the core was asked.
@@ -299,7 +306,17 @@ impl Inner {
         actor: &Actor,
         decide: impl FnOnce(&Catalog) -> Result<Decision<T>>,
     ) -> Result<(Arc<Catalog>, T)> {
-        self.store.commit(actor, decide)
+        self.store.commit(actor, decide, |_| {})
+    }
+
+    /// The same for a change that publishes files, which `undo` takes away if it does not happen.
+    pub(crate) fn commit_or<T>(
+        &self,
+        actor: &Actor,
+        decide: impl FnOnce(&Catalog) -> Result<Decision<T>>,
+        undo: impl FnOnce(&Catalog),
+    ) -> Result<(Arc<Catalog>, T)> {
+        self.store.commit(actor, decide, undo)
     }
 
     pub(crate) fn remove_blob(&self, sha256: &Sha256Digest) {
@@ -357,6 +374,7 @@ impl Inner {
     /// Refuses a damaged blob from now on, here at once and everywhere as soon as the quarantine is written.
     pub(crate) fn report_corruption(self: &Arc<Self>, sha256: &Sha256Digest, why: &str) {
         self.condemned.lock().insert(*sha256);
+        self.blobs.forget(sha256);
         match verify::quarantine_holders(self, sha256, why, &Actor::this_process("read")) {
             // The catalog says it now, and says it when a verification passes again.
             Ok(()) => {
@@ -368,18 +386,17 @@ impl Inner {
         }
     }
 
-    /// Takes back what this process held against an artifact's blobs: they were checked, or replaced.
-    pub(crate) fn absolve(&self, artifact: &Artifact) {
+    /// Takes back what this process held against blobs: they were checked, or replaced.
+    pub(crate) fn absolve<'a>(&self, blobs: impl IntoIterator<Item = &'a Sha256Digest>) {
         let mut condemned = self.condemned.lock();
-        for file in &artifact.files {
-            condemned.remove(&file.sha256);
+        for sha256 in blobs {
+            condemned.remove(sha256);
         }
     }
 
     /// Whether a stored blob is there and known to be good, so that a second copy is not needed.
     pub(crate) fn has_good(&self, sha256: &Sha256Digest) -> bool {
-        let there = self.layout.read(Folder::Blobs, &blob_name(sha256), OFlags::empty()).is_ok();
-        there && !self.condemned.lock().contains(sha256) && self.blobs.opens_at_once(sha256)
+        !self.condemned.lock().contains(sha256) && self.blobs.is_known_good(sha256)
     }
 
     /// A sidecar, checked against its digest.
@@ -419,12 +436,20 @@ impl Inner {
                         format!("the adopted file of {} was changed", entry.path),
                     ));
                 }
-                rustix::fs::fchmod(&copy, Mode::RUSR | Mode::RGRP | Mode::ROTH).map_err(|e| io(e.into()))?;
+                rustix::fs::fchmod(&copy, crate::ingest::READ_ONLY).map_err(|e| io(e.into()))?;
                 copy.sync_all().map_err(io)
             });
         copied.inspect_err(|_| self.layout.discard(&temp))?;
-        self.layout.publish(&temp, Folder::Blobs, &name)?;
-        self.layout.sync(Folder::Blobs)
+        // Under the lock, so that a delete or a promotion meanwhile is not undone.
+        let replace = |catalog: &Catalog| {
+            if catalog.holders(&entry.sha256).next().is_none() {
+                self.layout.discard(&temp);
+                return Ok(Decision::Keep(()));
+            }
+            self.layout.publish(&temp, Folder::Blobs, &name)?;
+            self.layout.sync(Folder::Blobs).map(Decision::Keep)
+        };
+        self.commit(&Actor::this_process("library"), replace).map(drop)
     }
 
     pub(crate) fn borrow_buffer(&self) -> ReadBuf {

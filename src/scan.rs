@@ -41,7 +41,7 @@ impl Stored {
             rustix::io::Errno::LOOP => {
                 Error::new(ErrorKind::Corrupt, format!("the stored file {name} was replaced by a link"))
             }
-            e => Error::new(ErrorKind::Unreadable, format!("the stored file {name} cannot be opened: {e}")),
+            e => cannot_open(&format!("the stored file {name}"), e),
         })?;
         match stored.file.metadata() {
             Ok(meta) if meta.is_file() => Ok(stored),
@@ -74,6 +74,16 @@ impl Stored {
         }
         Ok(done)
     }
+}
+
+/// The disk's failure, or our own: running out of descriptors says nothing about what is stored.
+pub(crate) fn cannot_open(what: &str, e: rustix::io::Errno) -> Error {
+    use rustix::io::Errno;
+    let kind = match e {
+        Errno::MFILE | Errno::NFILE | Errno::NOMEM => ErrorKind::Io,
+        _ => ErrorKind::Unreadable,
+    };
+    Error::new(kind, format!("{what} cannot be opened: {e}"))
 }
 
 /// One file to hash: an open blob and the length it must have.

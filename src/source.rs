@@ -12,6 +12,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Component, Path};
+use std::sync::Arc;
 
 /// No artifact has more files.
 pub const MAX_FILES: usize = 10_000;
@@ -30,11 +31,22 @@ pub struct Source {
 pub(crate) struct SourceFile {
     /// Its path inside the artifact.
     pub(crate) path: RelPath,
-    pub(crate) file: File,
     pub(crate) stat: Stat,
-    /// Its folder and its name there, so that a move can take it away.
-    pub(crate) folder: OwnedFd,
-    pub(crate) name: String,
+    /// The folder it was found from, and its path there.
+    folder: Arc<OwnedFd>,
+    name: String,
+    /// Open already, of a source of few files; the files of a folder are opened when their turn comes, and must then be
+    /// the ones that were found.
+    file: Option<Arc<File>>,
+}
+
+/// How a source was taken in, which decides what may have changed about it since.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Taken {
+    /// Read only.
+    Copied,
+    /// Linked and made read-only by us, which changes its ctime.
+    Adopted,
 }
 
 impl Source {
@@ -75,11 +87,41 @@ impl SourceFile {
         u64::try_from(self.stat.st_size).unwrap_or(0)
     }
 
-    /// Whether the file is still what was opened.
-    pub(crate) fn check_unchanged(&self) -> Result<()> {
-        let now = rustix::fs::fstat(&self.file).map_err(|e| Error::io(format_args!("reading {}", self.path), e))?;
-        let of = |s: &Stat| (s.st_ino, s.st_size, s.st_mtime, s.st_mtime_nsec, s.st_ctime, s.st_ctime_nsec);
-        if of(&now) == of(&self.stat) { Ok(()) } else { Err(self.changed()) }
+    /// The file, open for reading.
+    pub(crate) fn open(&self) -> Result<Arc<File>> {
+        if let Some(file) = &self.file {
+            return Ok(Arc::clone(file));
+        }
+        let (file, stat) = open_one(&*self.folder, &self.name, Path::new(&self.name))?;
+        if self.same(&stat, Taken::Copied) { Ok(Arc::new(file)) } else { Err(self.changed()) }
+    }
+
+    /// Whether the open file is still what was found.
+    pub(crate) fn check_unchanged(&self, file: &File, taken: Taken) -> Result<()> {
+        let now = rustix::fs::fstat(file).map_err(|e| Error::io(format_args!("reading {}", self.path), e))?;
+        if self.same(&now, taken) { Ok(()) } else { Err(self.changed()) }
+    }
+
+    fn same(&self, now: &Stat, taken: Taken) -> bool {
+        let content = |s: &Stat| (s.st_dev, s.st_ino, s.st_size, s.st_mtime, s.st_mtime_nsec);
+        let inode = |s: &Stat| (s.st_ctime, s.st_ctime_nsec);
+        content(now) == content(&self.stat) && (taken == Taken::Adopted || inode(now) == inode(&self.stat))
+    }
+
+    /// Whether its name can be taken away afterwards.
+    pub(crate) fn is_removable(&self) -> bool {
+        let above = Path::new(&self.name).parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        rustix::fs::accessat(&*self.folder, above, rustix::fs::Access::WRITE_OK, AtFlags::EACCESS).is_ok()
+    }
+
+    /// Takes the source away, if its name still leads to the file that was read, unchanged since. Whether it did.
+    pub(crate) fn remove(&self, taken: Taken) -> std::io::Result<bool> {
+        let now = rustix::fs::statat(&*self.folder, &*self.name, AtFlags::SYMLINK_NOFOLLOW)?;
+        if !self.same(&now, taken) {
+            return Ok(false);
+        }
+        rustix::fs::unlinkat(&*self.folder, &*self.name, AtFlags::empty())?;
+        Ok(true)
     }
 
     pub(crate) fn changed(&self) -> Error {
@@ -147,26 +189,26 @@ fn regular(stat: &Stat, shown: &Path) -> Result<()> {
 fn open_at(parent: OwnedFd, name: &str, shown: &Path) -> Result<Source> {
     let (file, stat) = open_one(&parent, name, shown)?;
     if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-        return open_folder(file, shown);
+        return open_folder(OwnedFd::from(file), shown);
     }
     regular(&stat, shown)?;
     let path: RelPath = name.parse()?;
+    let folder = Arc::new(parent);
     let Some(split) = ShardName::of(name) else {
-        let files = vec![SourceFile { path, file, stat, folder: parent, name: name.to_owned() }];
+        let files = vec![SourceFile { path, stat, folder, name: name.to_owned(), file: Some(Arc::new(file)) }];
         return Ok(Source { shape: Shape::File, files, skipped: Vec::new() });
     };
     let mut files = Vec::new();
     for shard in split.all() {
         let shown = shown.with_file_name(&shard);
-        let (file, stat) = open_one(&parent, &shard, &shown).map_err(|e| match e.kind() {
+        let (_, stat) = open_one(&*folder, &shard, &shown).map_err(|e| match e.kind() {
             ErrorKind::NotFound => {
                 Error::new(ErrorKind::Refused, format!("the split set is incomplete: {shard} is missing beside {name}"))
             }
             _ => e,
         })?;
         regular(&stat, &shown)?;
-        let folder = parent.try_clone().map_err(|e| Error::io("duplicating a descriptor", e))?;
-        files.push(SourceFile { path: shard.parse()?, file, stat, folder, name: shard });
+        files.push(SourceFile { path: shard.parse()?, stat, folder: Arc::clone(&folder), name: shard, file: None });
     }
     Ok(Source { shape: Shape::Split, files, skipped: Vec::new() })
 }
@@ -196,52 +238,54 @@ impl ShardName<'_> {
 }
 
 /// Walks a folder. Hidden names are left out and told; anything else that is not a plainly named file or folder is
-/// refused.
-fn open_folder(top: File, shown: &Path) -> Result<Source> {
+/// refused. One descriptor is kept, the folder's own: everything below is opened from there, never through a link.
+fn open_folder(top: OwnedFd, shown: &Path) -> Result<Source> {
+    let top = Arc::new(top);
+    let refuse = |why: String| Err(Error::new(ErrorKind::Refused, format!("{} {why}", shown.display())));
     let mut files: Vec<SourceFile> = Vec::new();
     let mut skipped = Vec::new();
-    let mut pending: Vec<(File, Vec<String>)> = vec![(top, Vec::new())];
-    while let Some((folder, at)) = pending.pop() {
-        if at.len() >= MAX_DEPTH {
-            return Err(Error::new(
-                ErrorKind::Refused,
-                format!("{} is nested deeper than {MAX_DEPTH} folders", shown.display()),
-            ));
-        }
+    let mut entries = 0;
+    let mut pending: Vec<String> = vec![String::new()];
+    while let Some(at) = pending.pop() {
+        let folder = if at.is_empty() {
+            top.try_clone().map_err(|e| Error::io("duplicating a descriptor", e))?
+        } else {
+            rustix::fs::openat2(&*top, &*at, FOLDER, Mode::empty(), BENEATH)
+                .map_err(|e| refusal(&shown.join(&at), e))?
+        };
         let listing = rustix::fs::Dir::read_from(&folder)
             .map_err(|e| Error::io(format_args!("listing {}", shown.display()), e))?;
         for entry in listing {
             let entry = entry.map_err(|e| Error::io(format_args!("listing {}", shown.display()), e))?;
-            let name = entry.file_name().to_string_lossy().into_owned();
-            let mut below = at.clone();
-            below.push(name.clone());
+            let name = entry.file_name().to_string_lossy();
             if name == "." || name == ".." {
                 continue;
             }
+            entries += 1;
+            if entries > 2 * MAX_FILES || files.len() == MAX_FILES {
+                return refuse(format!("holds more than {MAX_FILES} files"));
+            }
+            let below = if at.is_empty() { name.clone().into_owned() } else { format!("{at}/{name}") };
             if name.starts_with('.') {
-                skipped.push(below.join("/"));
+                skipped.push(below);
                 continue;
             }
-            let path: RelPath = below.join("/").parse()?;
+            let path: RelPath = below.parse()?;
+            if path.components().count() > MAX_DEPTH {
+                return refuse(format!("is nested deeper than {MAX_DEPTH} levels"));
+            }
             let place = shown.join(&path);
-            let (file, stat) = open_one(&folder, &name, &place)?;
+            let (_, stat) = open_one(&folder, &name, &place)?;
             if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-                pending.push((file, below));
+                pending.push(below);
                 continue;
             }
             regular(&stat, &place)?;
-            if files.len() == MAX_FILES {
-                return Err(Error::new(
-                    ErrorKind::Refused,
-                    format!("{} holds more than {MAX_FILES} files", shown.display()),
-                ));
-            }
-            let folder = folder.as_fd().try_clone_to_owned().map_err(|e| Error::io("duplicating a descriptor", e))?;
-            files.push(SourceFile { path, file, stat, folder, name });
+            files.push(SourceFile { path, stat, folder: Arc::clone(&top), name: below, file: None });
         }
     }
     if files.is_empty() {
-        return Err(Error::new(ErrorKind::Refused, format!("{} holds no files", shown.display())));
+        return refuse("holds no files".into());
     }
     files.sort_by(|a, b| a.path.cmp(&b.path));
     refuse_case_twins(&files)?;
@@ -259,15 +303,6 @@ fn refuse_case_twins(files: &[SourceFile]) -> Result<()> {
         )),
         None => Ok(()),
     }
-}
-
-/// Takes a moved source file away, if its name still leads to the file that was read.
-pub(crate) fn remove_moved(source: &SourceFile) -> std::io::Result<()> {
-    let now = rustix::fs::statat(&source.folder, &*source.name, AtFlags::SYMLINK_NOFOLLOW)?;
-    if (now.st_ino, now.st_dev) == (source.stat.st_ino, source.stat.st_dev) {
-        rustix::fs::unlinkat(&source.folder, &*source.name, AtFlags::empty())?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

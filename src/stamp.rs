@@ -20,6 +20,22 @@ pub(crate) struct Stamp {
 }
 
 impl Stamp {
+    /// Of what a name in a folder leads to now, without opening it.
+    pub(crate) fn at(folder: &std::os::fd::OwnedFd, name: &str) -> rustix::io::Result<Stamp> {
+        let s = rustix::fs::statat(folder, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW)?;
+        Ok(Stamp {
+            ino: s.st_ino,
+            size: u64::try_from(s.st_size).unwrap_or(0),
+            mtime: (s.st_mtime, s.st_mtime_nsec as i64),
+            ctime: (s.st_ctime, s.st_ctime_nsec as i64),
+        })
+    }
+
+    /// The inode's number: which file it is, whatever was done to it.
+    pub(crate) fn ino(&self) -> u64 {
+        self.ino
+    }
+
     pub(crate) fn of(file: &File) -> std::io::Result<Stamp> {
         let m = file.metadata()?;
         Ok(Stamp {
@@ -63,7 +79,7 @@ impl Stamps {
     /// Records the stamps. A failure costs a re-check later and nothing else.
     pub(crate) fn record(&self, layout: &Layout, sha256: &Sha256Digest) {
         let text = format!("{}{}", line(&self.blob), line(&self.tree));
-        if let Err(e) = layout.write_atomically(Folder::Stamps, &blob_name(sha256), text.as_bytes()) {
+        if let Err(e) = layout.write_cache(Folder::Stamps, &blob_name(sha256), text.as_bytes()) {
             tracing::debug!(%sha256, error = %e, "stamp not recorded; the next open re-checks");
         }
     }

@@ -193,6 +193,10 @@ impl Tree {
         Ok(Tree { file, len, root, spans })
     }
 
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
     pub(crate) fn root(&self) -> &Blake3Digest {
         &self.root
     }
@@ -233,6 +237,9 @@ impl Tree {
 }
 
 fn unreadable(e: &std::io::Error) -> Error {
+    if e.kind() == std::io::ErrorKind::UnexpectedEof {
+        return altered("it was cut short");
+    }
     Error::new(ErrorKind::Unreadable, format!("the hash tree cannot be read: {e}"))
 }
 

@@ -17,7 +17,7 @@ use crate::name::ModelName;
 use crate::registry::Inner;
 use crate::tree::{GROUP, Tree};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// How the backing file is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +38,12 @@ pub struct VerifiedFile {
     blob: OpenBlob,
     /// The generation at which its status was last looked at.
     seen: AtomicU64,
+    /// Whether an incident had ended it then.
+    refused: AtomicBool,
 }
+
+/// No single read is longer: it needs as much memory.
+const MAX_READ: u64 = 64 << 20;
 
 /// The largest piece read and hashed at once by [`VerifiedFile::read_at`].
 const PIECE: usize = 1 << 20;
@@ -51,7 +56,7 @@ impl VerifiedFile {
         blob: OpenBlob,
         generation: u64,
     ) -> Self {
-        VerifiedFile { inner, name, entry, blob, seen: AtomicU64::new(generation) }
+        VerifiedFile { inner, name, entry, blob, seen: AtomicU64::new(generation), refused: AtomicBool::new(false) }
     }
 
     /// Its size in bytes, as promoted.
@@ -84,6 +89,9 @@ impl VerifiedFile {
         let end = offset.saturating_add(len as u64).min(self.len());
         if offset >= end {
             return Ok(&[]);
+        }
+        if end - offset > MAX_READ {
+            return Err(Error::new(ErrorKind::InvalidInput, format!("a read may have at most {MAX_READ} bytes")));
         }
         let first = offset / GROUP;
         let start = first * GROUP;
@@ -137,7 +145,8 @@ impl VerifiedFile {
 
     /// Quarantines what the failure shows to be damaged, and gives the error its name.
     fn fail(&self, e: Error) -> Error {
-        if e.kind() == ErrorKind::Corrupt {
+        // A handle on a damaged file that has been replaced since says nothing about the good one.
+        if e.kind() == ErrorKind::Corrupt && self.inner.blobs().is_current(&self.entry.sha256, &self.blob) {
             self.inner.report_corruption(&self.entry.sha256, e.message());
         }
         match &self.name {
@@ -153,10 +162,16 @@ impl VerifiedFile {
             return Ok(());
         }
         let under_incident = |a: &crate::Artifact| a.quarantine.as_ref().is_some_and(|q| q.cause == Cause::Incident);
+        let mut holders = catalog.holders(self.sha256());
         let refused = match &self.name {
-            Some(name) => catalog.holders(self.sha256()).any(|a| a.name == *name && under_incident(a)),
-            None => catalog.holders(self.sha256()).any(|a| under_incident(a)),
+            Some(name) => match holders.find(|a| a.name == *name) {
+                Some(holder) => under_incident(holder),
+                // Deleted. What an incident had ended stays ended.
+                None => self.refused.load(Ordering::Acquire),
+            },
+            None => holders.all(|a| !a.is_promoted()) && catalog.holders(self.sha256()).any(|a| under_incident(a)),
         };
+        self.refused.store(refused, Ordering::Release);
         if refused {
             let e = Error::new(ErrorKind::Quarantined, format!("{} is quarantined", self.entry.path));
             return Err(match &self.name {

@@ -77,14 +77,14 @@ impl VerifyAll {
 }
 
 /// Where the last result of verify-all is kept.
-const LAST: &str = "run/integrity.json";
+const LAST: &str = "integrity.json";
 
 /// Verifies one model.
 pub(crate) fn one(inner: &Arc<Inner>, name: &ModelName, actor: &Actor, task: &Task<'_>) -> Result<VerifyReport> {
     let artifact = Arc::clone(inner.catalog()?.require(name)?);
     let mut reports = check(inner, &[artifact], task)?;
     settle(inner, &mut reports, actor)?;
-    reports.pop().map(|(_, report)| report).ok_or_else(|| Error::new(ErrorKind::Io, "nothing was verified"))
+    reports.pop().map(|(_, report)| report).ok_or_else(|| replaced(name))
 }
 
 /// Verifies all models, each blob once.
@@ -96,13 +96,18 @@ pub(crate) fn all(inner: &Arc<Inner>, actor: &Actor, task: &Task<'_>) -> Result<
     let all = VerifyAll { checked: models.len(), models, verified_at: now() };
     let text =
         serde_json::to_vec(&all).map_err(|e| Error::new(ErrorKind::Io, "the result cannot be written").because(e))?;
-    inner.layout().write_atomically(Folder::Root, LAST, &text)?;
+    inner.layout().write_atomically(Folder::Run, LAST, &text)?;
     Ok(all)
+}
+
+fn replaced(name: &ModelName) -> Error {
+    Error::new(ErrorKind::Conflict, format!("{name} was deleted or replaced while it was verified: verify it again"))
+        .on(name)
 }
 
 /// The result of the last verify-all, by whatever process.
 pub(crate) fn last(inner: &Inner) -> Result<Option<VerifyAll>> {
-    match inner.layout().read_small(Folder::Root, LAST, 64 << 20) {
+    match inner.layout().read_small(Folder::Run, LAST, 64 << 20) {
         Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
         Err(e) => Err(e),
@@ -122,9 +127,9 @@ pub(crate) fn release(
     if reports.iter().any(|(_, report)| report.status != VerifyStatus::Verified) {
         settle(inner, &mut reports, actor)?;
     }
-    let (_, mut report) = reports.pop().ok_or_else(|| Error::new(ErrorKind::Io, "nothing was verified"))?;
+    let (_, mut report) = reports.pop().ok_or_else(|| replaced(name))?;
     if report.status == VerifyStatus::Verified {
-        report.restored = lift(inner, &artifact, "release", reason, actor, |_| true)?;
+        report.restored = lift(inner, &artifact, "release", reason, actor)?;
     }
     Ok(report)
 }
@@ -151,29 +156,25 @@ pub(crate) fn quarantine(
             incident_id: incident_id.map(str::to_owned),
             at: now(),
         });
-        Ok(change("quarantine", name, reason, artifact))
+        let edits = vec![Edit::Put(Box::new(artifact))];
+        Ok(Decision::Change {
+            event: "quarantine",
+            names: vec![name.to_string()],
+            why: reason.to_owned(),
+            edits,
+            value: (),
+        })
     })?;
     catalog.require(name).cloned()
 }
 
-/// Quarantines every promoted model that holds a blob found damaged.
+/// Quarantines every promoted model that holds a blob found damaged, all in one change.
 pub(crate) fn quarantine_holders(inner: &Arc<Inner>, sha256: &Sha256Digest, why: &str, actor: &Actor) -> Result<()> {
-    let holders: Vec<ModelName> =
-        inner.latest().holders(sha256).filter(|a| a.is_promoted()).map(|a| a.name.clone()).collect();
-    for name in holders {
-        inner.commit(actor, |catalog| {
-            let Some(artifact) = catalog.artifact(&name) else { return Ok(Decision::Keep(())) };
-            if !artifact.is_promoted() || !artifact.files.iter().any(|f| f.sha256 == *sha256) {
-                return Ok(Decision::Keep(()));
-            }
-            audit::append(inner.layout(), actor, &noted("verify_failed", &name, why, catalog))?;
-            let mut artifact = Artifact::clone(artifact);
-            artifact.quarantine =
-                Some(Quarantine { cause: Cause::Integrity, reason: why.to_owned(), incident_id: None, at: now() });
-            Ok(change("quarantine", &name, why, artifact))
-        })?;
-    }
-    Ok(())
+    let fail = |catalog: &Catalog| {
+        let holders = catalog.holders(sha256).filter(|a| a.is_promoted());
+        fail_all(inner, catalog, holders.map(|a| (a, why)), actor)
+    };
+    inner.commit(actor, fail).map(drop)
 }
 
 /// Hashes the files of all artifacts, each blob once, and reports without changing anything.
@@ -230,10 +231,14 @@ fn report(inner: &Inner, artifact: &Artifact, found: &HashMap<Sha256Digest, Chec
             }
         }
     }
-    if let Some(why) = artifact.evidence.and_then(|digest| inner.sidecar(&digest).err()) {
-        report.status = VerifyStatus::Failed;
-        report.error.get_or_insert_with(|| why.to_string());
+    if let Some(e) = artifact.evidence.and_then(|digest| inner.sidecar(&digest).err()) {
         all_known = false;
+        match (e.kind(), report.status) {
+            (ErrorKind::Corrupt, _) => report.status = VerifyStatus::Failed,
+            (_, VerifyStatus::Verified) => report.status = VerifyStatus::Unreadable,
+            _ => {}
+        }
+        report.error.get_or_insert_with(|| e.to_string());
     }
     if report.status == VerifyStatus::Failed {
         report.expected = Some(artifact.sha256.to_hex());
@@ -244,82 +249,98 @@ fn report(inner: &Inner, artifact: &Artifact, found: &HashMap<Sha256Digest, Chec
     report
 }
 
-/// Quarantines what failed and restores what integrity had quarantined and is good again.
-fn settle(inner: &Arc<Inner>, reports: &mut [(Arc<Artifact>, VerifyReport)], actor: &Actor) -> Result<()> {
-    for (artifact, report) in reports {
-        let why = report.error.as_deref().unwrap_or("");
-        match report.status {
-            VerifyStatus::Verified => {
-                let by_integrity = |q: &Quarantine| q.cause == Cause::Integrity;
-                if artifact.quarantine.as_ref().is_some_and(by_integrity) {
-                    report.restored = lift(inner, artifact, "restore", "a verification passed", actor, by_integrity)?;
-                }
-            }
-            VerifyStatus::Unreadable => {
-                audit::append(inner.layout(), actor, &noted("verify_failed", &report.name, why, &inner.latest()))?;
-            }
-            VerifyStatus::Failed => fail(inner, artifact, why, actor)?,
+/// Quarantines what failed, in one change, and restores what integrity had quarantined and is good again. Reports of models
+/// that were deleted or replaced meanwhile are dropped: nothing is known of what stands there now.
+fn settle(inner: &Arc<Inner>, reports: &mut Vec<(Arc<Artifact>, VerifyReport)>, actor: &Actor) -> Result<()> {
+    let catalog = inner.catalog()?;
+    reports.retain(|(checked, _)| catalog.artifact(&checked.name).is_some_and(|now| now.files == checked.files));
+    let events: Vec<Event<'_>> = reports
+        .iter()
+        .filter(|(_, report)| report.status == VerifyStatus::Unreadable)
+        .map(|(_, report)| noted(&report.name, report.error.as_deref().unwrap_or(""), &catalog))
+        .collect();
+    if !events.is_empty() {
+        audit::append(inner.layout(), actor, &events)?;
+    }
+    if reports.iter().any(|(_, report)| report.status == VerifyStatus::Failed) {
+        let failed = reports.iter().filter(|(_, report)| report.status == VerifyStatus::Failed);
+        inner.commit(actor, |catalog| {
+            let still = failed.filter_map(|(checked, report)| {
+                let now = catalog.artifact(&checked.name).filter(|now| now.files == checked.files)?;
+                // Replaced by good bytes since it was read.
+                let healed = now.evidence == checked.evidence
+                    && now.files.iter().all(|f| inner.has_good(&f.sha256))
+                    && now.evidence.is_none_or(|digest| inner.sidecar(&digest).is_ok());
+                (!healed).then_some((now, report.error.as_deref().unwrap_or("")))
+            });
+            fail_all(inner, catalog, still, actor)
+        })?;
+    }
+    for (artifact, report) in reports.iter_mut().filter(|(_, report)| report.status == VerifyStatus::Verified) {
+        inner.absolve(artifact.files.iter().map(|f| &f.sha256));
+        if artifact.quarantine.as_ref().is_some_and(|q| q.cause == Cause::Integrity) {
+            report.restored = lift(inner, artifact, "restore", "a verification passed", actor)?;
         }
     }
     Ok(())
 }
 
-fn fail(inner: &Arc<Inner>, artifact: &Artifact, why: &str, actor: &Actor) -> Result<()> {
-    audit::append(inner.layout(), actor, &noted("verify_failed", &artifact.name, why, &inner.latest()))?;
-    inner.commit(actor, |catalog| {
-        let Some(now_there) = catalog.artifact(&artifact.name) else { return Ok(Decision::Keep(())) };
-        if !now_there.is_promoted() || now_there.files != artifact.files {
-            return Ok(Decision::Keep(()));
-        }
-        let mut failed = artifact.clone();
-        failed.quarantine =
-            Some(Quarantine { cause: Cause::Integrity, reason: why.to_owned(), incident_id: None, at: now() });
-        Ok(change("quarantine", &artifact.name, why, failed))
-    })?;
-    Ok(())
+/// The change that quarantines models for integrity, after a line for each failed check. One that is quarantined already
+/// keeps its quarantine.
+fn fail_all<'a>(
+    inner: &Inner,
+    catalog: &Catalog,
+    failed: impl Iterator<Item = (&'a Arc<Artifact>, &'a str)>,
+    actor: &Actor,
+) -> Result<Decision<()>> {
+    let failed: Vec<(&Arc<Artifact>, &str)> = failed.collect();
+    let events: Vec<Event<'_>> = failed.iter().map(|(artifact, why)| noted(&artifact.name, why, catalog)).collect();
+    if !events.is_empty() {
+        audit::append(inner.layout(), actor, &events)?;
+    }
+    let edits: Vec<Edit> = failed
+        .iter()
+        .filter(|(artifact, _)| artifact.is_promoted())
+        .map(|(artifact, why)| {
+            let mut artifact = Artifact::clone(artifact);
+            let reason = (*why).to_owned();
+            artifact.quarantine = Some(Quarantine { cause: Cause::Integrity, reason, incident_id: None, at: now() });
+            Edit::Put(Box::new(artifact))
+        })
+        .collect();
+    if edits.is_empty() {
+        return Ok(Decision::Keep(()));
+    }
+    let names = failed.iter().filter(|(a, _)| a.is_promoted()).map(|(a, _)| a.name.to_string()).collect();
+    let why = failed.first().map_or_else(String::new, |(_, why)| (*why).to_owned());
+    Ok(Decision::Change { event: "quarantine", names, why, edits, value: () })
 }
 
-/// Takes the quarantine off, if `may` allows it for the one that is there now. Whether it did.
-fn lift(
-    inner: &Arc<Inner>,
-    checked: &Artifact,
-    event: &'static str,
-    why: &str,
-    actor: &Actor,
-    may: impl Fn(&Quarantine) -> bool,
-) -> Result<bool> {
+/// Takes off the quarantine that the checked artifact had, and no other: one that was put since was not looked into.
+/// Whether it did.
+fn lift(inner: &Arc<Inner>, checked: &Artifact, event: &'static str, why: &str, actor: &Actor) -> Result<bool> {
     let (_, lifted) = inner.commit(actor, |catalog| {
-        let Some(artifact) = catalog.artifact(&checked.name) else { return Ok(Decision::Keep(false)) };
-        if artifact.files != checked.files || !artifact.quarantine.as_ref().is_some_and(&may) {
+        let unchanged = |a: &&Arc<Artifact>| a.files == checked.files && a.quarantine == checked.quarantine;
+        let Some(artifact) = catalog.artifact(&checked.name).filter(unchanged).filter(|a| !a.is_promoted()) else {
             return Ok(Decision::Keep(false));
-        }
+        };
         let mut artifact = Artifact::clone(artifact);
         artifact.quarantine = None;
-        let name = artifact.name.to_string();
+        let names = vec![artifact.name.to_string()];
         Ok(Decision::Change {
             event,
-            name,
+            names,
             why: why.to_owned(),
             edits: vec![Edit::Put(Box::new(artifact))],
             value: true,
         })
     })?;
     if lifted {
-        inner.absolve(checked);
+        inner.absolve(checked.files.iter().map(|f| &f.sha256));
     }
     Ok(lifted)
 }
 
-fn change(event: &'static str, name: &ModelName, why: &str, artifact: Artifact) -> Decision<()> {
-    Decision::Change {
-        event,
-        name: name.to_string(),
-        why: why.to_owned(),
-        edits: vec![Edit::Put(Box::new(artifact))],
-        value: (),
-    }
-}
-
-fn noted<'a>(event: &'static str, name: &'a ModelName, why: &'a str, catalog: &Catalog) -> Event<'a> {
-    Event { event, phase: audit::NOTED, name: name.as_str(), why, generation: catalog.generation() }
+fn noted<'a>(name: &'a ModelName, why: &'a str, catalog: &Catalog) -> Event<'a> {
+    Event { event: "verify_failed", phase: audit::NOTED, name: name.as_str(), why, generation: catalog.generation() }
 }

@@ -368,6 +368,8 @@ fn t10_a_crash_between_intent_and_manifest_is_closed_at_the_next_start() {
     let text = std::fs::read_to_string(&log).unwrap();
     // As if the power had gone after the intent of generation 1, then after the manifest of generation 1.
     let intent = text.lines().next().unwrap().to_owned() + "\n";
+    let memory = root.path().join("generation");
+    std::fs::write(&memory, "0\n").unwrap();
     std::fs::write(&log, &intent).unwrap();
     root.again();
     assert!(root.has_event("open", "applied", "m"), "the manifest shows generation 1: it was applied");

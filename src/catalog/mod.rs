@@ -136,7 +136,8 @@ impl Catalog {
                 holder.name
             ));
         }
-        for file in &candidate.files {
+        // Weights, that is: a licence or a vocabulary is shared by models that have nothing else in common.
+        for file in candidate.files.iter().filter(|f| crate::format::is_model_name(&f.path)) {
             let incident = |a: &&Arc<Artifact>| a.quarantine.as_ref().is_some_and(|q| q.cause == Cause::Incident);
             if let Some(holder) = self.holders(&file.sha256).find(incident) {
                 return conflict(format!(

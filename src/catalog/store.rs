@@ -8,20 +8,21 @@
 //!
 //! ```text
 //! reload -> decide (publishes blobs) -> audit intent, fsync -> manifest temp, fsync, rename, fsync root
-//!        -> remember the generation -> swap the snapshot -> audit outcome -> drop what nothing holds any more
+//!        -> swap the snapshot -> audit outcome -> remember generation and log -> drop what nothing holds any more
 //! ```
+//! Until the rename, a failure undoes what `decide` published, still under the lock. From the rename on the change has
+//! happened, and nothing that fails after it may be taken for a failure of the change.
 //!
-//! Lock order: `writer` (this process), then run/commit.lock (all processes), then audit.lock, then `state`. The commit
-//! lock is held across I/O: that is what it is for. `state` never is.
+//! Lock order: `writer` (this process), then run/commit.lock (all processes), then `loading`, then audit.lock, then `state`.
+//! The first three are held across I/O: that is what they are for. `state` never is.
 
 use super::{Catalog, Edit, text};
 use crate::artifact::Artifact;
-use crate::audit::{self, Event};
+use crate::audit::{self, Anchor, Event};
 use crate::error::{Error, ErrorKind, Result};
 use crate::layout::{Folder, Layout, blob_name, read_bounded};
 use crate::stamp::Stamp;
 use crate::task::Actor;
-use crate::watch::Watch;
 use parking_lot::{Mutex, RwLock};
 use rustix::fs::{FlockOperation, OFlags};
 use std::collections::HashSet;
@@ -29,7 +30,7 @@ use std::sync::Arc;
 
 /// The manifest's name in the root.
 pub(crate) const MANIFEST: &str = "manifest.yaml";
-/// The highest generation this root has seen.
+/// The highest generation this root has seen, and the last line of the log at that time.
 const GENERATION: &str = "generation";
 const COMMIT_LOCK: &str = "commit.lock";
 
@@ -37,38 +38,72 @@ const COMMIT_LOCK: &str = "commit.lock";
 #[derive(Debug)]
 pub(crate) struct Store {
     layout: Arc<Layout>,
-    watch: Mutex<Watch>,
     writer: Mutex<()>,
+    loading: Mutex<()>,
     state: RwLock<State>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct State {
     catalog: Arc<Catalog>,
-    /// The file the catalog was read from.
-    stamp: Option<Stamp>,
-    /// Why the manifest on disk cannot be served.
-    broken: Option<String>,
+    /// The file last looked at, good or not.
+    seen: Option<Stamp>,
+    /// Why it cannot be served.
+    broken: Option<(ErrorKind, String)>,
+}
+
+impl State {
+    fn answer(&self) -> Result<Arc<Catalog>> {
+        match &self.broken {
+            Some((kind, why)) => Err(Error::new(*kind, why.clone())),
+            None => Ok(Arc::clone(&self.catalog)),
+        }
+    }
 }
 
 /// What a writer decided to do, under the lock.
 pub(crate) enum Decision<T> {
     /// Nothing is to be changed.
     Keep(T),
-    /// The catalog is to be changed.
-    Change { event: &'static str, name: String, why: String, edits: Vec<Edit>, value: T },
+    /// The catalog is to be changed; one line of the audit log for each name.
+    Change { event: &'static str, names: Vec<String>, why: String, edits: Vec<Edit>, value: T },
+}
+
+/// What a root remembers apart from its manifest and its log, so that an older one of either is noticed.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Memory {
+    generation: u64,
+    log: Option<Anchor>,
+}
+
+impl Memory {
+    fn render(&self) -> String {
+        match &self.log {
+            Some(Anchor { seq, hash }) => format!("{} {seq} {hash}\n", self.generation),
+            None => format!("{}\n", self.generation),
+        }
+    }
+
+    fn parse(text: &str) -> Option<Memory> {
+        let mut words = text.trim_end().split(' ');
+        let generation = words.next()?.parse().ok()?;
+        let log = match (words.next(), words.next(), words.next()) {
+            (None, ..) => None,
+            (Some(seq), Some(hash), None) => Some(Anchor { seq: seq.parse().ok()?, hash: hash.to_owned() }),
+            _ => return None,
+        };
+        Some(Memory { generation, log })
+    }
 }
 
 impl Store {
     /// Loads the manifest of an existing root; with `create`, begins one in a root that has never been used.
     pub(crate) fn open(layout: Arc<Layout>, create: crate::layout::Create) -> Result<Store> {
-        let watch = Mutex::new(Watch::new(&layout)?);
-        let empty = State { catalog: Arc::default(), stamp: None, broken: None };
-        let store = Store { layout, watch, writer: Mutex::new(()), state: RwLock::new(empty) };
+        let store = Store { layout, writer: Mutex::default(), loading: Mutex::default(), state: RwLock::default() };
         if create == crate::layout::Create::Missing {
             store.begin()?;
         }
-        store.reload()?;
+        store.catalog()?;
         store.settle()?;
         Ok(store)
     }
@@ -80,7 +115,7 @@ impl Store {
             return Ok(());
         }
         self.layout.write_durably(Folder::Root, MANIFEST, text::render(&Catalog::default()).as_bytes())?;
-        self.layout.write_durably(Folder::Root, GENERATION, b"0\n")
+        self.layout.write_durably(Folder::Root, GENERATION, Memory::default().render().as_bytes())
     }
 
     /// Whether anything shows that this root once had a manifest.
@@ -92,19 +127,25 @@ impl Store {
         Ok(remembered || holds_blobs || audit::exists(&self.layout))
     }
 
-    /// The current snapshot, after looking whether another process changed it.
+    /// The current snapshot. Whether another process changed it is asked of the file itself, one stat a call: a queue of
+    /// events could be drained by another thread, or by a forked child.
     pub(crate) fn catalog(&self) -> Result<Arc<Catalog>> {
-        // Another thread that holds the watch is looking right now.
-        let changed = self.watch.try_lock().is_some_and(|mut watch| watch.drain());
-        if changed || self.state.read().broken.is_some() {
-            // What went wrong is kept in the state, and told below.
-            let _ = self.reload();
+        if let Some(answer) = self.if_unchanged() {
+            return answer;
         }
+        let _turn = self.loading.lock();
+        // Whoever had the turn before may have loaded it.
+        if let Some(answer) = self.if_unchanged() {
+            return answer;
+        }
+        self.load_now();
+        self.state.read().answer()
+    }
+
+    fn if_unchanged(&self) -> Option<Result<Arc<Catalog>>> {
+        let now = Stamp::at(self.layout.folder(Folder::Root), MANIFEST).ok()?;
         let state = self.state.read();
-        match &state.broken {
-            Some(why) => Err(Error::new(ErrorKind::Manifest, why.clone())),
-            None => Ok(Arc::clone(&state.catalog)),
-        }
+        (state.seen == Some(now)).then(|| state.answer())
     }
 
     /// The last good snapshot, without looking.
@@ -112,31 +153,27 @@ impl Store {
         Arc::clone(&self.state.read().catalog)
     }
 
-    fn reload(&self) -> Result<()> {
-        let (previous, stamp) = {
-            let state = self.state.read();
-            (Arc::clone(&state.catalog), state.stamp)
-        };
-        let loaded = self.load(&previous, stamp);
+    /// Reads the manifest and puts what it says, or what is wrong with it, in the state.
+    fn load_now(&self) {
+        let previous = self.last_good();
+        let first = self.state.read().seen.is_none();
+        let mut seen = None;
+        let loaded = self.load(&previous, first, &mut seen);
         let mut state = self.state.write();
+        state.seen = seen;
         match loaded {
-            Ok(None) => state.broken = None,
-            Ok(Some((catalog, stamp))) if catalog.generation() >= state.catalog.generation() => {
-                *state = State { catalog: Arc::new(catalog), stamp: Some(stamp), broken: None };
+            Ok(catalog) => {
+                state.catalog = Arc::new(catalog);
+                state.broken = None;
             }
-            // Another thread has loaded a newer one meanwhile.
-            Ok(Some(_)) => {}
             Err(e) => {
                 tracing::error!(error = %e, "the manifest on disk cannot be served");
-                state.broken = Some(e.to_string());
-                return Err(e);
+                state.broken = Some((e.kind(), e.to_string()));
             }
         }
-        Ok(())
     }
 
-    /// Reads the manifest unless it is the file already loaded.
-    fn load(&self, previous: &Catalog, seen: Option<Stamp>) -> Result<Option<(Catalog, Stamp)>> {
+    fn load(&self, previous: &Catalog, first: bool, seen: &mut Option<Stamp>) -> Result<Catalog> {
         // Before the manifest: a writer remembers after it renames.
         let remembered = self.remembered()?.max(previous.generation());
         let file = self.layout.read(Folder::Root, MANIFEST, OFlags::empty()).map_err(|e| match e {
@@ -151,14 +188,13 @@ impl Store {
             e => Error::io("opening manifest.yaml", e),
         })?;
         let stamp = Stamp::of(&file).map_err(|e| Error::io("reading manifest.yaml", e))?;
-        if seen == Some(stamp) {
-            return Ok(None);
-        }
         let as_manifest = |e: Error| match e.kind() {
             ErrorKind::TooLarge | ErrorKind::InvalidInput => Error::new(ErrorKind::Manifest, e.message().to_owned()),
             _ => e,
         };
         let bytes = read_bounded(&file, MANIFEST, text::MAX_BYTES).map_err(as_manifest)?;
+        // What could be read is judged once; what could not is tried again at the next call.
+        *seen = Some(stamp);
         let catalog = text::parse(&bytes, Some(previous))?;
         let generation = catalog.generation();
         if generation < remembered {
@@ -170,32 +206,38 @@ impl Store {
                 ),
             ));
         }
-        if seen.is_some() && generation == previous.generation() && text::render(previous).as_bytes() != bytes {
-            return Err(Error::new(
-                ErrorKind::Manifest,
-                format!("manifest.yaml was replaced by another one of the same generation {generation}"),
-            ));
+        if !first && generation == previous.generation() && text::render(previous).as_bytes() != bytes {
+            let why = format!("manifest.yaml was replaced by another one of the same generation {generation}");
+            return Err(Error::new(ErrorKind::Manifest, why));
         }
-        Ok(Some((catalog, stamp)))
+        Ok(catalog)
     }
 
-    /// The highest generation known to have been written, from two places: the file, and the audit log.
+    /// What this root remembers, in the file of its own.
+    fn memory(&self) -> Result<Memory> {
+        match self.layout.read_small(Folder::Root, GENERATION, 256) {
+            Ok(bytes) => std::str::from_utf8(&bytes).ok().and_then(Memory::parse).ok_or_else(|| {
+                let why = "the file `generation` in the root does not hold a number: it was changed by another hand";
+                Error::new(ErrorKind::Manifest, why)
+            }),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(Memory::default()),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The highest generation known to have been written, from two places: that file, and the audit log.
     fn remembered(&self) -> Result<u64> {
         let from_log = audit::last_change(&self.layout)?.map_or(0, |line| match line.phase.as_str() {
             audit::INTENT => line.generation.saturating_sub(1),
             _ => line.generation,
         });
-        let from_file = match self.layout.read_small(Folder::Root, GENERATION, 64) {
-            Ok(bytes) => std::str::from_utf8(&bytes).ok().and_then(|t| t.trim().parse().ok()).ok_or_else(|| {
-                Error::new(
-                    ErrorKind::Manifest,
-                    "the file `generation` in the root does not hold a number: it was changed by another hand",
-                )
-            })?,
-            Err(e) if e.kind() == ErrorKind::NotFound => 0,
-            Err(e) => return Err(e),
-        };
-        Ok(from_log.max(from_file))
+        Ok(from_log.max(self.memory()?.generation))
+    }
+
+    /// Checks the audit log, and that it holds the line this root remembers.
+    pub(crate) fn verify_log(&self) -> Result<audit::AuditSummary> {
+        let memory = self.memory()?;
+        audit::verify(&self.layout, memory.log.as_ref())
     }
 
     /// Closes an intent that a crash left open.
@@ -206,57 +248,97 @@ impl Store {
         }
         let _writer = self.writer.lock();
         let _lock = self.layout.lock(COMMIT_LOCK, FlockOperation::LockExclusive)?;
-        self.reload()?;
+        let generation = self.catalog()?.generation();
         let Some(line) = audit::last_change(&self.layout)?.filter(dangling) else {
             return Ok(());
         };
-        let generation = self.last_good().generation();
         let phase = if generation >= line.generation { audit::APPLIED } else { audit::ABORTED };
         let event = Event { event: "open", phase, name: &line.name, why: "closed at start, after a crash", generation };
-        audit::append(&self.layout, &Actor::this_process("library"), &event).map(drop)
+        audit::append(&self.layout, &Actor::this_process("library"), &[event]).map(drop)
     }
 
     /// Decides and writes one change. Returns the catalog that holds after it.
+    ///
+    /// `decide` may publish files; `undo` takes them away again, under the same lock, when the change did not happen. It is
+    /// given the catalog that stays.
     pub(crate) fn commit<T>(
         &self,
         actor: &Actor,
         decide: impl FnOnce(&Catalog) -> Result<Decision<T>>,
+        undo: impl FnOnce(&Catalog),
     ) -> Result<(Arc<Catalog>, T)> {
         let _writer = self.writer.lock();
         let _lock = self.layout.lock(COMMIT_LOCK, FlockOperation::LockExclusive)?;
-        self.reload()?;
-        let old = self.last_good();
-        let (event, name, why, edits, value) = match decide(&old)? {
-            Decision::Keep(value) => return Ok((old, value)),
-            Decision::Change { event, name, why, edits, value } => (event, name, why, edits, value),
-        };
-        let new = old.with(&edits)?;
-        let rendered = text::render(&new);
-        if rendered.len() as u64 > text::MAX_BYTES {
+        let old = self.catalog()?;
+        let prepared = decide(&old).and_then(|decision| match decision {
+            Decision::Keep(value) => Ok((None, value)),
+            Decision::Change { event, names, why, edits, value } => {
+                let new = old.with(&edits)?;
+                self.prepare(&new, actor, event, &names, &why).map(|()| (Some((event, names, why, edits, new)), value))
+            }
+        });
+        let (change, value) = prepared.inspect_err(|_| undo(&old))?;
+        let Some((event, names, why, edits, new)) = change else { return Ok((old, value)) };
+        // From here on the change has happened.
+        let synced = self.layout.sync(Folder::Root);
+        let new = self.install(new);
+        self.remember(actor, event, &names, &why, new.generation());
+        self.drop_unheld(&old, &new, &edits);
+        // Not undone, not retried: it is in the manifest, and may not survive a power cut.
+        synced?;
+        Ok((new, value))
+    }
+
+    /// Announces the change and renames the manifest into place. An error means that nothing was renamed.
+    fn prepare(&self, new: &Catalog, actor: &Actor, event: &'static str, names: &[String], why: &str) -> Result<()> {
+        let rendered = text::render(new);
+        // Room is kept for what must always be possible, a quarantine above all.
+        let limit = if event == "promote" { text::MAX_BYTES - text::KEPT_FREE } else { text::MAX_BYTES };
+        if rendered.len() as u64 > limit {
             return Err(Error::new(ErrorKind::TooLarge, "the manifest would grow over its limit: delete models first"));
         }
-        let say = |phase, generation| {
-            audit::append(&self.layout, actor, &Event { event, phase, name: &name, why: &why, generation })
-        };
-        say(audit::INTENT, new.generation())?;
-        if let Err(e) = self.layout.write_durably(Folder::Root, MANIFEST, rendered.as_bytes()) {
-            // The rename may have happened: what the disk shows decides.
-            let now = self.reload().map(|()| self.last_good().generation());
-            if now.as_ref().is_ok_and(|g| *g < new.generation()) {
-                let _ = say(audit::ABORTED, old.generation());
-            }
-            return Err(e);
+        let _in_use = self.layout.use_temp()?;
+        let temp = self.layout.write_temp(rendered.as_bytes())?;
+        let renamed = self
+            .say(actor, event, audit::INTENT, names, why, new.generation())
+            .inspect_err(|_| self.layout.discard(&temp))
+            .and_then(|_| self.layout.publish(&temp, Folder::Root, MANIFEST));
+        renamed.inspect_err(|_| {
+            let _ = self.say(actor, event, audit::ABORTED, names, why, new.generation() - 1);
+        })
+    }
+
+    fn say(
+        &self,
+        actor: &Actor,
+        event: &'static str,
+        phase: &'static str,
+        names: &[String],
+        why: &str,
+        generation: u64,
+    ) -> Result<Anchor> {
+        let events: Vec<Event<'_>> = names.iter().map(|name| Event { event, phase, name, why, generation }).collect();
+        audit::append(&self.layout, actor, &events)
+    }
+
+    /// Makes the catalog just written the current one, from memory: reading it back could fail, and it has happened.
+    fn install(&self, new: Catalog) -> Arc<Catalog> {
+        let new = Arc::new(new);
+        let _turn = self.loading.lock();
+        let seen = Stamp::at(self.layout.folder(Folder::Root), MANIFEST).ok();
+        *self.state.write() = State { catalog: Arc::clone(&new), seen, broken: None };
+        new
+    }
+
+    /// The outcome's line, and the memory of both.
+    fn remember(&self, actor: &Actor, event: &'static str, names: &[String], why: &str, generation: u64) {
+        let remembered = self.say(actor, event, audit::APPLIED, names, why, generation).and_then(|anchor| {
+            let memory = Memory { generation, log: Some(anchor) };
+            self.layout.write_atomically(Folder::Root, GENERATION, memory.render().as_bytes())
+        });
+        if let Err(e) = remembered {
+            tracing::error!(error = %e, generation, "the change is made, but not fully recorded");
         }
-        // From here on the change has happened; what follows may fail without undoing it.
-        let remembered =
-            self.layout.write_atomically(Folder::Root, GENERATION, format!("{}\n", new.generation()).as_bytes());
-        self.reload()?;
-        let new = self.last_good();
-        if let Err(e) = remembered.and_then(|()| say(audit::APPLIED, new.generation()).map(drop)) {
-            tracing::error!(error = %e, generation = new.generation(), "the change is made, but not fully recorded");
-        }
-        self.drop_unheld(&old, &new, &edits);
-        Ok((new, value))
     }
 
     /// Removes the blobs, trees, stamps and sidecars that only replaced or removed entries held. Open descriptors stay
@@ -290,6 +372,22 @@ impl Store {
     fn remove(&self, folder: Folder, name: &str) {
         if let Err(e) = self.layout.remove(folder, name) {
             tracing::warn!(error = %e, name, "left behind; gc will take it");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_memory_is_read_back_and_nothing_else_is() {
+        let log = Some(Anchor { seq: 7, hash: "ab".into() });
+        for memory in [Memory::default(), Memory { generation: 3, log: None }, Memory { generation: 3, log }] {
+            assert_eq!(Memory::parse(&memory.render()), Some(memory));
+        }
+        for bad in ["", "x", "1 2", "1 2 ab cd", "1 x ab", "-1"] {
+            assert_eq!(Memory::parse(bad), None, "{bad:?}");
         }
     }
 }

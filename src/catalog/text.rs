@@ -27,6 +27,9 @@ use std::sync::Arc;
 /// No manifest is larger; refused before it is read.
 pub(crate) const MAX_BYTES: u64 = 48 << 20;
 
+/// Of these, this much is kept free of promotions.
+pub(crate) const KEPT_FREE: u64 = 8 << 20;
+
 const VERSION: u64 = 1;
 
 fn bad(why: impl std::fmt::Display) -> Error {
@@ -125,6 +128,7 @@ fn decode(text: &str) -> Result<Entry> {
     if artifact.sha256 != sha256 || size != Some(artifact.size_bytes) {
         return Err(inconsistent("does not agree with its files"));
     }
+    artifact.check_paths().map_err(|e| inconsistent(e.message()))?;
     if encode(&artifact) != text {
         return Err(inconsistent("is not in canonical form"));
     }

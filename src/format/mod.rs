@@ -31,6 +31,12 @@ const COMPANIONS: [&str; 12] =
 /// The same for names without an extension.
 const PLAIN_COMPANIONS: [&str; 5] = ["LICENSE", "NOTICE", "README", "USE_POLICY", "COPYING"];
 
+/// Whether a file's name is that of weights. [`look`] makes sure that name and content agree.
+pub(crate) fn is_model_name(path: &RelPath) -> bool {
+    let extension = path.file_name().rsplit_once('.').map(|(_, e)| e.to_ascii_lowercase());
+    matches!(extension.as_deref(), Some("gguf" | "safetensors"))
+}
+
 /// Looks at a file's first bytes and its size, and holds them against its name.
 pub(crate) fn look(path: &RelPath, head: &[u8], size: u64) -> Result<Kind> {
     let refuse = |why: String| Err(Error::new(ErrorKind::Refused, format!("{path} is refused: {why}")));

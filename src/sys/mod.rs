@@ -5,34 +5,35 @@
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 
 /// A read lease on a file (fcntl(2), F_SETLEASE): granted only while no one has the file open for writing or maps it so,
 /// and broken, visibly, as soon as someone tries to open it for writing or to truncate it.
 #[derive(Debug)]
-pub(crate) struct ReadLease<'a> {
-    file: &'a File,
+pub(crate) struct ReadLease {
+    file: Arc<File>,
 }
 
-impl<'a> ReadLease<'a> {
+impl ReadLease {
     /// Takes the lease, or says why the kernel refused it (EAGAIN: a writer; EACCES: another user's file).
-    pub(crate) fn take(file: &'a File) -> std::io::Result<Self> {
+    pub(crate) fn take(file: &Arc<File>) -> std::io::Result<Self> {
         // The default signal of a broken lease, SIGIO, would end the process; SIGURG is ignored by default, and we ask
         // with `is_unbroken` instead of listening.
         fcntl(file, F_SETSIG, libc::SIGURG)?;
         fcntl(file, libc::F_SETLEASE, libc::F_RDLCK)?;
-        Ok(ReadLease { file })
+        Ok(ReadLease { file: Arc::clone(file) })
     }
 
     /// Whether nobody has tried to write since.
     pub(crate) fn is_unbroken(&self) -> bool {
-        fcntl(self.file, libc::F_GETLEASE, 0).is_ok_and(|kind| kind == libc::F_RDLCK)
+        fcntl(&self.file, libc::F_GETLEASE, 0).is_ok_and(|kind| kind == libc::F_RDLCK)
     }
 }
 
-impl Drop for ReadLease<'_> {
+impl Drop for ReadLease {
     fn drop(&mut self) {
         // Closing the file would release it too; a failure here leaves nothing to do.
-        let _ = fcntl(self.file, libc::F_SETLEASE, libc::F_UNLCK);
+        let _ = fcntl(&self.file, libc::F_SETLEASE, libc::F_UNLCK);
     }
 }
 
@@ -55,7 +56,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("f");
         std::fs::write(&path, b"x").expect("written");
-        let read = File::open(&path).expect("opens");
+        let read = Arc::new(File::open(&path).expect("opens"));
         let writer = File::options().write(true).open(&path).expect("opens");
         assert!(ReadLease::take(&read).is_err(), "someone holds it open for writing");
         drop(writer);
