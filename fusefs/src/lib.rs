@@ -21,6 +21,7 @@ mod allow;
 mod daemon;
 mod errno;
 mod gate;
+mod immutable;
 mod mount;
 mod pool;
 mod queue;

@@ -11,6 +11,7 @@ mod table;
 use crate::adapter::Adapter;
 use crate::allow::{Allow, Modes};
 use crate::daemon::Daemon;
+use crate::immutable;
 use crate::revoke;
 use fuser::{Config, Session, SessionACL};
 use parking_lot::{Condvar, Mutex};
@@ -31,6 +32,9 @@ pub struct MountOptions {
     pub allow: Allow,
     /// After this long without an answer from the disk a request fails with EIO.
     pub request_timeout: Duration,
+    /// Whether stored files get the immutable flag (`chattr +i`), so that not even root changes one by accident. Needs
+    /// CAP_LINUX_IMMUTABLE and a file system that has it.
+    pub immutable: bool,
     /// How many threads read and check; more are started while some are stuck.
     pub threads: usize,
 }
@@ -42,6 +46,7 @@ impl Default for MountOptions {
         MountOptions {
             allow: Allow::for_this_user(),
             request_timeout: Duration::from_secs(30),
+            immutable: false,
             threads: cores.clamp(4, 16),
         }
     }
@@ -178,6 +183,13 @@ impl Mount {
         let stop = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|e| failed("making an event descriptor", e.into()))?;
         let stopped = stop.try_clone().map_err(|e| failed("making an event descriptor", e))?;
+        if options.immutable {
+            let stopped = stop.try_clone().map_err(|e| failed("making an event descriptor", e))?;
+            immutable::start(&registry, registry.watch()?, stopped).map_err(|e| match e {
+                immutable::Failure::Registry(e) => e.into(),
+                immutable::Failure::Thread(e) => failed("starting threads", e),
+            })?;
+        }
         let fd = kernel::mount(mountpoint, options.allow)?;
         let device = match table::at(mountpoint) {
             Ok(Some(entry)) if entry.fstype == kernel::FSTYPE => entry.device,

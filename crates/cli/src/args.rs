@@ -95,6 +95,9 @@ pub(crate) struct Access {
     /// Who may read the mount: owner, group:NAME or all [default: all as root, else owner]
     #[arg(long, value_name = "WHO")]
     pub(crate) allow: Option<String>,
+    /// Set the immutable flag on stored files (chattr +i; needs root and ext4, XFS or btrfs)
+    #[arg(long)]
+    pub(crate) immutable: bool,
 }
 
 #[derive(Debug, Args)]

@@ -1,3 +1,5 @@
+//! The pool: deadlines, stolen replies, stuck workers.
+
 use super::*;
 use crate::view::{Facts, Opens, Status};
 use std::sync::atomic::{AtomicUsize, Ordering};

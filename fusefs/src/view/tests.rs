@@ -1,3 +1,5 @@
+//! The view: paths, inode numbers, what a new generation changes.
+
 use super::*;
 use securereg::{Blake3Digest, Cause, FileEntry, Format, Layout, Quarantine};
 

@@ -3,7 +3,7 @@
 use crate::support::*;
 use rustix::fs::{Advice, OFlags, fadvise};
 use rustix::mount::MountFlags;
-use securereg_fusefs::Allow;
+use securereg_fusefs::{Allow, Mount, MountOptions};
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -253,4 +253,33 @@ fn the_page_cache_is_kept_between_opens() {
     f.damage_below("m", |file| flip(file, 500_000));
     assert!(std::fs::read(&path).unwrap() == bytes, "verified pages are served from memory");
     assert_eq!(f.status("m"), "promoted");
+}
+
+#[test]
+fn an_immutable_mount_keeps_even_root_off_the_stored_files() {
+    if !is_root() {
+        return skip("the immutable flag needs root");
+    }
+    let f = Fixture::unmounted();
+    let probe = f.dir.path().join("probe");
+    std::fs::write(&probe, b"").unwrap();
+    let has_flag = Command::new("chattr").arg("+i").arg(&probe).status().is_ok_and(|s| s.success());
+    if !has_flag || !may_mount() {
+        return skip("this file system has no immutable flag");
+    }
+    assert!(Command::new("chattr").arg("-i").arg(&probe).status().unwrap().success());
+    let before = f.promote("before", &gguf(1000, 1));
+    assert!(!before.exists(), "nothing is mounted yet");
+    let options = MountOptions { immutable: true, ..MountOptions::default() };
+    let mount = Mount::new(f.registry.clone(), &f.at(""), options).unwrap();
+    let refused = |model: &str| errno(OpenOptions::new().write(true).open(f.blob(model)));
+    assert_eq!(refused("before"), libc::EPERM);
+    let later = f.promote("later", &gguf(1000, 2));
+    until("the flag on a model promoted later", Duration::from_secs(10), || refused("later") == libc::EPERM);
+    assert_eq!(std::fs::read(&later).unwrap(), gguf(1000, 2));
+    for model in ["before", "later"] {
+        f.registry.delete(&name(model), &me()).unwrap();
+    }
+    assert_eq!(listed(&f.registry.root().join("blobs/sha256")), Vec::<String>::new());
+    mount.unmount().unwrap();
 }

@@ -71,6 +71,7 @@ pub(super) struct Parts {
 impl Parts {
     /// A process without parts yet. The signals are taken before anything is made that they would leave behind.
     pub(super) fn new(context: &Context, registry: impl FnOnce(&Context) -> Result<Registry>) -> Result<Parts> {
+        allow_many_files();
         let (tell, ends) = channel();
         let first = tell.clone();
         // The receiver is gone only when the parts are stopping already.
@@ -245,8 +246,17 @@ impl Drop for Parts {
 }
 
 /// How to mount, by the options.
+/// Every open model costs two descriptors and every connection one: the soft limit is meant for programs that use select(2).
+fn allow_many_files() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        // Without it, fewer are served at once.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+}
+
 pub(super) fn mount_options(access: &Access) -> Result<MountOptions> {
-    let mut options = MountOptions::default();
+    let mut options = MountOptions { immutable: access.immutable, ..MountOptions::default() };
     if let Some(who) = &access.allow {
         options.allow = who
             .parse::<Allow>()
