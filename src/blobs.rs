@@ -26,6 +26,9 @@ use std::sync::{Arc, Weak};
 /// Pages kept: 8 KiB each, so 64 MiB, enough for 128 GiB of models in use.
 const PAGES: NonZeroUsize = NonZeroUsize::new(8192).expect("not zero");
 
+/// Trees kept: 2 KiB for each GiB of model, and a descriptor.
+const TREES: NonZeroUsize = NonZeroUsize::new(128).expect("not zero");
+
 /// Blobs open at once during a check, two descriptors each: well below the 1,024 that a plain user may have.
 const BATCH: usize = 64;
 
@@ -39,8 +42,9 @@ type Pages = LruCache<(Sha256Digest, u64), Arc<Page>, RandomState>;
 pub(crate) struct Blobs {
     layout: Arc<Layout>,
     known: Mutex<HashMap<Sha256Digest, Stamps>>,
-    /// With the inode the tree was read from: a tree that was replaced is read again.
-    trees: Mutex<HashMap<Sha256Digest, (u64, Weak<Tree>)>>,
+    /// Trees whose spans were checked, so that no open pays for it twice. With the inode each was read from: a tree that
+    /// was replaced is read again.
+    trees: Mutex<LruCache<Sha256Digest, (u64, Arc<Tree>), RandomState>>,
     pages: Mutex<Pages>,
     /// One lock for each blob that is being re-checked.
     checks: Mutex<HashMap<Sha256Digest, Weak<Mutex<()>>>>,
@@ -69,7 +73,7 @@ impl Blobs {
         Blobs {
             layout,
             known: Mutex::default(),
-            trees: Mutex::default(),
+            trees: Mutex::new(LruCache::with_hasher(TREES, RandomState::new())),
             pages: Mutex::new(LruCache::with_hasher(PAGES, RandomState::new())),
             checks: Mutex::default(),
         }
@@ -113,6 +117,13 @@ impl Blobs {
         let at = |folder| Stamp::at(self.layout.folder(folder), &blob_name(sha256)).map(|s| s.ino()).ok();
         at(Folder::Blobs).is_none_or(|ino| Some(ino) == of(&open.stored.file))
             && at(Folder::Trees).is_none_or(|ino| Some(ino) == of(open.tree.file()))
+    }
+
+    /// Whether an open blob is what an open would give now, at once: the stored file, with the stamps last found good.
+    pub(crate) fn is_fresh(&self, sha256: &Sha256Digest, open: &OpenBlob) -> bool {
+        self.is_current(sha256, open)
+            && stamps_of(&open.stored.file, open.tree.file())
+                .is_ok_and(|now| self.known.lock().get(sha256) == Some(&now))
     }
 
     /// Takes back what is known of a blob: it was found damaged, whatever its stamp says.
@@ -279,14 +290,11 @@ impl Blobs {
 
     fn tree(&self, entry: &FileEntry, file: File) -> Result<Arc<Tree>> {
         let ino = stamp_of(&file)?.ino();
-        let cached = self.trees.lock().get(&entry.sha256).filter(|(at, _)| *at == ino).and_then(|(_, t)| t.upgrade());
-        if let Some(tree) = cached {
-            return Ok(tree);
+        if let Some((_, tree)) = self.trees.lock().get(&entry.sha256).filter(|(at, _)| *at == ino) {
+            return Ok(Arc::clone(tree));
         }
         let tree = Arc::new(Tree::open(file, entry.size_bytes, entry.blake3)?);
-        let mut trees = self.trees.lock();
-        trees.retain(|_, (_, t)| t.strong_count() > 0);
-        trees.insert(entry.sha256, (ino, Arc::downgrade(&tree)));
+        self.trees.lock().put(entry.sha256, (ino, Arc::clone(&tree)));
         Ok(tree)
     }
 

@@ -5,14 +5,15 @@
 //! copy is on the disk (fsync) when [`Staged`] is returned. Leaves out: publishing it (`promote`).
 //!
 //! ```text
-//!           reader thread                              hashing thread
-//! source -> 4 MiB buffer -+-> BLAKE3 groups -> O_DIRECT write
-//!                         +------------------------------> SHA-256      (the slower of the two, so it sets the pace)
+//!           reader                                     two more threads
+//! source -> 4 MiB buffer -+-> BLAKE3 groups
+//!                         +------------------------------> SHA-256      (the slowest, so it sets the pace)
+//!                         +------------------------------> O_DIRECT write
 //! ```
 
 use crate::artifact::FileEntry;
 use crate::buffer::{ALIGN, ReadBuf};
-use crate::digest::Sha256Digest;
+use crate::digest::{Blake3Digest, Sha256Digest};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format;
 use crate::layout::{Folder, Layout};
@@ -26,7 +27,7 @@ use sha2::Digest as _;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::sync::Arc;
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 const PIECE: usize = 4 << 20;
 const PIECES: usize = 4;
@@ -140,7 +141,7 @@ fn new_copy(layout: &Layout) -> Result<(File, String, bool)> {
 
 struct Pass {
     sha256: Sha256Digest,
-    blake3: crate::digest::Blake3Digest,
+    blake3: Blake3Digest,
     tree: Vec<u8>,
     kind: format::Kind,
 }
@@ -161,15 +162,23 @@ impl Pass {
     }
 }
 
-/// A buffer both threads look at: filled by the reader before it is shared, changed by nobody after.
+/// A buffer all threads look at: filled by the reader before it is shared, changed by nobody after.
 struct Piece {
     buf: ReadBuf,
+    at: u64,
     len: usize,
 }
 
 impl Piece {
     fn bytes(&self) -> &[u8] {
         self.buf.bytes(self.len)
+    }
+
+    fn write(&self, to: &File, direct: bool) -> Result<()> {
+        // O_DIRECT writes whole blocks; the last one is trimmed afterwards.
+        let len = if direct { self.len.next_multiple_of(ALIGN) } else { self.len };
+        std::os::unix::fs::FileExt::write_all_at(to, self.buf.bytes(len), self.at)
+            .map_err(|e| Error::io("writing the copy", e))
     }
 }
 
@@ -179,69 +188,101 @@ fn read_pass(source: &SourceFile, from: &File, to: Option<(&File, bool)>, meter:
     if let Some((temp, _)) = to {
         reserve(temp, size)?;
     }
-    let (to_hash, inbox) = sync_channel::<Arc<Piece>>(PIECES);
-    let (hashed, done) = sync_channel::<()>(PIECES);
-    let ended_early = || Error::new(ErrorKind::Io, "the hashing thread ended early");
-    std::thread::scope(|scope| {
+    let pass = std::thread::scope(|scope| {
+        let (to_hash, inbox) = sync_channel::<Arc<Piece>>(PIECES);
+        let (hashed, hash_done) = sync_channel::<()>(PIECES);
         let hashing = scope.spawn(move || {
             let mut hasher = sha2::Sha256::new();
-            for piece in inbox {
+            each(&inbox, &hashed, |piece| {
                 hasher.update(piece.bytes());
-                drop(piece);
-                if hashed.send(()).is_err() {
-                    break;
-                }
-            }
-            Sha256Digest::from_bytes(hasher.finalize().into())
+                Ok(())
+            })?;
+            Ok(Sha256Digest::from_bytes(hasher.finalize().into()))
         });
-        let mut tree = tree::Builder::default();
-        let mut kind = None;
-        let mut in_flight: VecDeque<Arc<Piece>> = VecDeque::new();
-        let mut at = 0u64;
-        loop {
-            let mut buf = if in_flight.len() < PIECES {
-                ReadBuf::new()
-            } else {
-                done.recv().map_err(|_| ended_early())?;
-                in_flight.pop_front().and_then(Arc::into_inner).map(|piece| piece.buf).unwrap_or_default()
-            };
-            let len =
-                fill(from, buf.take(PIECE), at).map_err(|e| Error::io(format_args!("reading {}", source.path), e))?;
-            let piece = Arc::new(Piece { buf, len });
-            if kind.is_none() {
-                // Junk is refused before it is copied.
-                kind = Some(format::look(&source.path, &piece.bytes()[..len.min(format::HEAD)], size)?);
-            }
-            if at + len as u64 > size {
-                return Err(source.changed());
-            }
-            to_hash.send(Arc::clone(&piece)).map_err(|_| ended_early())?;
-            tree.update(piece.bytes());
-            match to {
-                // O_DIRECT writes whole blocks; the last one is trimmed below.
-                Some((temp, true)) => write(temp, piece.buf.bytes(len.next_multiple_of(ALIGN)), at)?,
-                Some((temp, false)) => write(temp, piece.bytes(), at)?,
-                None => {}
-            }
-            in_flight.push_back(piece);
-            at += len as u64;
-            meter.step(len)?;
-            if len < PIECE {
-                break;
-            }
+        let mut others = vec![(to_hash, hash_done)];
+        let writing = to.map(|(temp, direct)| {
+            let (to_write, inbox) = sync_channel::<Arc<Piece>>(PIECES);
+            let (written, write_done) = sync_channel::<()>(PIECES);
+            others.push((to_write, write_done));
+            scope.spawn(move || each(&inbox, &written, |piece| piece.write(temp, direct)))
+        });
+        let read = read_pieces(source, from, &others, meter);
+        // Their inboxes end, and so do they.
+        drop(others);
+        let sha256: Result<Sha256Digest> = hashing.join().unwrap_or_else(|_| Err(ended_early()));
+        let written: Result<()> = writing.map_or(Ok(()), |w| w.join().unwrap_or_else(|_| Err(ended_early())));
+        // The writer's own failure says more than the reader's, which only saw it end.
+        written?;
+        let (kind, tree) = read?;
+        let (blake3, tree) = tree.finish();
+        Ok(Pass { sha256: sha256?, blake3, tree, kind })
+    })?;
+    if let Some((temp, true)) = to {
+        // The last O_DIRECT write was padded to whole blocks.
+        temp.set_len(size).map_err(|e| Error::io("trimming the copy", e))?;
+    }
+    Ok(pass)
+}
+
+fn ended_early() -> Error {
+    Error::new(ErrorKind::Io, "a thread of the promotion ended early")
+}
+
+/// Does something to each piece that comes in, and says so after each.
+fn each(inbox: &Receiver<Arc<Piece>>, done: &SyncSender<()>, mut act: impl FnMut(&Piece) -> Result<()>) -> Result<()> {
+    for piece in inbox {
+        act(&piece)?;
+        drop(piece);
+        // The reader stops listening when it has read everything; what it has handed over is still to be done.
+        let _ = done.send(());
+    }
+    Ok(())
+}
+
+/// The reader: fills buffers, hands each to the other threads, and hashes its groups meanwhile.
+fn read_pieces(
+    source: &SourceFile,
+    from: &File,
+    others: &[(SyncSender<Arc<Piece>>, Receiver<()>)],
+    meter: &mut Meter<'_, '_>,
+) -> Result<(format::Kind, tree::Builder)> {
+    let size = source.size();
+    let mut tree = tree::Builder::default();
+    let mut kind = None;
+    let mut in_flight: VecDeque<Arc<Piece>> = VecDeque::new();
+    let mut at = 0u64;
+    loop {
+        let mut buf = if in_flight.len() < PIECES {
+            ReadBuf::new()
+        } else {
+            others.iter().try_for_each(|(_, done)| done.recv().map_err(|_| ended_early()))?;
+            in_flight.pop_front().and_then(Arc::into_inner).map(|piece| piece.buf).unwrap_or_default()
+        };
+        let len = fill(from, buf.take(PIECE), at).map_err(|e| Error::io(format_args!("reading {}", source.path), e))?;
+        let piece = Arc::new(Piece { buf, at, len });
+        if kind.is_none() {
+            // Junk is refused before it is copied.
+            kind = Some(format::look(&source.path, &piece.bytes()[..len.min(format::HEAD)], size)?);
         }
-        if at != size {
+        if at + len as u64 > size {
             return Err(source.changed());
         }
-        if let Some((temp, true)) = to {
-            temp.set_len(size).map_err(|e| Error::io("trimming the copy", e))?;
+        for (inbox, _) in others {
+            inbox.send(Arc::clone(&piece)).map_err(|_| ended_early())?;
         }
-        drop(to_hash);
-        let sha256 = hashing.join().map_err(|_| ended_early())?;
-        let (blake3, tree) = tree.finish();
-        let kind = kind.ok_or_else(|| Error::new(ErrorKind::Refused, format!("{} was not inspected", source.path)))?;
-        Ok(Pass { sha256, blake3, tree, kind })
-    })
+        tree.update(piece.bytes());
+        in_flight.push_back(piece);
+        at += len as u64;
+        meter.step(len)?;
+        if len < PIECE {
+            break;
+        }
+    }
+    if at != size {
+        return Err(source.changed());
+    }
+    let kind = kind.ok_or_else(|| Error::new(ErrorKind::Refused, format!("{} was not inspected", source.path)))?;
+    Ok((kind, tree))
 }
 
 /// Takes the space before the copy begins, so that a full disk shows at once and not at the end.
@@ -267,10 +308,6 @@ fn fill(from: &File, buf: &mut [u8], at: u64) -> std::io::Result<usize> {
         }
     }
     Ok(done)
-}
-
-fn write(to: &File, bytes: &[u8], at: u64) -> Result<()> {
-    std::os::unix::fs::FileExt::write_all_at(to, bytes, at).map_err(|e| Error::io("writing the copy", e))
 }
 
 /// Writes to both; for the rare copy that is not on the hot path.

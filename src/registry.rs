@@ -80,6 +80,11 @@ impl Registry {
         self.inner.catalog()
     }
 
+    /// The current snapshot if nothing has changed since it was loaded, else none: never reads a file.
+    pub fn catalog_if_unchanged(&self) -> Option<Arc<Catalog>> {
+        self.inner.store.if_unchanged()?.ok()
+    }
+
     /// A pollable descriptor of the caller's own, readable when the manifest may have changed by whatever process.
     pub fn watch(&self) -> Result<Watch> {
         Watch::new(&self.inner.layout)

@@ -79,6 +79,12 @@ impl VerifiedFile {
         self.blob.tree.root()
     }
 
+    /// Whether opening the file again would give this very one, at once: the stored file is still there, with the stamp
+    /// last found good. Says nothing of the model's status. Reads no file.
+    pub fn is_fresh(&self) -> bool {
+        self.inner.blobs().is_fresh(&self.entry.sha256, &self.blob)
+    }
+
     /// The bytes from `offset` on, at most `len`, fewer only at the end of the file. They lie in `buf`, checked.
     ///
     /// # Errors

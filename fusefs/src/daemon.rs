@@ -11,10 +11,13 @@ use crate::pool::Pool;
 use crate::queue::Queue;
 use crate::ticket::{Claim, Reply, Ticket};
 use crate::view::{Admission, Changes, FileNode, Found, Listing, Opens, View};
-use fuser::{Errno, FopenFlags, ReplyData, ReplyEntry, ReplyOpen};
+use fuser::{Errno, FileHandle, FopenFlags, ReplyData, ReplyEntry, ReplyOpen};
+use lru::LruCache;
 use parking_lot::{Mutex, RwLock};
 use securereg::{ErrorKind, ReadBuf, ReadMode, Registry, VerifiedFile};
 use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
+use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
@@ -40,6 +43,8 @@ pub(crate) struct Daemon {
     /// The generation that the view shows.
     applied: Mutex<Option<u64>>,
     handles: RwLock<HashMap<u64, Handle>>,
+    /// By inode number. Emptied with each new generation, so that what was deleted or moved on is let go.
+    kept: Mutex<LruCache<u64, Arc<OpenFile>, RandomState>>,
     next_handle: AtomicU64,
 }
 
@@ -55,6 +60,11 @@ struct OpenFile {
     file: VerifiedFile,
 }
 
+const OPEN_FLAGS: FopenFlags = FopenFlags::FOPEN_KEEP_CACHE.union(FopenFlags::FOPEN_NOFLUSH);
+
+/// Files kept open after their last close, so that the next open costs no more than looking whether they are still good.
+const KEPT_OPEN: NonZeroUsize = NonZeroUsize::new(64).expect("not zero");
+
 impl Daemon {
     /// The daemon over `registry`, with its pool started and nothing shown yet.
     pub(crate) fn start(registry: Registry, threads: usize, timeout: Duration) -> std::io::Result<Arc<Daemon>> {
@@ -69,6 +79,7 @@ impl Daemon {
             pool: OnceLock::new(),
             applied: Mutex::new(None),
             handles: RwLock::new(HashMap::new()),
+            kept: Mutex::new(LruCache::with_hasher(KEPT_OPEN, RandomState::new())),
             next_handle: AtomicU64::new(1),
         });
         let weak: Weak<Daemon> = Arc::downgrade(&daemon);
@@ -101,14 +112,16 @@ impl Daemon {
     /// Makes the view show the catalog as it is on disk now.
     pub(crate) fn sync(&self) -> securereg::Result<()> {
         let catalog = self.registry.catalog()?;
-        let changes = {
+        let (changes, _let_go) = {
             let mut applied = self.applied.lock();
             // Another thread may have applied a newer one since.
             if applied.is_some_and(|generation| generation >= catalog.generation()) {
                 return Ok(());
             }
             *applied = Some(catalog.generation());
-            self.view.apply(catalog.artifacts())
+            // Closed after the lock: it may free a deleted file's blocks.
+            let kept = std::mem::replace(&mut *self.kept.lock(), LruCache::with_hasher(KEPT_OPEN, RandomState::new()));
+            (self.view.apply(catalog.artifacts()), kept)
         };
         let Changes { revoked, names } = changes;
         for node in &revoked {
@@ -194,6 +207,10 @@ impl Daemon {
             Some(Found::Dir { .. }) => return reply.error(Errno::EISDIR),
             None => return reply.error(Errno::ESTALE),
         };
+        if let Some(file) = self.still_open(&node) {
+            let handle = self.keep(Handle::File(file));
+            return reply.opened(FileHandle(handle), OPEN_FLAGS);
+        }
         let daemon = Arc::clone(self);
         let blob = node.facts.sha256;
         self.pool().submit(
@@ -213,6 +230,16 @@ impl Daemon {
                 pool.apart(ticket, longer, move |ticket| daemon.open_now(ticket, &node));
             }),
         );
+    }
+
+    /// A file that was open before and may be handed out again. Asks the manifest and the inodes themselves, and reads
+    /// nothing, so that it may be asked on the thread that dispatches: whatever is not plain goes to the pool.
+    fn still_open(&self, node: &Arc<FileNode>) -> Option<Arc<OpenFile>> {
+        let file = Arc::clone(self.kept.lock().get(&node.ino)?);
+        let catalog = self.registry.catalog_if_unchanged()?;
+        let shown = *self.applied.try_lock()? == Some(catalog.generation());
+        let admitted = shown && self.view.admission(node) == Admission::Current && !node.gate.is_shut();
+        (admitted && file.file.is_fresh()).then_some(file)
     }
 
     fn admit(&self, node: &FileNode) -> Result<(), Errno> {
@@ -245,8 +272,13 @@ impl Daemon {
             return refuse(ticket, Errno::ESTALE);
         }
         if let Some(claim) = ticket.claim() {
-            let handle = self.keep(Handle::File(Arc::new(OpenFile { node: Arc::clone(node), file })));
-            claim.opened(handle, FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH);
+            let open = Arc::new(OpenFile { node: Arc::clone(node), file });
+            let handle = self.keep(Handle::File(Arc::clone(&open)));
+            claim.opened(handle, OPEN_FLAGS);
+            // Not when the catalog has moved on meanwhile: nothing would let it go.
+            if self.view.admission(node) == Admission::Current {
+                self.kept.lock().put(node.ino, open);
+            }
         }
     }
 

@@ -11,21 +11,17 @@
 //! ```
 //! Leaves out: what the keys mean (serde) and whether the text is whole (`text`).
 
-use crate::error::{Error, ErrorKind, Result};
-
 /// No line is longer.
 const MAX_LINE: usize = 64 << 10;
 /// Levels of nesting: an entry, a file of it or its quarantine, nothing below.
 const LEVELS: usize = 4;
 
-/// Checks every line of `text`, the manifest without its trailer.
-pub(crate) fn check(text: &str) -> Result<()> {
+/// Checks every line of `text`: the head of the manifest, or one entry. The first bad line's number, and what is wrong.
+pub(crate) fn check(text: &str) -> Result<(), (usize, &'static str)> {
     let mut keys: [Vec<&str>; LEVELS] = Default::default();
     // Not `lines()`, which would forgive a carriage return.
     for (number, line) in (1..).zip(text.strip_suffix('\n').unwrap_or(text).split('\n')) {
-        if let Err(why) = check_line(line, &mut keys) {
-            return Err(Error::new(ErrorKind::Manifest, format!("manifest.yaml line {number} is refused: {why}")));
-        }
+        check_line(line, &mut keys).map_err(|why| (number, why))?;
     }
     Ok(())
 }
@@ -180,8 +176,7 @@ mod tests {
             &long,
             "a: 1\n\nb: 2",
         ] {
-            let e = check(bad).expect_err(bad);
-            assert_eq!(e.kind(), ErrorKind::Manifest, "{bad:?}");
+            assert!(check(bad).is_err(), "{bad:?}");
         }
         check("- a: 1\n- a: 2\n  f:\n  - p: 1\n  - p: 1\n- a: 3").expect("each list item has keys of its own");
         check("a:\n  b: 1\nc:\n  b: 1").expect("each map has keys of its own");

@@ -142,7 +142,8 @@ impl Store {
         self.state.read().answer()
     }
 
-    fn if_unchanged(&self) -> Option<Result<Arc<Catalog>>> {
+    /// The current snapshot if the file is the one it was read from: one stat, and never a read.
+    pub(crate) fn if_unchanged(&self) -> Option<Result<Arc<Catalog>>> {
         let now = Stamp::at(self.layout.folder(Folder::Root), MANIFEST).ok()?;
         let state = self.state.read();
         (state.seen == Some(now)).then(|| state.answer())

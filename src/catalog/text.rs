@@ -20,7 +20,6 @@
 use super::{Catalog, Entry, guard};
 use crate::artifact::{Artifact, Layout, list_digest};
 use crate::error::{Error, ErrorKind, Result};
-use std::collections::HashMap;
 use std::fmt::Write;
 use std::sync::Arc;
 
@@ -34,6 +33,10 @@ const VERSION: u64 = 1;
 
 fn bad(why: impl std::fmt::Display) -> Error {
     Error::new(ErrorKind::Manifest, format!("manifest.yaml is refused: {why}"))
+}
+
+fn refused(line: usize, why: &str) -> Error {
+    Error::new(ErrorKind::Manifest, format!("manifest.yaml line {line} is refused: {why}"))
 }
 
 /// The whole file for a catalog.
@@ -69,11 +72,11 @@ pub(crate) fn parse(bytes: &[u8], previous: Option<&Catalog>) -> Result<Catalog>
     if !last.starts_with("# end ") || !last.ends_with('\n') {
         return Err(bad("its last line is missing: it was cut short"));
     }
-    guard::check(body)?;
     let (header, mut rest) = match body.find("\n- ") {
         Some(at) => body.split_at(at + 1),
         None => (body, ""),
     };
+    guard::check(header).map_err(|(line, why)| refused(line, why))?;
     let mut lines = header.lines();
     let version = number(lines.next(), "version")?;
     let generation = number(lines.next(), "generation")?;
@@ -84,14 +87,23 @@ pub(crate) fn parse(bytes: &[u8], previous: Option<&Catalog>) -> Result<Catalog>
     if lines.next() != Some(models) || lines.next().is_some() {
         return Err(bad("its head is not version, generation and models"));
     }
-    let known: HashMap<&str, &Entry> = previous.into_iter().flat_map(|c| c.entries()).map(|e| (&*e.text, e)).collect();
-    let mut entries = Vec::with_capacity(previous.map_or(16, Catalog::len));
+    let mut known = previous.map_or(&[][..], Catalog::entries).iter().peekable();
+    let mut entries: Vec<Entry> = Vec::with_capacity(previous.map_or(16, Catalog::len));
     while !rest.is_empty() {
         let end = rest.find("\n- ").map_or(rest.len(), |at| at + 1);
         let (text, tail) = rest.split_at(end);
-        entries.push(match known.get(text) {
-            Some(entry) => (*entry).clone(),
-            None => decode(text)?,
+        // Both are sorted by name, so one walk over what is known finds every entry that did not change.
+        while known.peek().is_some_and(|entry| name_line(&entry.text) < name_line(text)) {
+            known.next();
+        }
+        entries.push(match known.next_if(|entry| &*entry.text == text) {
+            Some(entry) => entry.clone(),
+            None => {
+                // Counted only for a message: counting for each entry would be quadratic.
+                let before = &body[..body.len() - rest.len()];
+                guard::check(text).map_err(|(line, why)| refused(before.matches('\n').count() + line, why))?;
+                decode(text)?
+            }
         });
         rest = tail;
     }
@@ -102,6 +114,12 @@ pub(crate) fn parse(bytes: &[u8], previous: Option<&Catalog>) -> Result<Catalog>
         return Err(bad("its entries are not sorted by name, each once"));
     }
     Catalog::new(generation, entries)
+}
+
+/// The first line of an entry, which holds its name. The closing quote sorts before every character that a name may hold,
+/// so these lines sort as the names do.
+fn name_line(text: &str) -> &str {
+    text.split('\n').next().unwrap_or(text)
 }
 
 fn number(line: Option<&str>, key: &str) -> Result<u64> {
