@@ -251,6 +251,9 @@ mod tests {
             assert_eq!(bad.parse::<RelPath>().expect_err(bad).kind(), ErrorKind::InvalidInput, "{bad:?}");
         }
         assert!("a".repeat(256).parse::<RelPath>().is_err(), "a component fits a file system's 255 bytes");
+        let of_length = |n: usize| format!("{0}/{0}/{0}/{1}", "a".repeat(254), "b".repeat(n - 765));
+        assert_eq!(of_length(1020).parse::<RelPath>().expect("1020 bytes fit").as_str().len(), 1020);
+        assert!(of_length(1021).replace("/b", "b/").parse::<RelPath>().is_err(), "and no more");
     }
 
     #[test]
