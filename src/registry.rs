@@ -34,7 +34,7 @@ pub use crate::verify::{VerifyAll, VerifyReport, VerifyStatus};
 /// An open registry root.
 #[derive(Debug, Clone)]
 pub struct Registry {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
 impl Registry {

@@ -344,3 +344,47 @@ fn lift(inner: &Arc<Inner>, checked: &Artifact, event: &'static str, why: &str, 
 fn noted<'a>(name: &'a ModelName, why: &'a str, catalog: &Catalog) -> Event<'a> {
     Event { event: "verify_failed", phase: audit::NOTED, name: name.as_str(), why, generation: catalog.generation() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::tests::artifact;
+    use crate::registry::Registry;
+
+    /// A disk that fails cannot be had everywhere; what a failed read means is decided here.
+    #[test]
+    fn t17_what_cannot_be_read_is_unreadable_and_never_called_corrupt() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let registry = Registry::open_or_create(&dir.path().join("root")).expect("a root");
+        let artifact = artifact("m", Shape::Folder, &["a.gguf", "b.gguf", "c.gguf"]);
+        let found = |checks: [Check; 3]| -> HashMap<Sha256Digest, Check> {
+            artifact.files.iter().map(|f| f.sha256).zip(checks).collect()
+        };
+        let bad = |actual| Check::Bad { why: "damaged".into(), actual };
+        let unread = || Check::Unreadable("the disk failed".into());
+        let of = |checks| report(&registry.inner, &artifact, &found(checks));
+
+        let r = of([Check::Good, Check::Good, Check::Good]);
+        assert_eq!((r.status, r.error, r.expected, r.actual), (VerifyStatus::Verified, None, None, None));
+        let r = of([Check::Good, unread(), Check::Good]);
+        assert_eq!((r.status, r.expected, r.actual), (VerifyStatus::Unreadable, None, None));
+        assert_eq!(r.error.as_deref(), Some("b.gguf is unreadable: the disk failed"));
+        let other = Sha256Digest::of(b"other");
+        for checks in [[bad(Some(other)), unread(), Check::Good], [unread(), bad(Some(other)), Check::Good]] {
+            let r = of(checks);
+            assert_eq!((r.status, r.actual), (VerifyStatus::Failed, None), "not every file is known");
+            assert!(r.expected.is_some());
+        }
+        let r = of([bad(Some(other)), Check::Good, Check::Good]);
+        let mut files = artifact.files.clone();
+        files[0].sha256 = other;
+        assert_eq!(r.actual, Some(list_digest(&files).to_hex()));
+        assert_eq!(
+            of([bad(None), Check::Good, Check::Good]).actual,
+            None,
+            "a damaged tree leaves the bytes' digest as it was"
+        );
+        let nothing = report(&registry.inner, &artifact, &HashMap::new());
+        assert_eq!(nothing.status, VerifyStatus::Unreadable, "nothing ran is not a pass");
+    }
+}

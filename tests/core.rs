@@ -257,6 +257,9 @@ fn verify_all_reports_each_model_and_is_remembered() {
     assert_eq!(failed, ["m3"]);
     assert_eq!(root.status("m3"), "quarantined");
     assert_eq!(root.again().last_verify_all().unwrap(), Some(all));
+    let kept = root.path().join("run/integrity.json");
+    std::fs::OpenOptions::new().write(true).open(&kept).unwrap().set_len(65 << 20).unwrap();
+    assert_eq!(root.registry.last_verify_all().unwrap_err().kind(), ErrorKind::TooLarge, "not taken for \"never ran\"");
 }
 
 #[test]
@@ -399,4 +402,23 @@ fn an_immutable_model_cannot_be_touched_opens_at_once_and_can_be_deleted() {
     assert_eq!(root.read("m").unwrap(), gguf(3 * G, 1));
     root.registry.delete(&name("m"), &me()).unwrap();
     assert!(root.names("blobs/sha256").is_empty() && root.names("trees").is_empty());
+}
+
+#[test]
+fn a_release_of_a_damaged_model_quarantines_it_and_evidence_that_cannot_be_read_does_not() {
+    let root = Root::new();
+    root.promote("m", &gguf(3 * G, 1));
+    flip(&root.blob("m"), 5);
+    let report = root.registry.release(&name("m"), "r", &me(), &Task::unattended()).unwrap();
+    assert_eq!((report.status, report.restored, root.status("m")), (VerifyStatus::Failed, false, "quarantined"));
+
+    let mut request = PromoteRequest::new(name("e"));
+    request.evidence.insert("scan_results".into(), "clean".into());
+    let source = Source::open(&root.source("e.gguf", &gguf(100, 2))).unwrap();
+    let artifact = root.registry.promote(request, source, &me(), &Task::unattended()).unwrap().artifact;
+    let sidecar = root.path().join("sidecars/sha256").join(artifact.evidence.unwrap().to_hex());
+    std::fs::remove_file(&sidecar).unwrap();
+    std::fs::create_dir(&sidecar).unwrap();
+    assert_eq!((root.verify("e").status, root.status("e")), (VerifyStatus::Unreadable, "promoted"));
+    assert!(root.has_event("verify_failed", "noted", "e"), "and it is reported");
 }
