@@ -206,8 +206,17 @@ impl Registry {
     /// `Permission` without CAP_LINUX_IMMUTABLE, `Unsupported` where the file system has no such flag.
     pub fn make_immutable(&self) -> Result<()> {
         let catalog = self.inner.catalog()?;
-        let files = catalog.artifacts().filter(|a| a.is_promoted()).flat_map(|a| &a.files);
-        files.into_iter().try_for_each(|file| self.inner.blobs.make_immutable(file))
+        for file in catalog.artifacts().filter(|a| a.is_promoted()).flat_map(|a| &a.files) {
+            // One that is damaged is quarantined by this, and stops no other.
+            if self.inner.open_entry(None, file).is_ok() {
+                match self.inner.blobs.make_immutable(file) {
+                    Err(e) if matches!(e.kind(), ErrorKind::Permission | ErrorKind::Unsupported) => return Err(e),
+                    Err(e) => tracing::warn!(path = %file.path, error = %e, "a stored file is not immutable"),
+                    Ok(()) => {}
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The Artifact JSON of the API.

@@ -398,9 +398,16 @@ fn an_immutable_model_cannot_be_touched_opens_at_once_and_can_be_deleted() {
         assert!(std::fs::remove_file(&path).is_err());
         assert!(std::fs::rename(&path, root.dir.path().join("elsewhere")).is_err());
     }
+    root.promote("a_damaged", &gguf(3 * G, 2));
+    root.promote("n", &gguf(3 * G, 3));
+    flip(&root.blob("a_damaged"), 5);
     root.registry.make_immutable().unwrap();
+    assert_eq!(root.status("a_damaged"), "quarantined");
+    assert!(std::fs::OpenOptions::new().write(true).open(root.blob("n")).is_err(), "the damaged one stops no other");
     assert_eq!(root.read("m").unwrap(), gguf(3 * G, 1));
-    root.registry.delete(&name("m"), &me()).unwrap();
+    for model in ["m", "n", "a_damaged"] {
+        root.registry.delete(&name(model), &me()).unwrap();
+    }
     assert!(root.names("blobs/sha256").is_empty() && root.names("trees").is_empty());
 }
 

@@ -278,6 +278,7 @@ impl Filesystem for Adapter {
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         guarded(|| match self.daemon.view.find(ino.0) {
+            Some(Found::File(node)) if node.gate.is_shut() => reply.error(Errno::ESTALE),
             Some(Found::File(node)) => match xattr(&node, name) {
                 Some(value) => reply_xattr(reply, value.as_bytes(), size),
                 None => reply.error(Errno::NO_XATTR),

@@ -37,6 +37,8 @@ pub(crate) struct Daemon {
     pub(crate) names: Queue<(u64, Box<str>)>,
     pub(crate) loops: Queue<Arc<FileNode>>,
     pub(crate) slowed: Queue<(Instant, ReplyData)>,
+    /// Files to be closed, on a thread that nobody waits for.
+    pub(crate) closing: Queue<Arc<OpenFile>>,
     /// The thread that ends loops: the only one to which a revoked file shows a size.
     pub(crate) loop_ender: AtomicU32,
     pool: OnceLock<Pool>,
@@ -55,7 +57,7 @@ enum Handle {
     Dir(Arc<Listing>),
 }
 
-struct OpenFile {
+pub(crate) struct OpenFile {
     node: Arc<FileNode>,
     file: VerifiedFile,
 }
@@ -75,6 +77,7 @@ impl Daemon {
             names: Queue::new(),
             loops: Queue::new(),
             slowed: Queue::new(),
+            closing: Queue::new(),
             loop_ender: AtomicU32::new(0),
             pool: OnceLock::new(),
             applied: Mutex::new(None),
@@ -107,21 +110,26 @@ impl Daemon {
         self.names.close();
         self.loops.close();
         self.slowed.close();
+        self.closing.close();
     }
 
     /// Makes the view show the catalog as it is on disk now.
     pub(crate) fn sync(&self) -> securereg::Result<()> {
         let catalog = self.registry.catalog()?;
-        let (changes, _let_go) = {
+        let changes = {
             let mut applied = self.applied.lock();
             // Another thread may have applied a newer one since.
             if applied.is_some_and(|generation| generation >= catalog.generation()) {
                 return Ok(());
             }
             *applied = Some(catalog.generation());
-            // Closed after the lock: it may free a deleted file's blocks.
-            let kept = std::mem::replace(&mut *self.kept.lock(), LruCache::with_hasher(KEPT_OPEN, RandomState::new()));
-            (self.view.apply(catalog.artifacts()), kept)
+            let changes = self.view.apply(catalog.artifacts());
+            // After the view: an open that finishes now is asked against the new one, under this lock.
+            let mut kept = self.kept.lock();
+            while let Some((_, file)) = kept.pop_lru() {
+                self.closing.push(file);
+            }
+            changes
         };
         let Changes { revoked, names } = changes;
         for node in &revoked {
@@ -236,10 +244,15 @@ impl Daemon {
     /// nothing, so that it may be asked on the thread that dispatches: whatever is not plain goes to the pool.
     fn still_open(&self, node: &Arc<FileNode>) -> Option<Arc<OpenFile>> {
         let file = Arc::clone(self.kept.lock().get(&node.ino)?);
+        let admitted = self.still_good(node, &file);
+        admitted.is_some().then_some(file)
+    }
+
+    fn still_good(&self, node: &FileNode, file: &OpenFile) -> Option<()> {
         let catalog = self.registry.catalog_if_unchanged()?;
         let shown = *self.applied.try_lock()? == Some(catalog.generation());
         let admitted = shown && self.view.admission(node) == Admission::Current && !node.gate.is_shut();
-        (admitted && file.file.is_fresh()).then_some(file)
+        (admitted && file.file.is_fresh()).then_some(())
     }
 
     fn admit(&self, node: &FileNode) -> Result<(), Errno> {
@@ -276,8 +289,11 @@ impl Daemon {
             let handle = self.keep(Handle::File(Arc::clone(&open)));
             claim.opened(handle, OPEN_FLAGS);
             // Not when the catalog has moved on meanwhile: nothing would let it go.
-            if self.view.admission(node) == Admission::Current {
-                self.kept.lock().put(node.ino, open);
+            let mut kept = self.kept.lock();
+            if self.view.admission(node) == Admission::Current
+                && let Some((_, victim)) = kept.push(node.ino, open)
+            {
+                self.closing.push(victim);
             }
         }
     }
@@ -342,9 +358,10 @@ impl Daemon {
 
     /// Closes the handle `fh`.
     pub(crate) fn release(&self, fh: u64) {
-        // Dropped after the lock: it may close a file on a slow disk.
-        let closed = self.handles.write().remove(&fh);
-        drop(closed);
+        // Closing the last descriptor of a deleted file frees its blocks, which takes as long as the disk likes.
+        if let Some(Handle::File(file)) = self.handles.write().remove(&fh) {
+            self.closing.push(file);
+        }
     }
 
     fn keep(&self, handle: Handle) -> u64 {

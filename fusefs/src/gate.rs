@@ -61,12 +61,11 @@ struct Refused {
     last: Option<Instant>,
 }
 
-/// Failures to read one and the same place.
+/// How often which places failed to be read, the latest last.
 #[derive(Debug, Default)]
 struct Unreadable {
-    offset: u64,
-    count: u32,
-    since: Option<Instant>,
+    places: Vec<(u64, u32)>,
+    last: Option<Instant>,
 }
 
 /// What to do with a page read that a shut gate refuses.
@@ -90,8 +89,12 @@ impl Gate {
     /// How long after the pages were dropped the size may first be shown as 0. A read(2) that had passed its own check
     /// of attributes before that must be done with it (a few nanoseconds of kernel code, unless it was preempted there).
     const SETTLING: Duration = Duration::from_millis(500);
-    /// The same place failing this often within [`Gate::ONE_LOOP`] is a loop too.
+    /// The same place failing this often, without a pause of [`Gate::PAUSE`], is a loop too.
     const UNREADABLE: u32 = 16;
+    /// A disk may take long to fail: as long as a request may take.
+    const PAUSE: Duration = Duration::from_secs(60);
+    /// So many places are counted side by side: several loaders may hang on several bad places.
+    const PLACES: usize = 16;
 
     /// Counts a reply in, unless the gate is shut. A true answer must be followed by one [`Gate::leave`].
     pub(crate) fn enter(&self) -> bool {
@@ -180,13 +183,17 @@ impl Gate {
     /// Counts a failure to read at `offset`; true when the same place has failed so often that the reader is a loop.
     pub(crate) fn unreadable(&self, offset: u64, now: Instant) -> bool {
         let mut unreadable = self.unreadable.lock();
-        let same = unreadable.offset == offset
-            && unreadable.since.is_some_and(|since| now.duration_since(since) <= Self::ONE_LOOP);
-        if !same {
-            *unreadable = Unreadable { offset, count: 0, since: Some(now) };
+        if unreadable.last.is_none_or(|last| now.duration_since(last) > Self::PAUSE) {
+            unreadable.places.clear();
         }
-        unreadable.count += 1;
-        unreadable.count >= Self::UNREADABLE
+        unreadable.last = Some(now);
+        let known = unreadable.places.iter().position(|(at, _)| *at == offset);
+        let count = 1 + known.map_or(0, |i| unreadable.places.remove(i).1);
+        if unreadable.places.len() == Self::PLACES {
+            unreadable.places.remove(0);
+        }
+        unreadable.places.push((offset, count));
+        count >= Self::UNREADABLE
     }
 
     /// What the loop-ending thread is shown as the size.
@@ -263,5 +270,18 @@ mod tests {
         }
         let hits: Vec<bool> = (0..16).map(|_| gate.unreadable(0, now)).collect();
         assert_eq!(hits.iter().position(|h| *h), Some(15));
+        let slow = Gate::default();
+        let hits: Vec<bool> =
+            (0..32).map(|n| slow.unreadable(n % 2 * 4096, now + Duration::from_secs(n * 5))).collect();
+        assert_eq!(
+            hits.iter().position(|h| *h),
+            Some(30),
+            "two loaders at two places, on a disk that takes five seconds to fail"
+        );
+        let rare = Gate::default();
+        assert!(
+            (0..100).all(|n| !rare.unreadable(0, now + Gate::PAUSE * 2 * n)),
+            "a place that fails now and then is no loop"
+        );
     }
 }

@@ -16,6 +16,7 @@ use crate::revoke;
 use fuser::{Config, Session, SessionACL};
 use parking_lot::{Condvar, Mutex};
 use rustix::event::EventfdFlags;
+use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 use securereg::{MountGuard, Registry, Task};
 use std::fmt;
 use std::io;
@@ -454,10 +455,9 @@ fn is_alive(path: &Path) -> bool {
     let (answer, wait) = mpsc::channel();
     let path = path.to_owned();
     let asked = Builder::new().name("securereg-probe".into()).spawn(move || {
-        let alive = match std::fs::metadata(&path) {
-            Err(e) => e.raw_os_error() != Some(libc::ENOTCONN) && e.raw_os_error() != Some(libc::ECONNABORTED),
-            Ok(_) => true,
-        };
+        // Not a plain stat: the kernel answers that from what it remembers, for a second after the process is gone.
+        let asked = statx(CWD, &path, AtFlags::STATX_FORCE_SYNC, StatxFlags::BASIC_STATS);
+        let alive = !matches!(asked, Err(rustix::io::Errno::NOTCONN | rustix::io::Errno::CONNABORTED));
         let _ = answer.send(alive);
     });
     asked.is_err() || wait.recv_timeout(PROOF_OF_LIFE).unwrap_or(true)

@@ -83,6 +83,8 @@ pub(crate) fn start(
         }
     })?;
     let d = Arc::clone(daemon);
+    Builder::new().name("securereg-close".into()).spawn(move || while d.closing.pop().is_some() {})?;
+    let d = Arc::clone(daemon);
     Builder::new().name("securereg-follow".into()).spawn(move || follow(&d, watch, &stop))?;
     Ok(())
 }

@@ -86,7 +86,7 @@ pub(crate) struct Up {
     #[command(flatten)]
     pub(crate) http: Http,
     /// Try it out: a temporary registry with a sample model, removed at the end
-    #[arg(long)]
+    #[arg(long, conflicts_with = "immutable")]
     pub(crate) demo: bool,
 }
 

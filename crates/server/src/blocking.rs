@@ -25,8 +25,10 @@ pub(crate) enum Lane {
     Health,
     /// Reads of the catalog: memory and a small file at most.
     Quick,
-    /// Small changes: delete, quarantine.
+    /// Small changes: delete, a refusal's line in the log.
     Change,
+    /// Quarantine, which waits for no other kind of call.
+    Contain,
     /// A path whose file has to be hashed again before it is given out: as long as the file is large.
     Open,
     /// Promotions.
@@ -37,7 +39,7 @@ pub(crate) enum Lane {
 
 /// The lanes of one server.
 pub(crate) struct Lanes {
-    permits: [Arc<Semaphore>; 6],
+    permits: [Arc<Semaphore>; 7],
 }
 
 impl Lanes {
@@ -51,8 +53,8 @@ impl Lanes {
     }
 
     /// In the order of [`Lane`].
-    fn widths(limits: &Limits) -> [usize; 6] {
-        [2, limits.quick_calls, 8, 4, limits.promotes, limits.verifies].map(|width| width.max(1))
+    fn widths(limits: &Limits) -> [usize; 7] {
+        [2, limits.quick_calls, 8, 8, 4, limits.promotes, limits.verifies].map(|width| width.max(1))
     }
 
     /// Runs a short call and waits for it, both bounded in time.

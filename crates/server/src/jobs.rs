@@ -139,7 +139,8 @@ impl Job {
 pub(crate) struct Jobs {
     limit: usize,
     keep: usize,
-    waiting: Arc<Semaphore>,
+    /// Places for clients that wait, apart for promotions and verifications: neither shuts the other out.
+    waiting: [Arc<Semaphore>; 2],
     /// Oldest first. Taken for a moment only; no other lock is taken under it but a job's `done` and `progress`.
     table: Mutex<Table>,
     unfinished: watch::Sender<usize>,
@@ -156,10 +157,14 @@ impl Jobs {
         Jobs {
             limit: limits.jobs.max(1),
             keep: limits.finished_jobs,
-            waiting: Arc::new(Semaphore::new(limits.waiting.max(1))),
+            waiting: std::array::from_fn(|_| Arc::new(Semaphore::new(limits.waiting.max(1)))),
             table: Mutex::default(),
             unfinished: watch::Sender::new(0),
         }
+    }
+
+    fn places(&self, lane: Lane) -> Arc<Semaphore> {
+        Arc::clone(&self.waiting[usize::from(lane == Lane::Promote)])
     }
 
     /// Does `work`, or joins the same work being done, and answers as the request prefers: with its result, or with 202
@@ -173,7 +178,7 @@ impl Jobs {
         // Only now: work that was asked for asynchronously needs no place among those that wait.
         let place = match preference {
             Preference::Async { wait } if wait.is_zero() => None,
-            _ => Some(Arc::clone(&app.jobs.waiting).try_acquire_owned().map_err(|_| app.jobs.no_place(&job))?),
+            _ => Some(app.jobs.places(job.key.lane()).try_acquire_owned().map_err(|_| app.jobs.no_place(&job))?),
         };
         let finished = match preference {
             Preference::None => Some(job.wait().await),
@@ -237,7 +242,9 @@ impl Jobs {
             return Err(Reply::busy(StatusCode::SERVICE_UNAVAILABLE, "the service is shutting down"));
         }
         let running = table.jobs.iter().filter(unfinished).count();
-        if running >= self.limit {
+        // Of its own kind: a queue of verifications must not keep promotions out.
+        let lane = key.lane();
+        if table.jobs.iter().filter(unfinished).filter(|job| job.key.lane() == lane).count() >= self.limit {
             return Err(Reply::busy(
                 StatusCode::TOO_MANY_REQUESTS,
                 "too many promotions and verifications are under way",

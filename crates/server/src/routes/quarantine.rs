@@ -19,6 +19,8 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 const MAX_NAME: usize = 1024;
+/// The core keeps no longer one.
+const MAX_INCIDENT: usize = 256;
 const MAX_REASON: usize = 4096;
 /// No more models than this are named in a 409.
 const NAMED: usize = 10;
@@ -41,7 +43,7 @@ pub(super) async fn quarantine(
             "sha256": artifact.sha256, "manifest_updated": true,
         })))
     };
-    Ok(app.lanes.short(Lane::Change, move || either(call())).await)
+    Ok(app.lanes.short(Lane::Contain, move || either(call())).await)
 }
 
 #[derive(Debug)]
@@ -58,7 +60,7 @@ fn parse(body: &[u8]) -> Result<Asked, Reply> {
     if action != "quarantine" {
         return Err(Reply::invalid("field \"action\" must be \"quarantine\""));
     }
-    let incident_id = fields.required("incident_id", MAX_NAME)?;
+    let incident_id = fields.required("incident_id", MAX_INCIDENT)?;
     let name = fields.text("model_name", MAX_NAME)?.map(|name| name.parse()).transpose()?;
     let path = fields.text("model_path", MAX_PATH)?.map(PathBuf::from);
     if name.is_none() && path.is_none() {
