@@ -429,3 +429,40 @@ fn a_release_of_a_damaged_model_quarantines_it_and_evidence_that_cannot_be_read_
     assert_eq!((root.verify("e").status, root.status("e")), (VerifyStatus::Unreadable, "promoted"));
     assert!(root.has_event("verify_failed", "noted", "e"), "and it is reported");
 }
+
+#[test]
+fn an_open_file_is_fresh_until_what_is_stored_is_touched_replaced_or_deleted() {
+    let root = Root::new();
+    root.promote("m", &gguf(100, 1));
+    root.promote("n", &gguf(100, 2));
+    let (touched, deleted) = (root.open("m").unwrap(), root.open("n").unwrap());
+    assert!(touched.is_fresh() && deleted.is_fresh());
+    flip(&root.blob("m"), 50);
+    assert!(!touched.is_fresh(), "its stamp changed");
+    root.registry.delete(&name("n"), &me()).unwrap();
+    assert!(!deleted.is_fresh(), "it is no longer stored");
+    assert!(root.open("m").is_err());
+    root.promote("m", &gguf(100, 1));
+    assert!(!touched.is_fresh() && root.open("m").unwrap().is_fresh(), "another file is stored now");
+    let again = root.open("m").unwrap();
+    std::fs::write(root.tree("m").with_extension("new"), std::fs::read(root.tree("m")).unwrap()).unwrap();
+    std::fs::rename(root.tree("m").with_extension("new"), root.tree("m")).unwrap();
+    assert!(!again.is_fresh(), "a tree that was replaced counts too");
+}
+
+#[test]
+fn a_single_read_has_a_bound_and_an_empty_file_is_empty() {
+    let root = Root::new();
+    const MOST: usize = 64 << 20;
+    root.source("hf/m.gguf", &gguf(MOST + 5, 1));
+    root.source("hf/empty.txt", b"");
+    root.promote_path("hf", &root.dir.path().join("source/hf")).unwrap();
+    let open = |file: &str| root.registry.open_file(&name("hf"), &rel(file), ReadMode::Cached).unwrap();
+    let (large, empty) = (open("m.gguf"), open("empty.txt"));
+    assert!(empty.is_empty() && !large.is_empty() && empty.read_at(&mut [0; 4], 0).unwrap() == 0);
+    let mut buf = ReadBuf::new();
+    assert_eq!(large.read(0, MOST + 1, &mut buf).unwrap_err().kind(), ErrorKind::InvalidInput);
+    assert_eq!(large.read(5, usize::MAX, &mut buf).unwrap().len(), MOST, "the bound is on what is there to be read");
+    assert_eq!(large.read(MOST as u64, usize::MAX, &mut buf).unwrap().len(), 5);
+    assert_eq!(large.read_at(&mut vec![0; MOST + 5], 0).unwrap(), MOST + 5, "read_at goes piece by piece");
+}
