@@ -14,6 +14,7 @@ use crate::layout::{Folder, Layout};
 use crate::task::Actor;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::FileExt;
@@ -116,17 +117,31 @@ pub(crate) fn append(layout: &Layout, actor: &Actor, events: &[Event<'_>]) -> Re
 
 /// The last line about a change of the manifest, looked for in the last MiB: only refusals can stand after it.
 pub(crate) fn last_change(layout: &Layout) -> Result<Option<AuditLine>> {
+    Ok(newest_first(&recent(layout)?).find(|line| line.phase != NOTED))
+}
+
+/// The models that were quarantined after `generation`, whatever became of them since; looked for in the last MiB.
+pub(crate) fn quarantined_since(layout: &Layout, generation: u64) -> Result<HashSet<String>> {
+    let later = |line: &AuditLine| line.phase == APPLIED && line.event == "quarantine" && line.generation > generation;
+    Ok(newest_first(&recent(layout)?).filter(later).map(|line| line.name).collect())
+}
+
+fn newest_first(text: &[u8]) -> impl Iterator<Item = AuditLine> {
+    text.rsplit(|b| *b == b'\n').filter_map(|line| serde_json::from_slice(line).ok())
+}
+
+/// The last MiB of whole lines.
+fn recent(layout: &Layout) -> Result<Vec<u8>> {
     let file = match layout.read(Folder::Root, LOG, OFlags::empty()) {
         Ok(file) => file,
-        Err(rustix::io::Errno::NOENT) => return Ok(None),
+        Err(rustix::io::Errno::NOENT) => return Ok(Vec::new()),
         Err(e) => return Err(Error::io("opening audit.jsonl", e)),
     };
     let end = Tail::read(&file)?.end;
     let start = end.saturating_sub(1 << 20);
     let mut bytes = vec![0; (end - start) as usize];
     file.read_exact_at(&mut bytes, start).map_err(|e| Error::io("reading audit.jsonl", e))?;
-    let lines = bytes.rsplit(|b| *b == b'\n').filter_map(|text| serde_json::from_slice::<AuditLine>(text).ok());
-    Ok(lines.into_iter().find(|line| line.phase != NOTED))
+    Ok(bytes)
 }
 
 /// Whether the log exists.

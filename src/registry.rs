@@ -252,6 +252,12 @@ impl Registry {
         audit::lines(&self.inner.layout)
     }
 
+    /// The names of the models that were quarantined after `generation`, deleted ones too: who looks at the catalog only now
+    /// and then would take a quarantine followed by a delete for a delete.
+    pub fn quarantined_since(&self, generation: u64) -> Result<HashSet<String>> {
+        audit::quarantined_since(&self.inner.layout, generation)
+    }
+
     /// Checks the audit log's chain from its first line.
     pub fn audit_verify(&self) -> Result<AuditSummary> {
         self.inner.store.verify_log()

@@ -9,6 +9,7 @@
 //! tag moves on; an incident ends it.
 
 use crate::artifact::{Cause, FileEntry};
+use crate::audit;
 use crate::blobs::OpenBlob;
 use crate::buffer::{ALIGN, ReadBuf};
 use crate::digest::{Blake3Digest, Sha256Digest};
@@ -16,6 +17,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::name::ModelName;
 use crate::registry::Inner;
 use crate::tree::{GROUP, Tree};
+use std::ops::Not;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -161,6 +163,12 @@ impl VerifiedFile {
         }
     }
 
+    fn was_quarantined(&self, name: &ModelName) -> bool {
+        let since = audit::quarantined_since(self.inner.layout(), self.seen.load(Ordering::Acquire));
+        // A log that cannot be read clears nobody.
+        since.is_ok_and(|names| !names.contains(name.as_str())).not()
+    }
+
     fn check_status(&self) -> Result<()> {
         let catalog = self.inner.latest();
         let generation = catalog.generation();
@@ -172,8 +180,8 @@ impl VerifiedFile {
         let refused = match &self.name {
             Some(name) => match holders.find(|a| a.name == *name) {
                 Some(holder) => under_incident(holder),
-                // Deleted. What an incident had ended stays ended.
-                None => self.refused.load(Ordering::Acquire),
+                // Deleted. What an incident had ended stays ended, also when both happened since the last look.
+                None => self.refused.load(Ordering::Acquire) || self.was_quarantined(name),
             },
             None => holders.all(|a| !a.is_promoted()) && catalog.holders(self.sha256()).any(|a| under_incident(a)),
         };

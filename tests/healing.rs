@@ -161,6 +161,16 @@ fn a_handle_that_an_incident_ended_stays_ended_when_the_model_is_deleted() {
     assert_eq!(file.read_at(&mut [0; 4], 0).unwrap_err().kind(), ErrorKind::Quarantined);
     root.registry.delete(&name("m"), &me()).unwrap();
     assert_eq!(file.read_at(&mut [0; 4], 0).unwrap_err().kind(), ErrorKind::Quarantined);
+
+    // Also when nobody looked between the two; and a delete alone still leaves open files readable.
+    root.promote("n", &gguf(100, 2));
+    root.promote("o", &gguf(100, 3));
+    let (ended, kept) = (root.open("n").unwrap(), root.open("o").unwrap());
+    root.registry.quarantine(&name("n"), "why", None, &me()).unwrap();
+    root.registry.delete(&name("n"), &me()).unwrap();
+    root.registry.delete(&name("o"), &me()).unwrap();
+    assert_eq!(ended.read_at(&mut [0; 4], 0).unwrap_err().kind(), ErrorKind::Quarantined);
+    assert_eq!(kept.read_at(&mut [0; 4], 0).unwrap(), 4);
 }
 
 #[test]

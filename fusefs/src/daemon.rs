@@ -15,8 +15,8 @@ use fuser::{Errno, FileHandle, FopenFlags, ReplyData, ReplyEntry, ReplyOpen};
 use lru::LruCache;
 use parking_lot::{Mutex, RwLock};
 use securereg::{ErrorKind, ReadBuf, ReadMode, Registry, VerifiedFile};
-use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
+use std::collections::{HashMap, HashSet};
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -122,8 +122,16 @@ impl Daemon {
             if applied.is_some_and(|generation| generation >= catalog.generation()) {
                 return Ok(());
             }
-            *applied = Some(catalog.generation());
-            let changes = self.view.apply(catalog.artifacts());
+            // One step shows each quarantine by itself; of several, one may have been followed by a delete.
+            let quarantined = match applied.replace(catalog.generation()) {
+                Some(before) if catalog.generation() > before + 1 => self.registry.quarantined_since(before),
+                _ => Ok(HashSet::new()),
+            };
+            let quarantined = quarantined.unwrap_or_else(|e| {
+                tracing::error!("what was deleted meanwhile is not known to have been quarantined or not: {e}");
+                HashSet::new()
+            });
+            let changes = self.view.apply(catalog.artifacts(), &quarantined);
             // After the view: an open that finishes now is asked against the new one, under this lock.
             let mut kept = self.kept.lock();
             while let Some((_, file)) = kept.pop_lru() {

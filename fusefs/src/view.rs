@@ -155,7 +155,13 @@ impl View {
     }
 
     /// Makes the tree show `artifacts`, which are sorted by name.
-    pub(crate) fn apply<'a>(&self, artifacts: impl Iterator<Item = &'a Arc<Artifact>>) -> Changes {
+    ///
+    /// `quarantined` names models that were quarantined since the last generation shown, even if they are gone by now.
+    pub(crate) fn apply<'a>(
+        &self,
+        artifacts: impl Iterator<Item = &'a Arc<Artifact>>,
+        quarantined: &HashSet<String>,
+    ) -> Changes {
         let new: Vec<Arc<Artifact>> = artifacts.cloned().collect();
         let mut tree = self.tree.write();
         let old = std::mem::take(&mut tree.artifacts);
@@ -181,7 +187,7 @@ impl View {
             }
         }
         let mut changes = Changes::default();
-        tree.change(&gone, &come, &mut changes);
+        tree.change(&gone, &come, quarantined, &mut changes);
         tree.artifacts = new;
         changes
     }
@@ -289,7 +295,13 @@ impl Tree {
         Some(Found::Dir { ino, mtime: dir.mtime })
     }
 
-    fn change(&mut self, gone: &[&Arc<Artifact>], come: &[&Arc<Artifact>], changes: &mut Changes) {
+    fn change(
+        &mut self,
+        gone: &[&Arc<Artifact>],
+        come: &[&Arc<Artifact>],
+        quarantined: &HashSet<String>,
+        changes: &mut Changes,
+    ) {
         // Which of the files that go come again just as they were: those keep their inode and their pages.
         let mut again: HashMap<String, Facts> = HashMap::new();
         let mut blobs: HashMap<Sha256Digest, Option<Facts>> = HashMap::new();
@@ -303,7 +315,9 @@ impl Tree {
         let refused: HashSet<&str> = come.iter().filter(|a| !a.is_promoted()).map(|a| a.name.as_str()).collect();
         for artifact in gone {
             // A deleted or moved name leaves those who have it open alone; a quarantined one does not.
-            let ending = if refused.contains(artifact.name.as_str()) { Ending::Revoked } else { Ending::Replaced };
+            let name = artifact.name.as_str();
+            let ending =
+                if refused.contains(name) || quarantined.contains(name) { Ending::Revoked } else { Ending::Replaced };
             for file in &artifact.files {
                 let facts = Facts::of(artifact, file);
                 let path = artifact.mount_path(file);

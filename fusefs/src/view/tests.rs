@@ -2,6 +2,7 @@
 
 use super::*;
 use securereg::{Blake3Digest, Cause, FileEntry, Format, Layout, Quarantine};
+use std::collections::HashSet;
 
 fn artifact(name: &str, layout: Layout, files: &[(&str, u8)]) -> Artifact {
     let files: Vec<FileEntry> = files
@@ -40,7 +41,7 @@ fn quarantined(mut artifact: Artifact) -> Artifact {
 fn apply(view: &View, artifacts: &[Artifact]) -> Changes {
     let mut sorted: Vec<Arc<Artifact>> = artifacts.iter().cloned().map(Arc::new).collect();
     sorted.sort_by(|a, b| a.name.cmp(&b.name));
-    view.apply(sorted.iter())
+    view.apply(sorted.iter(), &HashSet::new())
 }
 
 /// All that listings show, folders with a slash, without `.by-digest`.
@@ -233,13 +234,13 @@ fn at_ten_thousand_models_a_change_touches_one() {
             Arc::new(a)
         })
         .collect();
-    view.apply(models.iter());
+    view.apply(models.iter(), &HashSet::new());
     assert_eq!((view.list(ROOT).expect("root").entries.len(), blobs(&view).len()), (10_001, 10_000));
     let node = look(&view, "m05000.gguf").expect("served");
     let other = look(&view, "m05001.gguf").expect("served");
     models[5000] = Arc::new(quarantined((*models[5000]).clone()));
     let next_before = view.tree.read().next_ino;
-    let changes = view.apply(models.iter());
+    let changes = view.apply(models.iter(), &HashSet::new());
     assert_eq!(changes.revoked.len(), 1);
     assert_eq!(view.tree.read().next_ino - next_before, 2, "one file and one blob got new inodes");
     assert_eq!(view.admission(&node), Admission::Quarantined);

@@ -1,6 +1,7 @@
 //! Quarantine, by whatever process.
 
 use crate::support::*;
+use securereg::Registry;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
@@ -57,6 +58,23 @@ fn a_manifest_that_cannot_be_vouched_for_refuses_new_opens() {
     until("served again", Duration::from_secs(5), || std::fs::read(&path).is_ok_and(|got| got == bytes));
     let mut out = vec![0; 10];
     file.read_exact_at(&mut out, 0).unwrap();
+}
+
+#[test]
+fn a_quarantine_followed_by_a_delete_is_not_taken_for_a_delete() {
+    let Some(f) = mounted() else { return };
+    let other = Registry::open(f.registry.root()).unwrap();
+    for n in 0..20 {
+        let model = format!("m{n}");
+        let path = f.promote(&model, &gguf(1 << 20, n));
+        let file = File::open(&path).unwrap();
+        file.read_exact_at(&mut [0; 100], 0).unwrap();
+        other.quarantine(&name(&model), "test", None, &me()).unwrap();
+        other.delete(&name(&model), &me()).unwrap();
+        until("EIO on the open descriptor", Duration::from_secs(5), || {
+            file.read_exact_at(&mut [0; 100], 0).is_err_and(|e| e.raw_os_error() == Some(libc::EIO))
+        });
+    }
 }
 
 #[test]
