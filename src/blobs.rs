@@ -175,10 +175,12 @@ impl Blobs {
             if matches!(verdict, Check::Good) && stamps_of(&job.stored.file, &tree).is_ok_and(|now| now == before) {
                 self.learn(&entry.sha256, before);
             }
-            if matches!(verdict, Check::Bad { .. }) {
+            verdicts[i] = Some(verdict);
+        }
+        for (entry, verdict) in entries.iter().zip(&verdicts) {
+            if matches!(verdict, Some(Check::Bad { .. })) {
                 self.forget(&entry.sha256);
             }
-            verdicts[i] = Some(verdict);
         }
         Ok(verdicts.into_iter().map(|v| v.unwrap_or(Check::Unreadable("it was not checked".into()))).collect())
     }

@@ -543,6 +543,11 @@ fn t13_an_altered_tree_is_refused_at_open_or_at_the_read_that_uses_it_and_never_
     assert_eq!(out, bytes[..G], "span 0 has its own page");
     assert_eq!(file.read_at(&mut out, SPAN).unwrap_err().kind(), ErrorKind::Corrupt);
     assert_eq!(root.status("m"), "quarantined");
+    // And a verification quarantines for it, whatever the stamp says.
+    let root = Root::new();
+    root.promote("m", &bytes);
+    damage_below(&root, "m", || flip(&root.tree("m"), page_of_span_1 + 5));
+    assert_eq!((root.verify("m").status, root.status("m")), (VerifyStatus::Failed, "quarantined"));
     let missing = Root::new();
     missing.promote("m", &bytes);
     std::fs::remove_file(missing.tree("m")).unwrap();
