@@ -110,6 +110,8 @@ mod tests {
                - path: \"y\"\n    size_bytes: 2\n  quarantine:\n    reason: \"\\\"\\\\\\n\\r\\t\\x1b\\u202e\\U0001f600\"\n- name: \"b\"\n")
             .expect("canonical");
         check("models: []\n").expect("an empty list");
+        check(&format!("{}: 1", "k".repeat(32))).expect("the longest key");
+        check(&format!("a: \"{}\"", "x".repeat(MAX_LINE - 5))).expect("the longest line");
     }
 
     /// Threat 11: what a YAML parser would follow, expand or overwrite never reaches it.
@@ -177,6 +179,10 @@ mod tests {
             "a: 1\n\nb: 2",
         ] {
             assert!(check(bad).is_err(), "{bad:?}");
+        }
+        for bad in [": 1", "- : 1", &format!("{}: 1", "k".repeat(33)), &format!("a: \"{}\"", "x".repeat(MAX_LINE - 4))]
+        {
+            assert!(check(bad).is_err(), "{} bytes", bad.len());
         }
         check("- a: 1\n- a: 2\n  f:\n  - p: 1\n  - p: 1\n- a: 3").expect("each list item has keys of its own");
         check("a:\n  b: 1\nc:\n  b: 1").expect("each map has keys of its own");
