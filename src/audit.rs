@@ -285,11 +285,11 @@ fn cut(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layout::Create;
+    use crate::layout::Access;
 
     fn root() -> (tempfile::TempDir, Layout) {
         let dir = tempfile::tempdir().expect("a folder");
-        let layout = Layout::open(&dir.path().join("r"), Create::Missing).expect("a root");
+        let layout = Layout::open(&dir.path().join("r"), Access::Create).expect("a root");
         (dir, layout)
     }
 

@@ -129,6 +129,9 @@ impl Blobs {
     /// Takes back what is known of a blob: it was found damaged, whatever its stamp says.
     pub(crate) fn forget(&self, sha256: &Sha256Digest) {
         self.known.lock().remove(sha256);
+        if !self.layout.is_writable() {
+            return;
+        }
         if let Err(e) = self.layout.remove(Folder::Stamps, &blob_name(sha256)) {
             tracing::warn!(%sha256, error = %e, "the stamp of a damaged file could not be removed");
         }

@@ -44,11 +44,13 @@ pub enum ErrorKind {
     Cancelled,
     /// Any other failure of the operating system.
     Io,
+    /// Not enough memory for what was asked.
+    NoMemory,
 }
 
 impl ErrorKind {
     /// Every kind, in order; for tables that must be complete.
-    pub const ALL: [ErrorKind; 18] = [
+    pub const ALL: [ErrorKind; 19] = [
         ErrorKind::InvalidInput,
         ErrorKind::DigestMismatch,
         ErrorKind::Refused,
@@ -67,6 +69,7 @@ impl ErrorKind {
         ErrorKind::Unsupported,
         ErrorKind::Cancelled,
         ErrorKind::Io,
+        ErrorKind::NoMemory,
     ];
 
     /// A stable word for logs and JSON, `snake_case`.
@@ -90,6 +93,7 @@ impl ErrorKind {
             ErrorKind::Unsupported => "unsupported",
             ErrorKind::Cancelled => "cancelled",
             ErrorKind::Io => "io",
+            ErrorKind::NoMemory => "no_memory",
         }
     }
 }
@@ -161,6 +165,7 @@ impl Error {
             Some(libc::ENOSPC | libc::EDQUOT) => ErrorKind::NoSpace,
             Some(libc::EACCES | libc::EPERM | libc::EROFS) => ErrorKind::Permission,
             Some(libc::ENOENT) => ErrorKind::NotFound,
+            Some(libc::ENOMEM) => ErrorKind::NoMemory,
             _ => ErrorKind::Io,
         };
         Error::new(kind, format!("{what}: {e}")).because(e)

@@ -60,6 +60,7 @@ pub(crate) enum Folder {
 #[derive(Debug)]
 pub(crate) struct Layout {
     path: PathBuf,
+    access: Access,
     root: OwnedFd,
     blobs: OwnedFd,
     trees: OwnedFd,
@@ -82,9 +83,9 @@ impl Drop for LockFile {
 }
 
 impl Layout {
-    /// Opens the folders of an existing root; with `create`, makes those that are missing.
-    pub(crate) fn open(path: &Path, create: Create) -> Result<Layout> {
-        if create == Create::Missing {
+    /// Opens the folders of an existing root; with [`Access::Create`], makes those that are missing.
+    pub(crate) fn open(path: &Path, access: Access) -> Result<Layout> {
+        if access == Access::Create {
             std::fs::create_dir_all(path).map_err(|e| Error::io(format_args!("creating {}", path.display()), e))?;
         }
         let path = path.canonicalize().map_err(|e| match e.kind() {
@@ -97,8 +98,8 @@ impl Layout {
         let root = rustix::fs::open(&path, FOLDER, Mode::empty())
             .map_err(|e| Error::io(format_args!("opening {}", path.display()), e))?;
         refuse_network(&root, &path)?;
-        check_private(&root, &path, create)?;
-        if create == Create::Missing {
+        check_private(&root, &path, access)?;
+        if access == Access::Create {
             for folder in FOLDERS {
                 match rustix::fs::mkdirat(&root, folder, Mode::RWXU) {
                     Ok(()) | Err(rustix::io::Errno::EXIST) => {}
@@ -123,11 +124,27 @@ impl Layout {
             tmp: sub("tmp")?,
             root,
             path,
+            access,
         })
     }
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The one gate in front of everything that changes the root.
+    pub(crate) fn check_writable(&self) -> Result<()> {
+        match self.access {
+            Access::Write | Access::Create => Ok(()),
+            Access::Read => Err(Error::new(
+                ErrorKind::Permission,
+                format!("the registry {} was opened read-only: open it for writing", self.path.display()),
+            )),
+        }
+    }
+
+    pub(crate) fn is_writable(&self) -> bool {
+        self.access != Access::Read
     }
 
     pub(crate) fn folder(&self, folder: Folder) -> &OwnedFd {
@@ -157,6 +174,7 @@ impl Layout {
 
     /// A new private file in tmp/, which nobody else knows, and its name. Whoever makes one holds [`Layout::use_temp`].
     pub(crate) fn new_temp(&self, extra: OFlags) -> Result<(File, String)> {
+        self.check_writable()?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW | extra;
         let (fd, name) = new_name(|name| rustix::fs::openat(&self.tmp, name, flags, Mode::RUSR | Mode::WUSR))?;
         Ok((File::from(fd), name))
@@ -164,6 +182,7 @@ impl Layout {
 
     /// A second link to an open file, in tmp/. By descriptor: the very file, wherever its name leads by now.
     pub(crate) fn link_temp(&self, file: &File) -> Result<String> {
+        self.check_writable()?;
         let by_descriptor = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(file));
         let link =
             |name: &str| rustix::fs::linkat(rustix::fs::CWD, &*by_descriptor, &self.tmp, name, AtFlags::SYMLINK_FOLLOW);
@@ -209,6 +228,7 @@ impl Layout {
 
     /// Renames `temp`, already synced, to `folder/name`. The folder still has to be synced.
     pub(crate) fn publish(&self, temp: &str, folder: Folder, name: &str) -> Result<()> {
+        self.check_writable()?;
         let rename = || rustix::fs::renameat(&self.tmp, temp, self.folder(folder), name);
         self.despite_immutable(folder, name, rename).map_err(|e| {
             self.discard(temp);
@@ -244,6 +264,7 @@ impl Layout {
 
     /// Removes `folder/name` if it is there.
     pub(crate) fn remove(&self, folder: Folder, name: &str) -> Result<()> {
+        self.check_writable()?;
         let unlink = || rustix::fs::unlinkat(self.folder(folder), name, AtFlags::empty());
         match self.despite_immutable(folder, name, unlink) {
             Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
@@ -270,6 +291,7 @@ impl Layout {
     }
 
     fn lock_file(&self, name: &str) -> Result<File> {
+        self.check_writable()?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         rustix::fs::openat(&self.run, name, flags, Mode::RUSR | Mode::WUSR)
             .map(File::from)
@@ -329,11 +351,15 @@ const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLO
 
 const TEMP_LOCK: &str = "tmp.lock";
 
-/// Whether opening may make what is missing.
+/// What may be done to a root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Create {
-    Missing,
-    Nothing,
+pub(crate) enum Access {
+    /// Nothing is written there, not even a lock or a cache.
+    Read,
+    /// What is there may be changed.
+    Write,
+    /// And what is missing is made.
+    Create,
 }
 
 /// The blob's name in blobs/, trees/ and stamps/.
@@ -361,13 +387,13 @@ pub(crate) fn read_bounded(file: &File, what: &str, limit: u64) -> Result<Vec<u8
 
 /// A root must be private: whoever can write there can change what every reader gets, and whoever can read there walks
 /// around the mount's permissions.
-fn check_private(root: &OwnedFd, path: &Path, create: Create) -> Result<()> {
+fn check_private(root: &OwnedFd, path: &Path, access: Access) -> Result<()> {
     let stat = rustix::fs::fstat(root).map_err(|e| Error::io("reading the root's mode", e))?;
     let ours = stat.st_uid == rustix::process::geteuid().as_raw();
     if stat.st_mode & 0o077 == 0 && ours {
         return Ok(());
     }
-    let empty = create == Create::Missing
+    let empty = access == Access::Create
         && rustix::fs::Dir::read_from(root)
             .is_ok_and(|d| d.flatten().all(|e| matches!(e.file_name().to_bytes(), b"." | b"..")));
     if ours && empty {

@@ -39,6 +39,7 @@ impl Drop for MountGuard {
 }
 
 pub(crate) fn record(layout: &Arc<Layout>, mountpoint: &Path) -> Result<MountGuard> {
+    layout.check_writable()?;
     let folder = layout.folder(Folder::Mounts);
     let io = |e| Error::io("recording the mount", e);
     let (mut file, name) = loop {
@@ -77,6 +78,9 @@ pub(crate) fn live(layout: &Layout) -> Result<Vec<MountRecord>> {
         }
         if rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).is_ok() {
             // Nobody holds it: its maker is gone.
+            if !layout.is_writable() {
+                continue;
+            }
             let _ = rustix::fs::unlinkat(folder, name, AtFlags::empty());
             continue;
         }

@@ -13,18 +13,21 @@ use crate::catalog::store::{Decision, Store};
 use crate::describe;
 use crate::digest::Sha256Digest;
 use crate::error::{Error, ErrorKind, Result};
-use crate::layout::{Create, Folder, Layout, blob_name};
+use crate::events::Events;
+use crate::layout::{Access, Folder, Layout, blob_name};
 use crate::mounts::{self, MountGuard, MountRecord};
 use crate::name::{ModelName, RelPath};
 use crate::promote;
+use crate::sealed::{self, Sealed};
 use crate::source::Source;
+use crate::stamp::Stamp;
 use crate::task::{Actor, Task};
 use crate::verified::{ReadMode, VerifiedFile};
 use crate::verify;
 use crate::watch::Watch;
 use parking_lot::Mutex;
 use rustix::fs::OFlags;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -44,12 +47,19 @@ impl Registry {
     /// `NotFound` when there is none, `Manifest` when its manifest is missing, torn, edited or older than one already
     /// seen, `Permission` when other users can reach into it.
     pub fn open(root: &Path) -> Result<Registry> {
-        Inner::open(root, Create::Nothing)
+        Inner::open(root, Access::Write)
+    }
+
+    /// Opens an existing root to read only: nothing is written there, not even a lock, so that it may lie on a read-only
+    /// file system (a container's volume). What a read finds damaged is refused by this process from then on; a process
+    /// that may write quarantines it. Everything that would change the root is `Permission`.
+    pub fn open_read_only(root: &Path) -> Result<Registry> {
+        Inner::open(root, Access::Read)
     }
 
     /// Opens a root, making it first where there is none. A root that was used before and lost its manifest is an error.
     pub fn open_or_create(root: &Path) -> Result<Registry> {
-        Inner::open(root, Create::Missing)
+        Inner::open(root, Access::Create)
     }
 
     /// `/var/lib/secure-ai/registry` for root, `$XDG_DATA_HOME/securereg/registry` for anyone else.
@@ -154,6 +164,19 @@ impl Registry {
             .find(|f| f.path == *path)
             .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("{name} has no file {path}")).on(name))?;
         self.inner.open_verified(Some(name), entry, mode, catalog.generation())
+    }
+
+    /// One file of a promoted model whole in sealed memory, verified: see [`Sealed`].
+    ///
+    /// # Errors
+    /// As [`Registry::open_file`]; `NoMemory`, naming the need, when it would not fit.
+    pub fn open_sealed(&self, name: &ModelName, path: &RelPath, task: &Task<'_>) -> Result<Sealed> {
+        sealed::open(self, name, path, task)
+    }
+
+    /// A subscription to what changes, by whatever process.
+    pub fn events(&self) -> Result<Events> {
+        Events::new(self)
     }
 
     /// Opens a blob by its digest, while a promoted model holds it.
@@ -285,8 +308,9 @@ pub(crate) struct Inner {
     layout: Arc<Layout>,
     store: Store,
     blobs: Blobs,
-    /// Blobs this process found damaged: refused here even if the quarantine could not be written.
-    condemned: Mutex<HashSet<Sha256Digest>>,
+    /// Blobs this process found damaged, with the stamp they had: refused here even if the quarantine could not be written,
+    /// until another file stands in their place.
+    condemned: Mutex<HashMap<Sha256Digest, Option<Stamp>>>,
     buffers: Mutex<Vec<ReadBuf>>,
 }
 
@@ -294,10 +318,12 @@ pub(crate) struct Inner {
 const SPARE_BUFFERS: usize = 16;
 
 impl Inner {
-    fn open(root: &Path, create: Create) -> Result<Registry> {
-        let layout = Arc::new(Layout::open(root, create)?);
-        let store = Store::open(Arc::clone(&layout), create)?;
-        layout.sweep_temp()?;
+    fn open(root: &Path, access: Access) -> Result<Registry> {
+        let layout = Arc::new(Layout::open(root, access)?);
+        let store = Store::open(Arc::clone(&layout), access)?;
+        if access != Access::Read {
+            layout.sweep_temp()?;
+        }
         let blobs = Blobs::new(Arc::clone(&layout));
         Ok(Registry {
             inner: Arc::new(Inner { layout, store, blobs, condemned: Mutex::default(), buffers: Mutex::default() }),
@@ -375,7 +401,7 @@ impl Inner {
     }
 
     fn open_blob(self: &Arc<Self>, name: Option<&ModelName>, entry: &FileEntry, direct: bool) -> Result<OpenBlob> {
-        let opened = if self.condemned.lock().contains(&entry.sha256) {
+        let opened = if self.is_condemned(&entry.sha256) {
             Err(Error::new(ErrorKind::Corrupt, format!("{} was found damaged", entry.path)))
         } else {
             self.blobs.open(entry, direct)
@@ -393,8 +419,12 @@ impl Inner {
 
     /// Refuses a damaged blob from now on, here at once and everywhere as soon as the quarantine is written.
     pub(crate) fn report_corruption(self: &Arc<Self>, sha256: &Sha256Digest, why: &str) {
-        self.condemned.lock().insert(*sha256);
+        self.condemn(sha256);
         self.blobs.forget(sha256);
+        if !self.layout.is_writable() {
+            tracing::error!(%sha256, why, "a model is damaged; this registry is open read-only: only this process refuses it");
+            return;
+        }
         match verify::quarantine_holders(self, sha256, why, &Actor::this_process("read")) {
             // The catalog says it now, and says it when a verification passes again.
             Ok(()) => {
@@ -404,6 +434,23 @@ impl Inner {
                 tracing::error!(%sha256, error = %e, why, "a damaged model could not be quarantined; this process refuses it")
             }
         }
+    }
+
+    pub(crate) fn condemn(&self, sha256: &Sha256Digest) {
+        let stamp = Stamp::at(self.layout.folder(Folder::Blobs), &blob_name(sha256)).ok();
+        self.condemned.lock().insert(*sha256, stamp);
+    }
+
+    /// Whether the stored file is the very one that was found damaged.
+    fn is_condemned(&self, sha256: &Sha256Digest) -> bool {
+        let mut condemned = self.condemned.lock();
+        let Some(then) = condemned.get(sha256) else { return false };
+        let now = Stamp::at(self.layout.folder(Folder::Blobs), &blob_name(sha256)).ok();
+        let same = now.is_none() || *then == now;
+        if !same {
+            condemned.remove(sha256);
+        }
+        same
     }
 
     /// Takes back what this process held against blobs: they were checked, or replaced.
@@ -416,7 +463,7 @@ impl Inner {
 
     /// Whether a stored blob is there and known to be good, so that a second copy is not needed.
     pub(crate) fn has_good(&self, sha256: &Sha256Digest) -> bool {
-        !self.condemned.lock().contains(sha256) && self.blobs.is_known_good(sha256)
+        !self.is_condemned(sha256) && self.blobs.is_known_good(sha256)
     }
 
     /// A sidecar, checked against its digest.

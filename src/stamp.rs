@@ -78,6 +78,9 @@ impl Stamps {
 
     /// Records the stamps. A failure costs a re-check later and nothing else.
     pub(crate) fn record(&self, layout: &Layout, sha256: &Sha256Digest) {
+        if !layout.is_writable() {
+            return;
+        }
         let text = format!("{}{}", line(&self.blob), line(&self.tree));
         if let Err(e) = layout.write_cache(Folder::Stamps, &blob_name(sha256), text.as_bytes()) {
             tracing::debug!(%sha256, error = %e, "stamp not recorded; the next open re-checks");

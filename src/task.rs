@@ -63,7 +63,8 @@ impl<'a> Task<'a> {
         if let Some(callback) = &self.callback {
             (callback.lock())(progress);
         }
-        Ok(())
+        // The callback may have been what stopped it.
+        self.go_on()
     }
 
     /// An error once the work is to stop.

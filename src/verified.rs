@@ -3,7 +3,7 @@
 //! Owns: reading a promoted file with every byte checked. Promises: bytes are read into a private buffer, that buffer is
 //! hashed against the tree, and a slice of that buffer is handed out: never a mapping, which could change in between. A
 //! mismatch is an error for that read, and by the time the error is returned the model is quarantined. Leaves out: caching
-//! of verified bytes (the kernel does that above the mount).
+//! of verified bytes (the kernel does that above the mount), but for the group that a small read was last served from.
 //!
 //! An open file goes on serving checked bytes when damage elsewhere in it is found, when its model is deleted, and when its
 //! tag moves on; an incident ends it.
@@ -14,9 +14,13 @@ use crate::blobs::OpenBlob;
 use crate::buffer::{ALIGN, ReadBuf};
 use crate::digest::{Blake3Digest, Sha256Digest};
 use crate::error::{Error, ErrorKind, Result};
-use crate::name::ModelName;
+use crate::format::gguf::GgufHeader;
+use crate::name::{ModelName, RelPath};
 use crate::registry::Inner;
+use crate::scan::Stored;
 use crate::tree::{GROUP, Tree};
+use parking_lot::Mutex;
+use std::io::{BufReader, Read};
 use std::ops::Not;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -42,6 +46,15 @@ pub struct VerifiedFile {
     seen: AtomicU64,
     /// Whether an incident had ended it then.
     refused: AtomicBool,
+    last: Mutex<Last>,
+}
+
+/// The group last read by a small read, checked: it is private, so it stays what was checked.
+#[derive(Debug, Default)]
+struct Last {
+    group: Option<u64>,
+    len: usize,
+    buf: ReadBuf,
 }
 
 /// No single read is longer: it needs as much memory.
@@ -58,7 +71,8 @@ impl VerifiedFile {
         blob: OpenBlob,
         generation: u64,
     ) -> Self {
-        VerifiedFile { inner, name, entry, blob, seen: AtomicU64::new(generation), refused: AtomicBool::new(false) }
+        let (seen, refused) = (AtomicU64::new(generation), AtomicBool::new(false));
+        VerifiedFile { inner, name, entry, blob, seen, refused, last: Mutex::default() }
     }
 
     /// Its size in bytes, as promoted.
@@ -79,6 +93,24 @@ impl VerifiedFile {
     /// Its BLAKE3 hash.
     pub fn blake3(&self) -> &Blake3Digest {
         self.blob.tree.root()
+    }
+
+    /// Its path inside the artifact.
+    pub fn path(&self) -> &RelPath {
+        &self.entry.path
+    }
+
+    /// The stored file itself: for the one other place that checks what it reads.
+    pub(crate) fn stored(&self) -> &Stored {
+        &self.blob.stored
+    }
+
+    /// The header of a GGUF file: its metadata and its table of tensors. Reads no weights.
+    ///
+    /// # Errors
+    /// `Refused` when the file is not a sound GGUF; else as [`VerifiedFile::read`].
+    pub fn gguf_header(&self) -> Result<GgufHeader> {
+        GgufHeader::read(BufReader::with_capacity(2 * GROUP as usize, Sequential { file: self, at: 0 }), self.len())
     }
 
     /// Whether opening the file again would give this very one, at once: the stored file is still there, with the stamp
@@ -133,7 +165,12 @@ impl VerifiedFile {
 
     /// Fills `out` from `offset`; the count is less than `out.len()` only at the end of the file. Errors as
     /// [`VerifiedFile::read`]; after one, what `out` holds is unspecified but never unverified.
+    ///
+    /// Small reads near each other are served from the group of 64 KiB that was last read and checked.
     pub fn read_at(&self, out: &mut [u8], offset: u64) -> Result<usize> {
+        if out.len() < GROUP as usize / 2 && out.len() as u64 <= GROUP - offset % GROUP {
+            return self.read_small(out, offset);
+        }
         let mut buf = self.inner.borrow_buffer();
         let mut done = 0;
         while done < out.len() {
@@ -149,6 +186,29 @@ impl VerifiedFile {
         }
         self.inner.return_buffer(buf);
         Ok(done)
+    }
+
+    /// A read within one group. Another thread may have the last group in hand; then this one reads for itself.
+    fn read_small(&self, out: &mut [u8], offset: u64) -> Result<usize> {
+        let group = offset / GROUP;
+        let start = group * GROUP;
+        let Some(mut last) = self.last.try_lock() else {
+            let mut buf = self.inner.borrow_buffer();
+            let n = self.read(offset, out.len(), &mut buf).map(|bytes| fill(out, bytes));
+            self.inner.return_buffer(buf);
+            return n;
+        };
+        if offset >= self.len() {
+            return self.check_status().map(|()| 0);
+        }
+        if last.group == Some(group) {
+            self.check_status()?;
+        } else {
+            last.group = None;
+            last.len = self.read(start, GROUP as usize, &mut last.buf)?.len();
+            last.group = Some(group);
+        }
+        Ok(fill(out, &last.buf.bytes(last.len)[(offset - start) as usize..]))
     }
 
     /// Quarantines what the failure shows to be damaged, and gives the error its name.
@@ -169,7 +229,7 @@ impl VerifiedFile {
         since.is_ok_and(|names| !names.contains(name.as_str())).not()
     }
 
-    fn check_status(&self) -> Result<()> {
+    pub(crate) fn check_status(&self) -> Result<()> {
         let catalog = self.inner.latest();
         let generation = catalog.generation();
         if self.seen.load(Ordering::Acquire) == generation {
@@ -195,5 +255,26 @@ impl VerifiedFile {
         }
         self.seen.store(generation, Ordering::Release);
         Ok(())
+    }
+}
+
+/// As much of `bytes` as fits in `out`.
+fn fill(out: &mut [u8], bytes: &[u8]) -> usize {
+    let n = out.len().min(bytes.len());
+    out[..n].copy_from_slice(&bytes[..n]);
+    n
+}
+
+/// A verified file read from front to back.
+struct Sequential<'f> {
+    file: &'f VerifiedFile,
+    at: u64,
+}
+
+impl Read for Sequential<'_> {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        let n = self.file.read_at(out, self.at).map_err(std::io::Error::other)?;
+        self.at += n as u64;
+        Ok(n)
     }
 }

@@ -18,6 +18,7 @@ pub(crate) fn of_open(kind: ErrorKind) -> Errno {
         ErrorKind::Manifest => Errno::EIO,
         ErrorKind::Audit => Errno::EIO,
         ErrorKind::Io => Errno::EIO,
+        ErrorKind::NoMemory => Errno::ENOMEM,
         ErrorKind::NoSpace => Errno::ENOSPC,
         ErrorKind::TooLarge => Errno::EFBIG,
         ErrorKind::Unsupported => Errno::EOPNOTSUPP,

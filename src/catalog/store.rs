@@ -20,7 +20,7 @@ use super::{Catalog, Edit, text};
 use crate::artifact::Artifact;
 use crate::audit::{self, Anchor, Event};
 use crate::error::{Error, ErrorKind, Result};
-use crate::layout::{Folder, Layout, blob_name, read_bounded};
+use crate::layout::{Access, Folder, Layout, blob_name, read_bounded};
 use crate::stamp::Stamp;
 use crate::task::Actor;
 use parking_lot::{Mutex, RwLock};
@@ -97,14 +97,16 @@ impl Memory {
 }
 
 impl Store {
-    /// Loads the manifest of an existing root; with `create`, begins one in a root that has never been used.
-    pub(crate) fn open(layout: Arc<Layout>, create: crate::layout::Create) -> Result<Store> {
+    /// Loads the manifest of an existing root; with [`Access::Create`], begins one in a root that has never been used.
+    pub(crate) fn open(layout: Arc<Layout>, access: Access) -> Result<Store> {
         let store = Store { layout, writer: Mutex::default(), loading: Mutex::default(), state: RwLock::default() };
-        if create == crate::layout::Create::Missing {
+        if access == Access::Create {
             store.begin()?;
         }
         store.catalog()?;
-        store.settle()?;
+        if access != Access::Read {
+            store.settle()?;
+        }
         Ok(store)
     }
 

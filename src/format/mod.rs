@@ -4,6 +4,9 @@
 //! bytes say so and its extension agrees; what is not recognised is refused. Leaves out: what is inside (the deep
 //! inspection of each format).
 
+pub(crate) mod ggml_type;
+pub(crate) mod gguf;
+
 use crate::artifact::Format;
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::RelPath;

@@ -1,10 +1,10 @@
 //! The system calls that no safe crate offers.
 //!
-//! Owns: file leases. Promises: the only `unsafe` of the core besides `src/ffi`, one operation a block. Leaves out:
+//! Owns: file leases, mappings of sealed memory. Promises: the only `unsafe` of the core besides `src/ffi`, one operation a block. Leaves out:
 //! everything rustix and std wrap already.
 
 use std::fs::File;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 
 /// A read lease on a file (fcntl(2), F_SETLEASE): granted only while no one has the file open for writing or maps it so,
@@ -37,6 +37,39 @@ impl Drop for ReadLease {
     }
 }
 
+/// A read-only mapping of a memfd that can neither be written nor cut short any more.
+#[derive(Debug)]
+pub(crate) struct SealedMap {
+    /// None for an empty file, which cannot be mapped.
+    map: Option<memmap2::Mmap>,
+}
+
+impl SealedMap {
+    /// Maps `len` bytes.
+    ///
+    /// # Errors
+    /// `InvalidInput` when a seal is missing: without it the bytes could change or vanish under a reader.
+    pub(crate) fn new(fd: &OwnedFd, len: u64) -> std::io::Result<Self> {
+        use rustix::fs::SealFlags;
+        let needed = SealFlags::WRITE | SealFlags::SHRINK;
+        if !rustix::fs::fcntl_get_seals(fd)?.contains(needed) || rustix::fs::fstat(fd)?.st_size as u64 != len {
+            return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "the memory is not sealed"));
+        }
+        if len == 0 {
+            return Ok(SealedMap { map: None });
+        }
+        let len = usize::try_from(len).map_err(std::io::Error::other)?;
+        // SAFETY: the seals just asked for make the file's bytes and its size unchangeable for everyone and for good, so a
+        // shared slice of the mapping is sound for as long as the mapping lives, which `self` owns.
+        let map = unsafe { memmap2::MmapOptions::new().len(len).map(fd.as_raw_fd())? };
+        Ok(SealedMap { map: Some(map) })
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        self.map.as_deref().unwrap_or(&[])
+    }
+}
+
 /// Linux's F_SETSIG (asm-generic/fcntl.h); the libc crate does not name it on every target.
 const F_SETSIG: libc::c_int = 10;
 
@@ -50,6 +83,26 @@ fn fcntl(file: &File, command: libc::c_int, argument: libc::c_int) -> std::io::R
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_sealed_memory_is_mapped() {
+        use rustix::fs::{MemfdFlags, SealFlags};
+        let make = |bytes: &[u8]| {
+            let fd = rustix::fs::memfd_create("t", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).expect("made");
+            rustix::io::pwrite(&fd, bytes, 0).expect("written");
+            fd
+        };
+        let fd = make(b"abc");
+        assert!(SealedMap::new(&fd, 3).is_err(), "not sealed");
+        rustix::fs::fcntl_add_seals(&fd, SealFlags::WRITE).expect("sealed");
+        assert!(SealedMap::new(&fd, 3).is_err(), "it could be cut short");
+        rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK).expect("sealed");
+        assert_eq!(SealedMap::new(&fd, 3).expect("mapped").bytes(), b"abc");
+        assert!(SealedMap::new(&fd, 4).is_err(), "another length");
+        let empty = make(b"");
+        rustix::fs::fcntl_add_seals(&empty, SealFlags::WRITE | SealFlags::SHRINK).expect("sealed");
+        assert_eq!(SealedMap::new(&empty, 0).expect("mapped").bytes(), b"");
+    }
 
     #[test]
     fn a_lease_is_refused_to_a_written_file_and_broken_by_a_writer() {

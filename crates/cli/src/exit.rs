@@ -51,7 +51,11 @@ impl Code {
             ErrorKind::Quarantined => Code::Quarantined,
             ErrorKind::Manifest | ErrorKind::Audit => Code::Records,
             ErrorKind::Cancelled => Code::Cancelled,
-            ErrorKind::NoSpace | ErrorKind::Permission | ErrorKind::Unsupported | ErrorKind::Io => Code::Failed,
+            ErrorKind::NoSpace
+            | ErrorKind::NoMemory
+            | ErrorKind::Permission
+            | ErrorKind::Unsupported
+            | ErrorKind::Io => Code::Failed,
         }
     }
 }

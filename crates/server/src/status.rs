@@ -23,7 +23,7 @@ pub(crate) fn of(kind: ErrorKind) -> StatusCode {
         // Not 403: that says the token is wrong, and this is about the service's own rights on the machine.
         ErrorKind::Permission | ErrorKind::Io => StatusCode::INTERNAL_SERVER_ERROR,
         ErrorKind::Unsupported => StatusCode::NOT_IMPLEMENTED,
-        ErrorKind::Unreadable | ErrorKind::Manifest | ErrorKind::Audit | ErrorKind::Cancelled => {
+        ErrorKind::Unreadable | ErrorKind::Manifest | ErrorKind::Audit | ErrorKind::Cancelled | ErrorKind::NoMemory => {
             StatusCode::SERVICE_UNAVAILABLE
         }
         ErrorKind::NoSpace => StatusCode::INSUFFICIENT_STORAGE,
