@@ -327,6 +327,65 @@ fn t09_an_older_manifest_put_back_is_refused_and_says_so() {
 }
 
 #[test]
+fn t09_another_manifest_of_the_same_generation_is_refused_by_who_has_seen_the_first() {
+    let (root, other) = (Root::new(), Root::new());
+    root.promote("m", &gguf(100, 1));
+    other.promote("m", &gguf(100, 2));
+    root.registry.catalog().unwrap();
+    let manifest = root.path().join("manifest.yaml");
+    let good = std::fs::read(&manifest).unwrap();
+    std::fs::copy(other.path().join("manifest.yaml"), &manifest).unwrap();
+    let e = root.registry.catalog().unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::Manifest);
+    assert!(e.to_string().contains("of the same generation 1"), "{e}");
+    std::fs::write(&manifest, good).unwrap();
+    assert_eq!(root.read("m").unwrap(), gguf(100, 1), "put back, all is well");
+}
+
+#[test]
+fn t09_a_memory_of_the_generation_that_cannot_be_read_is_not_taken_for_none() {
+    let root = Root::new();
+    root.promote("m", &gguf(100, 1));
+    let memory = root.path().join("generation");
+    let good = std::fs::read(&memory).unwrap();
+    // Not even by an older manifest whose log was taken away with it.
+    let manifest = root.path().join("manifest.yaml");
+    let old = std::fs::read(&manifest).unwrap();
+    root.promote("n", &gguf(100, 2));
+    let (newest, log) = (std::fs::read(&manifest).unwrap(), std::fs::read(root.path().join("audit.jsonl")).unwrap());
+    for broken in [vec![b' '; 1000], b"x".to_vec(), b"".to_vec()] {
+        std::fs::write(&memory, broken).unwrap();
+        std::fs::write(&manifest, &old).unwrap();
+        std::fs::write(root.path().join("audit.jsonl"), "").unwrap();
+        assert!(Registry::open(root.path()).is_err());
+        assert!(root.registry.catalog().is_err());
+    }
+    std::fs::write(root.path().join("audit.jsonl"), log).unwrap();
+    std::fs::write(&manifest, newest).unwrap();
+    std::fs::write(&memory, good).unwrap();
+    assert_eq!(root.again().catalog().unwrap().len(), 2);
+}
+
+#[test]
+fn t10_a_root_that_was_used_is_never_begun_anew() {
+    for kept in ["generation", "audit.jsonl", "blobs"] {
+        let root = Root::new();
+        root.promote("m", &gguf(100, 1));
+        for gone in ["manifest.yaml", "generation", "audit.jsonl"] {
+            if gone != kept {
+                std::fs::remove_file(root.path().join(gone)).unwrap();
+            }
+        }
+        if kept != "blobs" {
+            std::fs::remove_file(root.blob_of(&gguf(100, 1))).unwrap();
+        }
+        let e = Registry::open_or_create(root.path()).expect_err(kept);
+        assert_eq!(e.kind(), ErrorKind::Manifest, "{kept}");
+        assert!(e.to_string().contains("manifest.yaml is missing"), "{kept}: {e}");
+    }
+}
+
+#[test]
 fn t10_a_missing_torn_or_edited_manifest_fails_closed_and_is_never_an_empty_registry() {
     let root = Root::new();
     root.promote("m", &gguf(100, 1));

@@ -295,9 +295,7 @@ impl Store {
     /// Announces the change and renames the manifest into place. An error means that nothing was renamed.
     fn prepare(&self, new: &Catalog, actor: &Actor, event: &'static str, names: &[String], why: &str) -> Result<()> {
         let rendered = text::render(new);
-        // Room is kept for what must always be possible, a quarantine above all.
-        let limit = if event == "promote" { text::MAX_BYTES - text::KEPT_FREE } else { text::MAX_BYTES };
-        if rendered.len() as u64 > limit {
+        if !text::fits(rendered.len() as u64, event) {
             return Err(Error::new(ErrorKind::TooLarge, "the manifest would grow over its limit: delete models first"));
         }
         let _in_use = self.layout.use_temp()?;

@@ -29,6 +29,12 @@ pub(crate) const MAX_BYTES: u64 = 48 << 20;
 /// Of these, this much is kept free of promotions.
 pub(crate) const KEPT_FREE: u64 = 8 << 20;
 
+/// Whether a manifest of `bytes` may be written by this event. Room is kept for what must always be possible, a quarantine
+/// above all.
+pub(crate) fn fits(bytes: u64, event: &str) -> bool {
+    bytes <= if event == "promote" { MAX_BYTES - KEPT_FREE } else { MAX_BYTES }
+}
+
 const VERSION: u64 = 1;
 
 fn bad(why: impl std::fmt::Display) -> Error {
@@ -60,7 +66,7 @@ fn trailer(generation: u64, entries: usize, body: &[u8]) -> String {
 
 /// Parses a whole file. Entries that `previous` has with the same bytes are taken from there.
 pub(crate) fn parse(bytes: &[u8], previous: Option<&Catalog>) -> Result<Catalog> {
-    if bytes.len() as u64 > MAX_BYTES {
+    if !fits(bytes.len() as u64, "load") {
         return Err(bad(format_args!("it has {} bytes, over the limit of {MAX_BYTES}", bytes.len())));
     }
     if !bytes.is_ascii() {
@@ -327,6 +333,44 @@ mod tests {
         assert!(parse(sealed(body, 9, 3).as_bytes(), None).is_err(), "the number of entries is checked");
         assert!(parse(&vec![b'a'; MAX_BYTES as usize + 1], None).is_err(), "too large");
         assert!(parse("é".as_bytes(), None).is_err(), "not ASCII");
+    }
+
+    #[test]
+    fn promotions_leave_room_that_everything_else_may_use() {
+        let (most, promotions) = (48 << 20, 40 << 20);
+        assert!(fits(promotions, "promote") && !fits(promotions + 1, "promote"));
+        assert!(fits(most, "quarantine") && !fits(most + 1, "quarantine"));
+        assert!(fits(most, "load") && !fits(most + 1, "load"));
+    }
+
+    #[test]
+    fn a_sealed_entry_with_files_that_cannot_be_is_refused() {
+        let entry = |files: &[&str], layout| {
+            let mut a = artifact("m", Layout::Folder, files);
+            a.layout = layout;
+            a.sha256 = if layout == Layout::File { a.files[0].sha256 } else { list_digest(&a.files) };
+            let body = format!("version: 1\ngeneration: 9\nmodels:\n{}", encode(&a));
+            parse(sealed(&body, 9, 1).as_bytes(), None).map(drop)
+        };
+        assert!(entry(&["a.gguf"], Layout::File).is_ok());
+        assert!(entry(&["a.gguf", "b.gguf"], Layout::Folder).is_ok());
+        let e = entry(&["a.gguf", "b.gguf"], Layout::File).expect_err("a file is one file");
+        assert!(e.to_string().contains("wrong number"), "{e}");
+        for order in [["a.gguf", "a.gguf"], ["b.gguf", "a.gguf"]] {
+            let e = entry(&order, Layout::Folder).expect_err("each once, sorted");
+            assert!(e.to_string().contains("out of order"), "{e}");
+        }
+    }
+
+    #[test]
+    fn each_character_has_one_way_to_be_written() {
+        let quoted = |text: &str| {
+            let mut out = String::new();
+            quote(&mut out, text);
+            out
+        };
+        assert_eq!(quoted("a\"\\\n\u{7f}\u{ff}"), r#""a\"\\\x0a\x7f\xff""#);
+        assert_eq!(quoted("\u{100}\u{ffff}\u{10000}\u{10ffff}"), r#""\u0100\uffff\U00010000\U0010ffff""#);
     }
 
     #[test]

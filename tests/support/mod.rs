@@ -91,6 +91,11 @@ impl Root {
         self.path().join("blobs/sha256").join(catalog.require(&name(model)).unwrap().files[0].sha256.to_hex())
     }
 
+    /// Where these bytes are stored, whatever the manifest says.
+    pub fn blob_of(&self, bytes: &[u8]) -> PathBuf {
+        self.path().join("blobs/sha256").join(Sha256Digest::of(bytes).to_hex())
+    }
+
     pub fn tree(&self, model: &str) -> PathBuf {
         let blob = self.blob(model);
         self.path().join("trees").join(blob.file_name().unwrap())
