@@ -346,3 +346,43 @@ fn bounds_from_outside_are_kept() {
     let e = Source::open(many.parent().unwrap()).unwrap_err();
     assert!(e.to_string().contains("holds more than"), "{e}");
 }
+
+#[test]
+fn a_tag_under_an_incident_does_not_move_and_one_that_integrity_took_does() {
+    let root = Root::new();
+    root.promote("t:1", &gguf(100, 1));
+    let other = root.source("other.gguf", &gguf(100, 2));
+    root.registry.quarantine(&name("t:1"), "an incident", None, &me()).unwrap();
+    let e = root.promote_path("t:1", &other).expect_err("under an incident");
+    assert_eq!(e.kind(), ErrorKind::Conflict);
+    assert!(e.to_string().contains("release it first"), "{e}");
+    assert_eq!(root.status("t:1"), "quarantined");
+    root.registry.release(&name("t:1"), "good", &me(), &Task::unattended()).unwrap();
+
+    flip(&root.blob("t:1"), 30);
+    assert_eq!(root.verify("t:1").status, VerifyStatus::Failed);
+    assert_eq!(root.promote_path("t:1", &other).unwrap().outcome, Outcome::Moved);
+    assert_eq!(root.read("t:1").unwrap(), gguf(100, 2));
+}
+
+#[test]
+fn what_is_stored_serves_a_new_name_only_while_it_is_known_to_be_good_and_never_a_move() {
+    let root = Root::new();
+    let bytes = gguf(200_000, 1);
+    root.promote("a", &bytes);
+    assert_eq!(root.promote("b", &bytes).method, Method::Shared);
+    // Nobody has noticed yet.
+    flip(&root.blob("a"), 70_000);
+    let fresh = root.promote("c", &bytes);
+    assert_ne!(fresh.method, Method::Shared);
+    for model in ["a", "b", "c"] {
+        assert_eq!(root.read(model).unwrap(), bytes, "{model}: the good bytes replaced the damaged ones");
+    }
+    let path = root.source("d.gguf", &bytes);
+    let mut request = PromoteRequest::new(name("d"));
+    request.transfer = Transfer::Move;
+    let moved = root.registry.promote(request, Source::open(&path).unwrap(), &me(), &Task::unattended()).unwrap();
+    assert_ne!(moved.method, Method::Shared, "after a move nothing else vouches for the bytes");
+    assert!(!path.exists());
+    assert_eq!(root.read("d").unwrap(), bytes);
+}
