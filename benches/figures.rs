@@ -1,9 +1,12 @@
-//! The figures of docs/benchmarks.md: `cargo bench -p securereg-cli [-- SECTION...]`, sections `open read promote many`.
+//! The figures of docs/benchmarks.md: `cargo bench -p securereg-cli [-- SECTION...]`, sections `open read promote many
+//! abi`; the last needs `b3sum`.
 //!
 //! Each figure stands beside a baseline taken in the same run, the two interleaved, because the disk of a shared machine
 //! swings more than the thing measured: medians, the spread (least to most), and the ratio of the medians. Nothing here
 //! passes or fails. `SECUREREG_BENCH_GIB` sets the size of the large files (default 2), `SECUREREG_BENCH_DIR` where they lie.
 #![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark: what fails ends it")]
+
+mod abi;
 
 use securereg::{Actor, ModelName, PromoteRequest, Registry, Source, Task};
 use securereg_fusefs::{Mount, MountOptions};
@@ -33,6 +36,9 @@ fn main() {
     }
     if wants("many") {
         many(dir.path(), &tools);
+    }
+    if wants("abi") {
+        abi::measure(dir.path());
     }
 }
 
