@@ -53,10 +53,10 @@ ok "the library and the command are installed by dpkg alone: a minimal system ha
 inside ldconfig -p | grep -q 'libsecurereg.so.0.1 '
 ok "the linker knows the library"
 inside securereg --version
-inside securereg --root /root/registry promote --help >/dev/null
+inside securereg --root /srv/registry promote --help >/dev/null
 printf 'GGUF\003\000\000\000\000\000\000\000\000\000\000\000\000\000\000\000\000\000\000\000' >"$clean/tiny.gguf"
-inside securereg --root /root/registry promote /tiny.gguf --name tiny
-inside securereg --root /root/registry verify --all | grep -q tiny
+inside securereg --root /srv/registry promote /tiny.gguf --name tiny
+inside securereg --root /srv/registry verify --all | grep -q tiny
 ok "the command promotes and verifies"
 inside dpkg -i /debs/libsecurereg-dev_0.1.0-1_amd64.deb
 ok "the development package fits the library"
@@ -68,7 +68,7 @@ cat >"$scratch/program.c" <<'C'
 int main(void) {
   securereg_registry registry = {0};
   securereg_error error = {0};
-  if (securereg_open("/root/registry", NULL, &registry, &error) != SECUREREG_OK) {
+  if (securereg_open("/srv/registry", NULL, &registry, &error) != SECUREREG_OK) {
     fprintf(stderr, "%s\n", securereg_error_message(error));
     return 1;
   }
@@ -90,6 +90,6 @@ cc -o "$clean/static" "$scratch/program.c" "-I$clean/usr/include" "$clean/usr/li
 ok "and so does one with the static library in it"
 inside dpkg -r libsecurereg-dev securereg libsecurereg0.1
 inside sh -c '! command -v securereg && ! ldconfig -p | grep -q libsecurereg' >/dev/null
-[ -e "$clean/root/registry/manifest.yaml" ]
+[ -e "$clean/srv/registry/manifest.yaml" ]
 ok "removed, they leave nothing behind but the registry"
 echo "$checks checks passed"

@@ -1,3 +1,7 @@
+//! Tests of the GGUF header's parser.
+//!
+//! Owns: headers that are sound, and one that breaks each rule. Promises: nothing. Leaves out: real models (tests/library.rs).
+
 use super::*;
 use proptest::prelude::*;
 
