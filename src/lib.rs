@@ -51,7 +51,7 @@ mod verified;
 mod verify;
 mod watch;
 
-pub use artifact::{Artifact, Cause, FileEntry, Format, Layout, Quarantine, list_digest};
+pub use artifact::{Artifact, Blocked, Cause, FileEntry, Format, Layout, Quarantine, Weights, list_digest};
 pub use audit::{AuditLine, AuditSummary};
 pub use buffer::ReadBuf;
 pub use catalog::{Catalog, holder_of_path};
@@ -60,7 +60,8 @@ pub use error::{Error, ErrorKind, Result};
 pub use mounts::{MountGuard, MountRecord};
 pub use name::{MAX_DEPTH, MAX_NAME, MAX_TAG, ModelName, RelPath};
 pub use registry::{
-    MAX_EVIDENCE, Method, Outcome, PromoteRequest, Promotion, Registry, Transfer, VerifyAll, VerifyReport, VerifyStatus,
+    MAX_EVIDENCE, Method, Outcome, PromoteRequest, Promotion, Registry, Release, Transfer, VerifyAll, VerifyReport,
+    VerifyStatus,
 };
 pub use source::{MAX_FILES, Source};
 pub use task::{Actor, Phase, Progress, Task};
