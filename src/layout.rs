@@ -19,6 +19,7 @@
 //! ```
 
 use crate::digest::Sha256Digest;
+use crate::durable;
 use crate::error::{Error, ErrorKind, Result};
 use crate::immutable;
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, ResolveFlags};
@@ -105,7 +106,7 @@ impl Layout {
                     Err(e) => return Err(Error::io(format_args!("creating {}/{folder}", path.display()), e)),
                 }
             }
-            rustix::fs::fsync(&root).map_err(|e| Error::io("syncing the root", e))?;
+            durable::sync_folder(&root).map_err(|e| Error::io("syncing the root", e))?;
         }
         let sub = |name: &str| {
             // A link anywhere on the way would lead outside.
@@ -199,7 +200,7 @@ impl Layout {
     /// Writes and syncs a file in tmp/. Whoever does holds [`Layout::use_temp`].
     pub(crate) fn write_temp(&self, bytes: &[u8]) -> Result<String> {
         let (mut file, temp) = self.new_temp(OFlags::empty())?;
-        let written = file.write_all(bytes).and_then(|()| file.sync_all());
+        let written = file.write_all(bytes).and_then(|()| durable::sync_file(&file));
         written.map_err(|e| {
             self.discard(&temp);
             Error::io("writing a temporary file", e)
@@ -209,7 +210,7 @@ impl Layout {
 
     /// Renames `temp`, already synced, to `folder/name`. The folder still has to be synced.
     pub(crate) fn publish(&self, temp: &str, folder: Folder, name: &str) -> Result<()> {
-        let rename = || rustix::fs::renameat(&self.tmp, temp, self.folder(folder), name);
+        let rename = || durable::rename(&self.tmp, temp, self.folder(folder), name);
         self.despite_immutable(folder, name, rename).map_err(|e| {
             self.discard(temp);
             Error::io(format_args!("publishing {name}"), e)
@@ -234,7 +235,7 @@ impl Layout {
     }
 
     pub(crate) fn sync(&self, folder: Folder) -> Result<()> {
-        rustix::fs::fsync(self.folder(folder)).map_err(|e| Error::io("syncing a folder", e))
+        durable::sync_folder(self.folder(folder)).map_err(|e| Error::io("syncing a folder", e))
     }
 
     /// Removes a temporary file; one that stays is swept at the next start.

@@ -31,6 +31,7 @@ mod buffer;
 mod catalog;
 mod describe;
 mod digest;
+mod durable;
 mod error;
 mod format;
 mod immutable;

@@ -12,6 +12,7 @@ use crate::catalog::Catalog;
 use crate::catalog::store::{Decision, Store};
 use crate::describe;
 use crate::digest::Sha256Digest;
+use crate::durable;
 use crate::error::{Error, ErrorKind, Result};
 use crate::layout::{Create, Folder, Layout, blob_name};
 use crate::mounts::{self, MountGuard, MountRecord};
@@ -468,7 +469,7 @@ impl Inner {
                     ));
                 }
                 rustix::fs::fchmod(&copy, crate::ingest::READ_ONLY).map_err(|e| io(e.into()))?;
-                copy.sync_all().map_err(io)
+                durable::sync_file(&copy).map_err(io)
             });
         copied.inspect_err(|_| self.layout.discard(&temp))?;
         // Under the lock, so that a delete or a promotion meanwhile is not undone.
