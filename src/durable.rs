@@ -104,6 +104,9 @@ mod tests {
             let names: HashMap<u64, &str> = [
                 (ino(root), "root"),
                 (ino(&root.join("blobs/sha256")), "blobs"),
+                (ino(&root.join("blobs")), "blobs/"),
+                (ino(&root.join("sidecars")), "sidecars/"),
+                (ino(&root.join("run")), "run/"),
                 (ino(&root.join("trees")), "trees"),
                 (ino(&root.join("sidecars/sha256")), "sidecars"),
                 (ino(&root.join("stamps")), "stamps"),
@@ -178,6 +181,25 @@ mod tests {
         ];
         expected.extend(CHANGE);
         expected.push("rename stamp");
+        assert_eq!(rig.steps(), expected);
+    }
+
+    #[test]
+    fn t06_every_folder_of_a_new_root_is_synced_into_the_one_above_it_before_there_is_a_manifest() {
+        STEPS.take();
+        let rig = Rig::new();
+        let expected = [
+            "sync blobs/",
+            "sync sidecars/",
+            "sync run/",
+            "sync root",
+            "sync manifest",
+            "rename manifest",
+            "sync root",
+            "sync generation",
+            "rename generation",
+            "sync root",
+        ];
         assert_eq!(rig.steps(), expected);
     }
 

@@ -106,7 +106,6 @@ impl Layout {
                     Err(e) => return Err(Error::io(format_args!("creating {}/{folder}", path.display()), e)),
                 }
             }
-            durable::sync_folder(&root).map_err(|e| Error::io("syncing the root", e))?;
         }
         let sub = |name: &str| {
             // A link anywhere on the way would lead outside.
@@ -114,6 +113,13 @@ impl Layout {
             rustix::fs::openat2(&root, name, FOLDER, Mode::empty(), beneath)
                 .map_err(|e| Error::io(format_args!("opening {}/{name}", path.display()), e))
         };
+        if create == Create::Missing {
+            // Also what an earlier start has made: it may have ended before this.
+            for above in FOLDERS.iter().filter_map(|folder| folder.split_once('/')).map(|(above, _)| above) {
+                durable::sync_folder(&sub(above)?).map_err(|e| Error::io(format_args!("syncing {above}"), e))?;
+            }
+            durable::sync_folder(&root).map_err(|e| Error::io("syncing the root", e))?;
+        }
         Ok(Layout {
             blobs: sub("blobs/sha256")?,
             trees: sub("trees")?,
