@@ -884,8 +884,9 @@ securereg_status securereg_quarantine(struct securereg_registry registry,
                                       struct securereg_error *error);
 
 /**
- * Verifies the model `name` and, if every byte is good, lifts its quarantine, whoever put it. `reason` goes into the audit
- * log. `task` may be NULL. Thread-safe.
+ * Verifies the model `name` and, if every byte is good, lifts its quarantine, whoever put it. When no model has that name
+ * now but one that had was deleted under an incident, its bytes may be promoted again. `reason` goes into the audit log.
+ * `task` may be NULL. Thread-safe.
  *
  * Errors: SECUREREG_CORRUPT or SECUREREG_UNREADABLE: it stays quarantined; SECUREREG_NOT_FOUND, SECUREREG_PERMISSION,
  * SECUREREG_CANCELLED.
@@ -897,12 +898,14 @@ securereg_status securereg_release(struct securereg_registry registry,
                                    struct securereg_error *error);
 
 /**
- * Removes the model `name`, and the bytes that no other model holds. What is open stays readable, and verified.
- * Thread-safe.
+ * Removes the model `name`, and the bytes that no other model holds. What is open stays readable, and verified. The weights
+ * of a model under an incident stay blocked until a release. Thread-safe.
  *
  * Errors: SECUREREG_NOT_FOUND, SECUREREG_PERMISSION of a registry opened read-only.
  */
-securereg_status securereg_delete(struct securereg_registry registry, const char *name, struct securereg_error *error);
+securereg_status securereg_delete(struct securereg_registry registry,
+                                  const char *name,
+                                  struct securereg_error *error);
 
 /**
  * What is recorded of a model. Set `info->size` first. Thread-safe.

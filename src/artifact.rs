@@ -1,13 +1,14 @@
 //! What the registry records of a model.
 //!
-//! Owns: [`Artifact`] and its parts, as they stand in manifest.yaml. Promises: an `Artifact` in a [`Catalog`] has at
-//! least one file, its digest and size follow from its files, and its mount paths are its alone. Leaves out: how it is
-//! written (`catalog`), where its bytes lie (`layout`).
+//! Owns: [`Artifact`] and its parts, and [`Blocked`], as they stand in manifest.yaml. Promises: an `Artifact` in a
+//! [`Catalog`] has at least one file, its digest and size follow from its files, and its mount paths are its alone; an
+//! incident outlives the model it was put on. Leaves out: how it is written (`catalog`), where its bytes lie (`layout`).
 //!
 //! [`Catalog`]: crate::Catalog
 
 use crate::digest::{Blake3Digest, Sha256Digest};
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::is_model_name;
 use crate::name::{ModelName, RelPath};
 use serde::{Deserialize, Serialize};
 use std::str::FromStr;
@@ -67,6 +68,58 @@ pub struct Quarantine {
     pub incident_id: Option<String>,
     /// Since when: RFC 3339, UTC.
     pub at: String,
+}
+
+impl Quarantine {
+    /// The incident in words: its id, where there is one.
+    pub fn incident(&self) -> String {
+        self.incident_id.as_ref().map_or_else(|| "an incident".into(), |id| format!("the incident {id}"))
+    }
+}
+
+/// What a model that was deleted under an incident leaves: its weights stay blocked under every name until a release.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Blocked {
+    /// The name it had. Another model may have that name now.
+    pub name: ModelName,
+    /// When it was deleted: RFC 3339, UTC.
+    pub deleted_at: String,
+    /// The incident, as it stood at the deletion.
+    pub quarantine: Quarantine,
+    /// Its weights, sorted by digest, each once; at least one.
+    pub weights: Vec<Weights>,
+}
+
+/// One file of weights that may not come back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Weights {
+    /// Its identity: the name its blob had.
+    pub sha256: Sha256Digest,
+}
+
+impl Blocked {
+    /// What `artifact` leaves when it is deleted at `deleted_at`; nothing unless it is under an incident. Weights only: a
+    /// licence or a vocabulary is shared by models that have nothing else in common.
+    pub(crate) fn left_by(artifact: &Artifact, deleted_at: &str) -> Option<Blocked> {
+        let quarantine = artifact.quarantine.as_ref().filter(|q| q.cause == Cause::Incident)?;
+        let weights = artifact.files.iter().filter(|f| is_model_name(&f.path)).map(|f| Weights { sha256: f.sha256 });
+        let mut weights: Vec<Weights> = weights.collect();
+        weights.sort_unstable();
+        weights.dedup();
+        (!weights.is_empty()).then(|| Blocked {
+            name: artifact.name.clone(),
+            deleted_at: deleted_at.to_owned(),
+            quarantine: quarantine.clone(),
+            weights,
+        })
+    }
+
+    /// What sorts them, and what no two have in common: several may have one name.
+    pub(crate) fn key(&self) -> (&str, &[Weights]) {
+        (self.name.as_str(), &self.weights)
+    }
 }
 
 /// What led to a quarantine.

@@ -9,6 +9,7 @@
 //! generation the manifest shows.
 
 use crate::digest::Sha256Digest;
+use crate::durable;
 use crate::error::{Error, ErrorKind, Result};
 use crate::layout::{Folder, Layout};
 use crate::task::Actor;
@@ -108,7 +109,7 @@ pub(crate) fn append(layout: &Layout, actor: &Actor, events: &[Event<'_>]) -> Re
         text.push('\n');
     }
     let written = file.write_all_at(text.as_bytes(), end).and_then(|()| file.set_len(end + text.len() as u64));
-    written.and_then(|()| file.sync_data()).map_err(|e| Error::io("writing audit.jsonl", e))?;
+    written.and_then(|()| durable::sync_data(&file)).map_err(|e| Error::io("writing audit.jsonl", e))?;
     if seq == 0 {
         layout.sync(Folder::Root)?;
     }

@@ -14,6 +14,7 @@
 use crate::artifact::FileEntry;
 use crate::buffer::{ALIGN, ReadBuf};
 use crate::digest::{Blake3Digest, Sha256Digest};
+use crate::durable;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format;
 use crate::layout::{Folder, Layout};
@@ -85,7 +86,7 @@ pub(crate) fn take_in(
     let file = source.open()?;
     if let Some((adopted, temp)) = adopt(layout, source, &file, transfer) {
         let staged = read_pass(source, &file, None, meter).and_then(|pass| {
-            file.sync_all().map_err(|e| Error::io(format_args!("syncing {}", source.path), e))?;
+            durable::sync_file(&file).map_err(|e| Error::io(format_args!("syncing {}", source.path), e))?;
             source.check_unchanged(&file, Taken::Adopted)?;
             if !adopted.lease.is_unbroken() {
                 return Err(source.changed());
@@ -101,7 +102,7 @@ pub(crate) fn take_in(
     };
     let staged = copied.and_then(|(pass, method)| {
         rustix::fs::fchmod(&copy, READ_ONLY).map_err(|e| Error::io("making the copy read-only", e))?;
-        copy.sync_all().map_err(|e| Error::io(format_args!("syncing the copy of {}", source.path), e))?;
+        durable::sync_file(&copy).map_err(|e| Error::io(format_args!("syncing the copy of {}", source.path), e))?;
         source.check_unchanged(&file, Taken::Copied)?;
         pass.staged(layout, source, temp.clone(), method, None)
     });

@@ -19,6 +19,7 @@
 //! ```
 
 use crate::digest::Sha256Digest;
+use crate::durable;
 use crate::error::{Error, ErrorKind, Result};
 use crate::immutable;
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, ResolveFlags};
@@ -106,7 +107,6 @@ impl Layout {
                     Err(e) => return Err(Error::io(format_args!("creating {}/{folder}", path.display()), e)),
                 }
             }
-            rustix::fs::fsync(&root).map_err(|e| Error::io("syncing the root", e))?;
         }
         let sub = |name: &str| {
             // A link anywhere on the way would lead outside.
@@ -114,6 +114,13 @@ impl Layout {
             rustix::fs::openat2(&root, name, FOLDER, Mode::empty(), beneath)
                 .map_err(|e| Error::io(format_args!("opening {}/{name}", path.display()), e))
         };
+        if access == Access::Create {
+            // Also what an earlier start has made: it may have ended before this.
+            for above in FOLDERS.iter().filter_map(|folder| folder.split_once('/')).map(|(above, _)| above) {
+                durable::sync_folder(&sub(above)?).map_err(|e| Error::io(format_args!("syncing {above}"), e))?;
+            }
+            durable::sync_folder(&root).map_err(|e| Error::io("syncing the root", e))?;
+        }
         Ok(Layout {
             blobs: sub("blobs/sha256")?,
             trees: sub("trees")?,
@@ -218,7 +225,7 @@ impl Layout {
     /// Writes and syncs a file in tmp/. Whoever does holds [`Layout::use_temp`].
     pub(crate) fn write_temp(&self, bytes: &[u8]) -> Result<String> {
         let (mut file, temp) = self.new_temp(OFlags::empty())?;
-        let written = file.write_all(bytes).and_then(|()| file.sync_all());
+        let written = file.write_all(bytes).and_then(|()| durable::sync_file(&file));
         written.map_err(|e| {
             self.discard(&temp);
             Error::io("writing a temporary file", e)
@@ -229,7 +236,7 @@ impl Layout {
     /// Renames `temp`, already synced, to `folder/name`. The folder still has to be synced.
     pub(crate) fn publish(&self, temp: &str, folder: Folder, name: &str) -> Result<()> {
         self.check_writable()?;
-        let rename = || rustix::fs::renameat(&self.tmp, temp, self.folder(folder), name);
+        let rename = || durable::rename(&self.tmp, temp, self.folder(folder), name);
         self.despite_immutable(folder, name, rename).map_err(|e| {
             self.discard(temp);
             Error::io(format_args!("publishing {name}"), e)
@@ -254,7 +261,7 @@ impl Layout {
     }
 
     pub(crate) fn sync(&self, folder: Folder) -> Result<()> {
-        rustix::fs::fsync(self.folder(folder)).map_err(|e| Error::io("syncing a folder", e))
+        durable::sync_folder(self.folder(folder)).map_err(|e| Error::io("syncing a folder", e))
     }
 
     /// Removes a temporary file; one that stays is swept at the next start.

@@ -31,6 +31,7 @@ mod buffer;
 mod catalog;
 mod describe;
 mod digest;
+mod durable;
 mod error;
 mod events;
 mod ffi;
@@ -55,7 +56,7 @@ mod verified;
 mod verify;
 mod watch;
 
-pub use artifact::{Artifact, Cause, FileEntry, Format, Layout, Quarantine, list_digest};
+pub use artifact::{Artifact, Blocked, Cause, FileEntry, Format, Layout, Quarantine, Weights, list_digest};
 pub use audit::{AuditLine, AuditSummary};
 pub use buffer::ReadBuf;
 pub use catalog::{Catalog, holder_of_path};
@@ -67,7 +68,8 @@ pub use format::gguf::{Array, GgufHeader, MAX_HEADER, Strings, TensorInfo, Value
 pub use mounts::{MountGuard, MountRecord};
 pub use name::{MAX_DEPTH, MAX_NAME, MAX_TAG, ModelName, RelPath};
 pub use registry::{
-    MAX_EVIDENCE, Method, Outcome, PromoteRequest, Promotion, Registry, Transfer, VerifyAll, VerifyReport, VerifyStatus,
+    MAX_EVIDENCE, Method, Outcome, PromoteRequest, Promotion, Registry, Release, Transfer, VerifyAll, VerifyReport,
+    VerifyStatus,
 };
 pub use sealed::Sealed;
 pub use source::{MAX_FILES, Source};

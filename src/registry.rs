@@ -4,7 +4,7 @@
 //! between threads; it starts no thread that outlives a call; each call sees what other processes changed before it. Leaves
 //! out: how anything is done.
 
-use crate::artifact::{Artifact, FileEntry};
+use crate::artifact::{Artifact, Blocked, FileEntry};
 use crate::audit::{self, AuditLine, AuditSummary};
 use crate::blobs::{Blobs, OpenBlob};
 use crate::buffer::ReadBuf;
@@ -12,6 +12,7 @@ use crate::catalog::Catalog;
 use crate::catalog::store::{Decision, Store};
 use crate::describe;
 use crate::digest::Sha256Digest;
+use crate::durable;
 use crate::error::{Error, ErrorKind, Result};
 use crate::events::Events;
 use crate::layout::{Access, Folder, Layout, blob_name};
@@ -32,7 +33,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use crate::promote::{MAX_EVIDENCE, Method, Outcome, PromoteRequest, Promotion, Transfer};
-pub use crate::verify::{VerifyAll, VerifyReport, VerifyStatus};
+pub use crate::verify::{Release, VerifyAll, VerifyReport, VerifyStatus};
 
 /// An open registry root.
 #[derive(Debug, Clone)]
@@ -137,16 +138,27 @@ impl Registry {
         verify::quarantine(&self.inner, name, reason, incident_id, actor)
     }
 
-    /// Verifies a model and, if every byte is good, lifts its quarantine, whoever put it.
-    pub fn release(&self, name: &ModelName, reason: &str, actor: &Actor, task: &Task<'_>) -> Result<VerifyReport> {
+    /// Verifies a model and, if every byte is good, lifts its quarantine, whoever put it. When no model has the name, the
+    /// same as [`Registry::release_deleted`].
+    pub fn release(&self, name: &ModelName, reason: &str, actor: &Actor, task: &Task<'_>) -> Result<Release> {
         verify::release(&self.inner, name, reason, actor, task)
     }
 
-    /// Removes a model, and the bytes that no other model holds. Open files stay readable, and verified.
+    /// Lets the weights of all models that were deleted under this name and an incident be promoted again. Nothing is verified:
+    /// the bytes are gone. A model that has the name now is not touched.
+    ///
+    /// # Errors
+    /// `NotFound` when nothing deleted under the name is blocked.
+    pub fn release_deleted(&self, name: &ModelName, reason: &str, actor: &Actor) -> Result<Vec<Arc<Blocked>>> {
+        verify::release_deleted(&self.inner, name, reason, actor)
+    }
+
+    /// Removes a model, and the bytes that no other model holds. Open files stay readable, and verified. The weights of one
+    /// that is under an incident stay blocked until a release, see [`Catalog::blocked`].
     pub fn delete(&self, name: &ModelName, actor: &Actor) -> Result<()> {
         let change = |catalog: &Catalog| {
             let why = format!("sha256 {}", catalog.require(name)?.sha256);
-            let edits = vec![crate::catalog::Edit::Remove(name.clone())];
+            let edits = vec![crate::catalog::Edit::Remove { name: name.clone(), at: audit::now() }];
             Ok(Decision::Change { event: "delete", names: vec![name.to_string()], why, edits, value: () })
         };
         self.inner.commit(actor, change).map(drop)
@@ -504,7 +516,7 @@ impl Inner {
                     ));
                 }
                 rustix::fs::fchmod(&copy, crate::ingest::READ_ONLY).map_err(|e| io(e.into()))?;
-                copy.sync_all().map_err(io)
+                durable::sync_file(&copy).map_err(io)
             });
         copied.inspect_err(|_| self.layout.discard(&temp))?;
         // Under the lock, so that a delete or a promotion meanwhile is not undone.

@@ -2,9 +2,10 @@
 //!
 //! Owns: verify one, verify all, quarantine by integrity, restore, release. Promises: a model that fails is quarantined
 //! before the report is given; one that passes again is restored only when integrity had quarantined it, never when an
-//! incident had; a disk that does not answer is reported as such and quarantines nothing. Leaves out: hashing (`scan`).
+//! incident had; what a model deleted under an incident left blocked, only a release lifts; a disk that does not answer is
+//! reported as such and quarantines nothing. Leaves out: hashing (`scan`).
 
-use crate::artifact::{Artifact, Cause, FileEntry, Layout as Shape, Quarantine, list_digest};
+use crate::artifact::{Artifact, Blocked, Cause, FileEntry, Layout as Shape, Quarantine, list_digest};
 use crate::audit::{self, Event, now};
 use crate::blobs::Check;
 use crate::catalog::store::Decision;
@@ -76,6 +77,15 @@ impl VerifyAll {
     }
 }
 
+/// What a release found under its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Release {
+    /// A model, which was verified; whether it is served again, the report says.
+    Model(VerifyReport),
+    /// No model, but what deleted ones had left blocked: it is not any more.
+    Deleted(Vec<Arc<Blocked>>),
+}
+
 /// Where the last result of verify-all is kept.
 const LAST: &str = "integrity.json";
 
@@ -116,15 +126,19 @@ pub(crate) fn last(inner: &Inner) -> Result<Option<VerifyAll>> {
     }
 }
 
-/// Lifts a quarantine, whoever put it, if every byte is good.
+/// Lifts a quarantine, whoever put it, if every byte is good; or, when no model has the name, what deleted ones left.
 pub(crate) fn release(
     inner: &Arc<Inner>,
     name: &ModelName,
     reason: &str,
     actor: &Actor,
     task: &Task<'_>,
-) -> Result<VerifyReport> {
-    let artifact = Arc::clone(inner.catalog()?.require(name)?);
+) -> Result<Release> {
+    let catalog = inner.catalog()?;
+    if catalog.artifact(name).is_none() && catalog.blocked_as(name).next().is_some() {
+        return release_deleted(inner, name, reason, actor).map(Release::Deleted);
+    }
+    let artifact = Arc::clone(catalog.require(name)?);
     let mut reports = check(inner, std::slice::from_ref(&artifact), task)?;
     if reports.iter().any(|(_, report)| report.status != VerifyStatus::Verified) {
         settle(inner, &mut reports, actor)?;
@@ -133,7 +147,30 @@ pub(crate) fn release(
     if report.status == VerifyStatus::Verified {
         report.restored = lift(inner, &artifact, "release", reason, actor)?;
     }
-    Ok(report)
+    Ok(Release::Model(report))
+}
+
+/// Lifts what models deleted under this name left blocked. There are no bytes left that could be verified, and the log says so.
+pub(crate) fn release_deleted(
+    inner: &Arc<Inner>,
+    name: &ModelName,
+    reason: &str,
+    actor: &Actor,
+) -> Result<Vec<Arc<Blocked>>> {
+    let (_, lifted) = inner.commit(actor, |catalog| {
+        let lifted: Vec<Arc<Blocked>> = catalog.blocked_as(name).cloned().collect();
+        if lifted.is_empty() {
+            let why =
+                format!("nothing that was deleted as {name} is blocked: `securereg list --blocked` names what is");
+            return Err(Error::new(ErrorKind::NotFound, why).on(name));
+        }
+        let incidents: Vec<String> = lifted.iter().map(|b| b.quarantine.incident()).collect();
+        // What matters most first: the log cuts what is too long.
+        let why = format!("no bytes are left to verify; deleted under {}: {reason}", incidents.join(", "));
+        let edits = vec![Edit::Unblock(name.clone())];
+        Ok(Decision::Change { event: "release", names: vec![name.to_string()], why, edits, value: lifted })
+    })?;
+    Ok(lifted)
 }
 
 /// Quarantines one model for an incident, or because a person says so.

@@ -204,10 +204,10 @@ fn integrity_restores_what_integrity_took_and_never_what_an_incident_took() {
     let e = root.promote_path("other", &root.source("other.gguf", &gguf(3 * G, 1))).unwrap_err();
     assert_eq!(e.kind(), ErrorKind::Conflict, "nor under another name");
     flip(&root.blob("m"), 1);
-    let report = root.registry.release(&name("m"), "checked", &me(), &Task::unattended()).unwrap();
+    let report = root.release("m", "checked");
     assert_eq!((report.status, root.status("m")), (VerifyStatus::Failed, "quarantined"), "a release needs good bytes");
     flip(&root.blob("m"), 1);
-    let report = root.registry.release(&name("m"), "checked", &me(), &Task::unattended()).unwrap();
+    let report = root.release("m", "checked");
     assert_eq!((report.restored, root.status("m")), (true, "promoted"));
     for (event, phase) in [
         ("verify_failed", "noted"),
@@ -219,6 +219,109 @@ fn integrity_restores_what_integrity_took_and_never_what_an_incident_took() {
         assert!(root.has_event(event, phase, "m"), "{event}");
     }
     assert!(root.registry.quarantine(&name("m"), " ", None, &me()).is_err(), "a reason is wanted");
+}
+
+#[test]
+fn an_incident_outlives_its_model_until_a_release() {
+    let root = Root::new();
+    root.promote("m", &gguf(100, 1));
+    root.promote("before", &gguf(100, 1));
+    root.registry.quarantine(&name("m"), "backdoor", Some("INC-7"), &me()).unwrap();
+    root.registry.delete(&name("m"), &me()).unwrap();
+    assert_eq!(root.open("m").unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(root.registry.describe_all().unwrap().len(), 1, "it is gone from every list");
+    assert_eq!(root.read("before").unwrap(), gguf(100, 1), "one that was there before is not touched");
+    let refused = |registry: &Registry, model: &str| {
+        let source = Source::open(&root.source("again.gguf", &gguf(100, 1))).unwrap();
+        let e = registry.promote(PromoteRequest::new(name(model)), source, &me(), &Task::unattended()).unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::Conflict);
+        for word in ["INC-7", "as m, which was deleted", "securereg release m --deleted"] {
+            assert!(e.to_string().contains(word), "{e}");
+        }
+    };
+    for model in ["m", "other", "other:v1"] {
+        refused(&root.registry, model);
+        refused(&root.again(), model);
+    }
+    assert!(root.names("tmp").is_empty());
+
+    // The name is free for other bytes, which may come under an incident of their own.
+    root.promote("m", &gguf(100, 2));
+    root.registry.quarantine(&name("m"), "worse", Some("INC-8"), &me()).unwrap();
+    root.registry.delete(&name("m"), &me()).unwrap();
+    let catalog = root.again().catalog().unwrap();
+    let mut left: Vec<_> = catalog.blocked().map(|b| b.quarantine.incident_id.clone().unwrap()).collect();
+    left.sort();
+    assert_eq!(left, ["INC-7", "INC-8"]);
+    assert!(catalog.blocked().all(|b| b.name == name("m") && !b.deleted_at.is_empty() && b.weights.len() == 1));
+
+    let Release::Deleted(lifted) = root.again().release(&name("m"), "both closed", &me(), &Task::unattended()).unwrap()
+    else {
+        panic!("there was nothing to verify")
+    };
+    assert_eq!(lifted.len(), 2);
+    let log = root.registry.audit_log().unwrap();
+    let line = log.iter().rfind(|l| (l.event.as_str(), l.phase.as_str()) == ("release", "applied")).unwrap();
+    assert_eq!(line.name, "m");
+    for word in ["no bytes are left to verify", "INC-7", "INC-8", "both closed"] {
+        assert!(line.why.contains(word), "{line:?}");
+    }
+    root.promote("m", &gguf(100, 1));
+    assert_eq!(root.read("m").unwrap(), gguf(100, 1));
+    assert_eq!(root.registry.catalog().unwrap().blocked().count(), 0);
+}
+
+#[test]
+fn a_release_of_a_model_leaves_what_deleted_ones_of_its_name_left_blocked() {
+    let root = Root::new();
+    root.promote("m", &gguf(100, 1));
+    root.registry.quarantine(&name("m"), "backdoor", None, &me()).unwrap();
+    root.registry.delete(&name("m"), &me()).unwrap();
+    root.promote("m", &gguf(100, 2));
+    root.registry.quarantine(&name("m"), "odd", None, &me()).unwrap();
+    assert!(root.release("m", "looked into").restored);
+    let blocked = |root: &Root| root.registry.catalog().unwrap().blocked_as(&name("m")).count();
+    assert_eq!(blocked(&root), 1, "another incident was looked into");
+    let e = root.promote_path("n", &root.source("n.gguf", &gguf(100, 1))).unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::Conflict);
+
+    assert_eq!(root.registry.release_deleted(&name("m"), "closed", &me()).unwrap().len(), 1);
+    assert_eq!((blocked(&root), root.status("m")), (0, "promoted"));
+    root.promote("n", &gguf(100, 1));
+    for nothing in [
+        root.registry.release_deleted(&name("m"), "again", &me()).map(drop),
+        root.registry.release(&name("none"), "r", &me(), &Task::unattended()).map(drop),
+    ] {
+        assert_eq!(nothing.unwrap_err().kind(), ErrorKind::NotFound);
+    }
+}
+
+#[test]
+fn a_deletion_without_an_incident_blocks_nothing_and_a_licence_is_never_blocked() {
+    let root = Root::new();
+    root.promote("good", &gguf(100, 1));
+    root.promote("rotten", &gguf(100, 2));
+    flip(&root.blob("rotten"), 50);
+    assert_eq!(root.verify("rotten").status, VerifyStatus::Failed);
+    for model in ["good", "rotten"] {
+        root.registry.delete(&name(model), &me()).unwrap();
+    }
+    root.promote("one", &gguf(100, 1));
+    root.promote("two", &gguf(100, 2));
+
+    for i in 3..5 {
+        root.source(&format!("hf{i}/LICENSE"), b"the same words");
+        root.source(&format!("hf{i}/m.gguf"), &gguf(100, i));
+    }
+    root.promote_path("hf3", &root.dir.path().join("source/hf3")).unwrap();
+    root.registry.quarantine(&name("hf3"), "why", None, &me()).unwrap();
+    root.registry.delete(&name("hf3"), &me()).unwrap();
+    root.promote_path("hf4", &root.dir.path().join("source/hf4")).unwrap();
+    let e = root.promote_path("three", &root.source("three.gguf", &gguf(100, 3))).unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::Conflict);
+    for folder in ["blobs/sha256", "trees"] {
+        assert_eq!(root.names(folder).len(), 4, "{folder}: nothing of what is blocked is kept");
+    }
 }
 
 #[test]
@@ -416,7 +519,7 @@ fn a_release_of_a_damaged_model_quarantines_it_and_evidence_that_cannot_be_read_
     let root = Root::new();
     root.promote("m", &gguf(3 * G, 1));
     flip(&root.blob("m"), 5);
-    let report = root.registry.release(&name("m"), "r", &me(), &Task::unattended()).unwrap();
+    let report = root.release("m", "r");
     assert_eq!((report.status, report.restored, root.status("m")), (VerifyStatus::Failed, false, "quarantined"));
 
     let mut request = PromoteRequest::new(name("e"));

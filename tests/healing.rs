@@ -146,7 +146,9 @@ fn a_release_lifts_only_the_quarantine_it_looked_into() {
             other.quarantine(&name("m"), "backdoor found", Some("inc-2"), &me()).unwrap();
         }
     });
-    let report = root.registry.release(&name("m"), "inc-1 is closed", &me(), &task).unwrap();
+    let Release::Model(report) = root.registry.release(&name("m"), "inc-1 is closed", &me(), &task).unwrap() else {
+        panic!("m is registered")
+    };
     assert_eq!((report.status, report.restored, root.status("m")), (VerifyStatus::Verified, false, "quarantined"));
     let catalog = root.registry.catalog().unwrap();
     assert_eq!(catalog.require(&name("m")).unwrap().quarantine.as_ref().unwrap().incident_id.as_deref(), Some("inc-2"));

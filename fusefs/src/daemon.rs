@@ -48,6 +48,8 @@ pub(crate) struct Daemon {
     /// By inode number. Emptied with each new generation, so that what was deleted or moved on is let go.
     kept: Mutex<LruCache<u64, Arc<OpenFile>, RandomState>>,
     next_handle: AtomicU64,
+    /// Held by the one thread that looks at inodes while it dispatches; never waited for.
+    looking: Mutex<()>,
 }
 
 /// What an open file handle stands for.
@@ -84,6 +86,7 @@ impl Daemon {
             handles: RwLock::new(HashMap::new()),
             kept: Mutex::new(LruCache::with_hasher(KEPT_OPEN, RandomState::new())),
             next_handle: AtomicU64::new(1),
+            looking: Mutex::new(()),
         });
         let weak: Weak<Daemon> = Arc::downgrade(&daemon);
         let pool = Pool::start(
@@ -249,8 +252,11 @@ impl Daemon {
     }
 
     /// A file that was open before and may be handed out again. Asks the manifest and the inodes themselves, and reads
-    /// nothing, so that it may be asked on the thread that dispatches: whatever is not plain goes to the pool.
+    /// nothing, so that it may be asked on the thread that dispatches: whatever is not plain goes to the pool. Should the
+    /// kernel have dropped one of these inodes and the disk hang, that thread hangs too: only one at a time may, and the other
+    /// goes on with everything else.
     fn still_open(&self, node: &Arc<FileNode>) -> Option<Arc<OpenFile>> {
+        let _looking = self.looking.try_lock()?;
         let file = Arc::clone(self.kept.lock().get(&node.ino)?);
         let admitted = self.still_good(node, &file);
         admitted.is_some().then_some(file)
@@ -382,5 +388,38 @@ impl Daemon {
 fn refuse(ticket: &Ticket, errno: Errno) {
     if let Some(claim) = ticket.claim() {
         claim.fail(errno);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use securereg::{Actor, PromoteRequest, Source, Task};
+    use std::sync::mpsc::channel;
+
+    /// That an inode is not in memory and its disk hangs cannot be had everywhere; what other opens do meanwhile is decided
+    /// here.
+    #[test]
+    fn t17_while_one_dispatching_thread_hangs_in_a_look_at_inodes_the_other_leaves_that_to_the_pool() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let source = dir.path().join("m.gguf");
+        std::fs::write(&source, [b"GGUF\x03\0\0\0".as_slice(), &[0; 16]].concat()).expect("written");
+        let registry = Registry::open_or_create(&dir.path().join("root")).expect("a root");
+        let request = PromoteRequest::new("m".parse().expect("a name"));
+        let source = Source::open(&source).expect("a source");
+        registry.promote(request, source, &Actor::new("test", "x"), &Task::unattended()).expect("promoted");
+        let daemon = Daemon::start(registry, 1, Duration::from_secs(60)).expect("started");
+        daemon.sync().expect("shown");
+        let Some(Found::File(node)) = daemon.view.lookup(crate::view::ROOT, "m.gguf") else { panic!("it is shown") };
+        assert!(daemon.still_open(&node).is_none(), "nobody has opened it");
+        let (reply, _answer) = channel();
+        daemon.open_now(&Ticket::new(1, Reply::Test(reply), None, None, Instant::now()), &node);
+        assert!(daemon.still_open(&node).is_some(), "kept open, and good");
+
+        let hung = daemon.looking.lock();
+        assert!(daemon.still_open(&node).is_none());
+        drop(hung);
+        assert!(daemon.still_open(&node).is_some());
+        daemon.close();
     }
 }

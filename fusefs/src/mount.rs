@@ -212,7 +212,7 @@ impl Mount {
         let running = Arc::clone(&mount.unmounter.0);
         let adapter = Adapter::new(Arc::clone(daemon), Modes::of(options.allow));
         let mut config = Config::default();
-        // They only dispatch: one may be busy with a long listing while the other goes on.
+        // They only dispatch: one may be busy with a long listing, or hang in a look at an inode, while the other goes on.
         config.n_threads = Some(2);
         // Who may ask is the kernel's to check (allow_other, default_permissions): fuser's own check skips reads.
         let session = Session::from_fd(adapter, fd, SessionACL::All, config)

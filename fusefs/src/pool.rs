@@ -2,8 +2,8 @@
 //!
 //! Owns: the workers, the queue before them, and the watchdog. Promises: every request is answered within its timeout,
 //! with EIO if need be, though the disk hangs (threat 17); a stuck worker is replaced, up to a cap; one blob's requests
-//! occupy at most a part of the workers, so that a hung model does not stop the others; a panic in the work is an EIO and
-//! costs no worker. Leaves out: what the work is.
+//! occupy at most a part of the workers, and one thread of their own, so that a hung model does not stop the others; a panic
+//! in the work is an EIO and costs no worker. Leaves out: what the work is.
 //!
 //! Workers are started when the oldest request that could run has waited for [`STARVED`], and end when they find
 //! nothing to do for a while, so a hung blob that holds all of them delays another one by that much and no more.
@@ -26,11 +26,16 @@ const TICK: Duration = Duration::from_millis(20);
 const IDLE: Duration = Duration::from_secs(10);
 /// Never more threads than this, stuck ones included.
 const CAP: usize = 96;
-/// Never more threads of their own (re-hashing opens) than this.
+/// Never more threads of their own (re-hashing opens), one a blob, than this.
 const APART: usize = 64;
+/// Never more requests than this wait for the one that such a thread works on.
+const WAITING: usize = 1024;
 
 /// What a worker does; it answers by claiming the ticket.
 pub(crate) type Work = Box<dyn FnOnce(&Arc<Ticket>, &mut ReadBuf) + Send>;
+
+/// The same on a thread of its own.
+type ApartWork = Box<dyn FnOnce(&Arc<Ticket>) + Send>;
 
 /// Called, on the watchdog's thread, for a read that timed out.
 pub(crate) type OnTimeout = Box<dyn Fn(&Arc<FileNode>) + Send + Sync>;
@@ -60,7 +65,8 @@ struct State {
     workers: usize,
     idle: usize,
     stuck: usize,
-    apart: usize,
+    /// Who waits for a thread of their own, by blob. A blob stands here for as long as it has such a thread.
+    apart: HashMap<Sha256Digest, VecDeque<(Arc<Ticket>, ApartWork)>>,
     watching: bool,
     closed: bool,
 }
@@ -111,41 +117,56 @@ impl Pool {
         }
     }
 
-    /// Goes on with `work` on a thread of its own, `longer` than the usual timeout: for a worker that finds that its
-    /// request needs a long time.
+    /// Goes on with `work` on a thread of its own, `longer` than the usual timeout: for a worker that finds that its request
+    /// needs a long time. Requests of one blob share one thread, in turn: what the first of them waits for, the others find done.
     pub(crate) fn apart(
         &self,
         ticket: &Arc<Ticket>,
         longer: Duration,
         work: impl FnOnce(&Arc<Ticket>) + Send + 'static,
     ) {
-        {
-            let mut state = self.0.state.lock();
-            if ticket.place() != Place::Worker || state.apart >= APART {
-                drop(state);
-                if let Some(claim) = ticket.claim() {
-                    claim.fail(Errno::EAGAIN);
-                }
-                return;
-            }
-            ticket.extend(Instant::now() + self.0.timeout + longer);
-            ticket.put(Place::Apart);
-            state.apart += 1;
-        }
-        let (pool, its) = (self.clone(), Arc::clone(ticket));
-        let spawned = std::thread::Builder::new().name("securereg-open".into()).spawn(move || {
-            let outcome = catch_unwind(AssertUnwindSafe(|| work(&its)));
-            pool.answer_if_open(&its, outcome.is_err());
-            let mut state = pool.0.state.lock();
-            state.pending.remove(&its.id);
-            state.apart -= 1;
-        });
-        if spawned.is_err() {
-            let mut state = self.0.state.lock();
-            state.pending.remove(&ticket.id);
-            state.apart -= 1;
+        let mut state = self.0.state.lock();
+        let Some(blob) = ticket.blob.filter(|blob| ticket.place() == Place::Worker && state.has_room_apart(blob))
+        else {
             drop(state);
+            if let Some(claim) = ticket.claim() {
+                claim.fail(Errno::EAGAIN);
+            }
+            return;
+        };
+        ticket.extend(Instant::now() + self.0.timeout + longer);
+        ticket.put(Place::Apart);
+        let running = state.apart.contains_key(&blob);
+        state.apart.entry(blob).or_default().push_back((Arc::clone(ticket), Box::new(work)));
+        if running {
+            return;
+        }
+        let pool = self.clone();
+        let thread = std::thread::Builder::new().name("securereg-open".into());
+        if let Err(e) = thread.spawn(move || pool.run_apart(&blob)) {
+            state.apart.remove(&blob);
+            state.pending.remove(&ticket.id);
+            drop(state);
+            tracing::error!("no thread for an open that takes long: {e}");
             drop(ticket.claim());
+        }
+    }
+
+    /// Works for whoever waits for `blob`, until nobody does.
+    fn run_apart(&self, blob: &Sha256Digest) {
+        loop {
+            let next = {
+                let mut state = self.0.state.lock();
+                let next = state.apart.get_mut(blob).and_then(VecDeque::pop_front);
+                if next.is_none() {
+                    state.apart.remove(blob);
+                }
+                next
+            };
+            let Some((ticket, work)) = next else { return };
+            let outcome = catch_unwind(AssertUnwindSafe(|| work(&ticket)));
+            self.answer_if_open(&ticket, outcome.is_err());
+            self.0.state.lock().pending.remove(&ticket.id);
         }
     }
 
@@ -168,11 +189,12 @@ impl Pool {
         let mut state = self.0.state.lock();
         state.closed = true;
         let queue = std::mem::take(&mut state.queue);
+        let waiting: Vec<VecDeque<(Arc<Ticket>, ApartWork)>> = state.apart.values_mut().map(std::mem::take).collect();
         let claims: Vec<Claim> = state.pending.values().filter_map(|t| t.claim()).collect();
         self.0.work.notify_all();
         self.0.watch.notify_all();
         drop(state);
-        drop((claims, queue));
+        drop((claims, queue, waiting));
     }
 
     fn add_worker(&self, state: &mut State) -> std::io::Result<()> {
@@ -280,7 +302,9 @@ impl Pool {
                         state.queue.retain(|(t, _)| t.id != ticket.id);
                         state.pending.remove(&ticket.id);
                     }
-                    Place::Apart | Place::Abandoned => {}
+                    // Who only waited for another's work is let go; that work itself cannot be stopped.
+                    Place::Apart => state.stop_waiting(&ticket),
+                    Place::Abandoned => {}
                 }
                 claims.push((claim, stuck));
             }
@@ -317,6 +341,24 @@ impl State {
         self.queue
             .iter()
             .position(|(t, _)| t.blob.is_none_or(|blob| self.busy.get(&blob).is_none_or(|busy| *busy < per_blob)))
+    }
+
+    /// Whether one more request of `blob` may wait for a thread of its own.
+    fn has_room_apart(&self, blob: &Sha256Digest) -> bool {
+        match self.apart.get(blob) {
+            Some(waiting) => waiting.len() < WAITING,
+            None => self.apart.len() < APART,
+        }
+    }
+
+    /// Takes a request out of the line before the thread of its blob, if it stands there.
+    fn stop_waiting(&mut self, ticket: &Ticket) {
+        let Some(waiting) = ticket.blob.and_then(|blob| self.apart.get_mut(&blob)) else { return };
+        let before = waiting.len();
+        waiting.retain(|(t, _)| t.id != ticket.id);
+        if waiting.len() < before {
+            self.pending.remove(&ticket.id);
+        }
     }
 
     fn release(&mut self, blob: &Sha256Digest) {

@@ -1,14 +1,14 @@
 //! The catalog: manifest.yaml, parsed, as an immutable snapshot.
 //!
 //! Owns: [`Catalog`] and the questions asked of it. Promises: a `Catalog` is sorted by name, has no two names or mount
-//! paths that collide, and is never changed, only replaced by one of a higher generation. Leaves out: its text (`text`),
-//! its life on disk (`store`).
+//! paths that collide, and is never changed, only replaced by one of a higher generation; no change of it forgets an
+//! incident but the one that lifts it. Leaves out: its text (`text`), its life on disk (`store`).
 
 pub(crate) mod guard;
 pub(crate) mod store;
 pub(crate) mod text;
 
-use crate::artifact::{Artifact, Cause};
+use crate::artifact::{Artifact, Blocked, Cause};
 use crate::digest::Sha256Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::{ModelName, RelPath};
@@ -19,25 +19,36 @@ use std::sync::{Arc, OnceLock};
 #[derive(Debug, Default)]
 pub struct Catalog {
     generation: u64,
-    entries: Vec<Entry>,
+    entries: Vec<Entry<Artifact>>,
     by_blob: HashMap<Sha256Digest, Vec<u32>>,
+    blocked: Vec<Entry<Blocked>>,
+    /// Of several that block a blob, one.
+    blocked_blobs: HashMap<Sha256Digest, u32>,
     taken: OnceLock<Taken>,
 }
 
-/// An artifact and its canonical text, by which the next parse knows it again.
+/// An item and its canonical text, by which the next parse knows it again.
 #[derive(Debug, Clone)]
-pub(crate) struct Entry {
-    pub(crate) artifact: Arc<Artifact>,
+pub(crate) struct Entry<T> {
+    pub(crate) item: Arc<T>,
     pub(crate) text: Arc<str>,
 }
 
-impl Entry {
-    pub(crate) fn new(artifact: Artifact) -> Entry {
-        Entry { text: text::encode(&artifact).into(), artifact: Arc::new(artifact) }
+impl From<Artifact> for Entry<Artifact> {
+    fn from(artifact: Artifact) -> Self {
+        Entry { text: text::encode(&artifact).into(), item: Arc::new(artifact) }
     }
+}
 
+impl From<Blocked> for Entry<Blocked> {
+    fn from(blocked: Blocked) -> Self {
+        Entry { text: text::encode_blocked(&blocked).into(), item: Arc::new(blocked) }
+    }
+}
+
+impl Entry<Artifact> {
     fn name(&self) -> &str {
-        self.artifact.name.as_str()
+        self.item.name.as_str()
     }
 }
 
@@ -50,23 +61,38 @@ struct Taken {
 
 impl Catalog {
     /// Sorts, checks and indexes entries.
-    pub(crate) fn new(generation: u64, mut entries: Vec<Entry>) -> Result<Catalog> {
+    pub(crate) fn new(
+        generation: u64,
+        mut entries: Vec<Entry<Artifact>>,
+        mut blocked: Vec<Entry<Blocked>>,
+    ) -> Result<Catalog> {
         if !entries.is_sorted_by(|a, b| a.name() < b.name()) {
             entries.sort_by(|a, b| a.name().cmp(b.name()));
         }
         if let Some(pair) = entries.windows(2).find(|pair| pair[0].name() == pair[1].name()) {
             return Err(Error::new(ErrorKind::Manifest, format!("the manifest names {} twice", pair[0].name())));
         }
+        if !blocked.is_sorted_by(|a, b| a.item.key() < b.item.key()) {
+            blocked.sort_by(|a, b| a.item.key().cmp(&b.item.key()));
+        }
+        if let Some(pair) = blocked.windows(2).find(|pair| pair[0].item.key() == pair[1].item.key()) {
+            let why = format!("the manifest blocks the weights of {} twice", pair[0].item.name);
+            return Err(Error::new(ErrorKind::Manifest, why));
+        }
         let mut by_blob: HashMap<Sha256Digest, Vec<u32>> = HashMap::with_capacity(entries.len());
         for (i, entry) in (0..).zip(&entries) {
-            for file in &entry.artifact.files {
+            for file in &entry.item.files {
                 let holders = by_blob.entry(file.sha256).or_default();
                 if holders.last() != Some(&i) {
                     holders.push(i);
                 }
             }
         }
-        Ok(Catalog { generation, entries, by_blob, taken: OnceLock::new() })
+        let mut blocked_blobs = HashMap::new();
+        for (i, entry) in (0..).zip(&blocked) {
+            blocked_blobs.extend(entry.item.weights.iter().map(|weights| (weights.sha256, i)));
+        }
+        Ok(Catalog { generation, entries, by_blob, blocked, blocked_blobs, taken: OnceLock::new() })
     }
 
     /// Counts up with each change.
@@ -86,12 +112,12 @@ impl Catalog {
 
     /// All models, sorted by name.
     pub fn artifacts(&self) -> impl Iterator<Item = &Arc<Artifact>> {
-        self.entries.iter().map(|e| &e.artifact)
+        self.entries.iter().map(|e| &e.item)
     }
 
     /// The model with this very name.
     pub fn artifact(&self, name: &ModelName) -> Option<&Arc<Artifact>> {
-        self.find(name).ok().map(|i| &self.entries[i].artifact)
+        find(&self.entries, name).ok().map(|i| &self.entries[i].item)
     }
 
     /// Like [`Catalog::artifact`], or an error that says so.
@@ -102,15 +128,26 @@ impl Catalog {
 
     /// The models that hold a blob.
     pub fn holders(&self, sha256: &Sha256Digest) -> impl Iterator<Item = &Arc<Artifact>> {
-        self.by_blob.get(sha256).into_iter().flatten().map(|i| &self.entries[*i as usize].artifact)
+        self.by_blob.get(sha256).into_iter().flatten().map(|i| &self.entries[*i as usize].item)
     }
 
-    pub(crate) fn entries(&self) -> &[Entry] {
+    /// What models that were deleted under an incident left, sorted by name; several may have one name.
+    pub fn blocked(&self) -> impl Iterator<Item = &Arc<Blocked>> {
+        self.blocked.iter().map(|e| &e.item)
+    }
+
+    /// The same of one name.
+    pub fn blocked_as(&self, name: &ModelName) -> impl Iterator<Item = &Arc<Blocked>> {
+        let from = self.blocked.partition_point(|e| e.item.name.as_str() < name.as_str());
+        self.blocked[from..].iter().map(|e| &e.item).take_while(move |b| b.name == *name)
+    }
+
+    pub(crate) fn entries(&self) -> &[Entry<Artifact>] {
         &self.entries
     }
 
-    fn find(&self, name: &ModelName) -> Result<usize, usize> {
-        self.entries.binary_search_by(|e| e.name().cmp(name.as_str()))
+    pub(crate) fn blocked_entries(&self) -> &[Entry<Blocked>] {
+        &self.blocked
     }
 
     /// Whether `candidate` may take its name, its mount path and its bytes. An entry of the same name does not stand in
@@ -118,7 +155,7 @@ impl Catalog {
     pub(crate) fn check_room(&self, candidate: &Artifact) -> Result<()> {
         let taken = self.taken.get_or_init(|| self.index_taken());
         let other = |i: &u32| {
-            let holder = &self.entries[*i as usize].artifact;
+            let holder = &self.entries[*i as usize].item;
             (holder.name != candidate.name).then_some(holder)
         };
         let conflict = |why: String| Err(Error::new(ErrorKind::Conflict, why).on(&candidate.name));
@@ -145,6 +182,14 @@ impl Catalog {
                     file.path, holder.name
                 ));
             }
+            if let Some(i) = self.blocked_blobs.get(&file.sha256) {
+                let Blocked { name, quarantine, .. } = &*self.blocked[*i as usize].item;
+                return conflict(format!(
+                    "the bytes of {} are under {} as {name}, which was deleted: `securereg release {name} --deleted` lifts that",
+                    file.path,
+                    quarantine.incident()
+                ));
+            }
         }
         Ok(())
     }
@@ -152,8 +197,8 @@ impl Catalog {
     fn index_taken(&self) -> Taken {
         let mut taken = Taken::default();
         for (i, entry) in (0..).zip(&self.entries) {
-            taken.names.insert(entry.artifact.name.folded(), i);
-            taken.claims.insert(entry.artifact.mount_claim().folded(), i);
+            taken.names.insert(entry.item.name.folded(), i);
+            taken.claims.insert(entry.item.mount_claim().folded(), i);
         }
         taken
     }
@@ -161,18 +206,31 @@ impl Catalog {
     /// The next generation with `edits` applied.
     pub(crate) fn with(&self, edits: &[Edit]) -> Result<Catalog> {
         let mut entries = self.entries.clone();
+        let mut blocked = self.blocked.clone();
         for edit in edits {
-            let at = entries.binary_search_by(|e| e.name().cmp(edit.name().as_str()));
-            match (edit, at) {
-                (Edit::Put(artifact), Ok(at)) => entries[at] = Entry::new(Artifact::clone(artifact)),
-                (Edit::Put(artifact), Err(at)) => entries.insert(at, Entry::new(Artifact::clone(artifact))),
-                (Edit::Remove(_), Ok(at)) => drop(entries.remove(at)),
-                (Edit::Remove(name), Err(_)) => {
-                    return Err(Error::new(ErrorKind::NotFound, format!("no model {name} is registered")).on(name));
+            match edit {
+                Edit::Put(artifact) => {
+                    let entry = Entry::from(Artifact::clone(artifact));
+                    match find(&entries, &artifact.name) {
+                        Ok(at) => entries[at] = entry,
+                        Err(at) => entries.insert(at, entry),
+                    }
                 }
+                Edit::Remove { name, at: when } => {
+                    let absent = |_| Error::new(ErrorKind::NotFound, format!("no model {name} is registered")).on(name);
+                    let gone = entries.remove(find(&entries, name).map_err(absent)?);
+                    // Here and not at the callers', so that none can forget it.
+                    if let Some(left) = Blocked::left_by(&gone.item, when) {
+                        match blocked.binary_search_by(|e| e.item.key().cmp(&left.key())) {
+                            Ok(at) => blocked[at] = left.into(),
+                            Err(at) => blocked.insert(at, left.into()),
+                        }
+                    }
+                }
+                Edit::Unblock(name) => blocked.retain(|e| e.item.name != *name),
             }
         }
-        Catalog::new(self.generation + 1, entries)
+        Catalog::new(self.generation + 1, entries, blocked)
     }
 }
 
@@ -181,17 +239,25 @@ impl Catalog {
 pub(crate) enum Edit {
     /// Adds an entry or replaces the one of the same name.
     Put(Box<Artifact>),
-    /// Takes an entry away.
-    Remove(ModelName),
+    /// Takes an entry away. One that is under an incident leaves its weights blocked.
+    Remove { name: ModelName, at: String },
+    /// Lifts what deleted models of this name left.
+    Unblock(ModelName),
 }
 
 impl Edit {
-    fn name(&self) -> &ModelName {
+    /// The entry that is not there any more as it was.
+    fn replaces(&self) -> Option<&ModelName> {
         match self {
-            Edit::Put(artifact) => &artifact.name,
-            Edit::Remove(name) => name,
+            Edit::Put(artifact) => Some(&artifact.name),
+            Edit::Remove { name, .. } => Some(name),
+            Edit::Unblock(_) => None,
         }
     }
+}
+
+fn find(entries: &[Entry<Artifact>], name: &ModelName) -> Result<usize, usize> {
+    entries.binary_search_by(|e| e.name().cmp(name.as_str()))
 }
 
 /// `a/b/c`, `a`, `a/b` of `a/b/c`: what a claim must not equal.
@@ -214,7 +280,7 @@ pub fn holder_of_path<'c>(catalog: &'c Catalog, path: &RelPath) -> Vec<&'c Arc<A
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::artifact::{FileEntry, Format, Layout, Quarantine, list_digest};
+    use crate::artifact::{FileEntry, Format, Layout, Quarantine, Weights, list_digest};
     use crate::digest::Blake3Digest;
 
     pub(crate) fn artifact(name: &str, layout: Layout, files: &[&str]) -> Artifact {
@@ -242,7 +308,7 @@ pub(crate) mod tests {
     }
 
     fn catalog(artifacts: &[Artifact]) -> Catalog {
-        Catalog::new(1, artifacts.iter().cloned().map(Entry::new).collect()).expect("a catalog")
+        Catalog::new(1, artifacts.iter().cloned().map(Entry::from).collect(), Vec::new()).expect("a catalog")
     }
 
     /// Threat 7.
@@ -296,6 +362,100 @@ pub(crate) mod tests {
         assert!(e.to_string().contains("bad"));
     }
 
+    fn remove(name: &str) -> Edit {
+        Edit::Remove { name: name.parse().expect("a name"), at: "then".into() }
+    }
+
+    fn with_incident(mut a: Artifact, id: &str) -> Edit {
+        let (reason, incident_id) = ("r".into(), Some(id.to_owned()));
+        a.quarantine = Some(Quarantine { cause: Cause::Incident, reason, incident_id, at: "t".into() });
+        Edit::Put(a.into())
+    }
+
+    #[test]
+    fn an_incident_survives_its_model_and_blocks_its_weights_alone() {
+        let bad = artifact("bad", Layout::Folder, &["1.gguf", "2.safetensors", "LICENSE"]);
+        let c = catalog(&[]).with(&[with_incident(bad.clone(), "INC-1")]).expect("put");
+        let c = c.with(&[remove("bad")]).expect("removed");
+        assert_eq!((c.len(), c.blocked().count(), c.generation()), (0, 1, 3));
+        let left = c.blocked_as(&bad.name).next().expect("what it left");
+        assert_eq!((left.deleted_at.as_str(), left.quarantine.incident_id.as_deref()), ("then", Some("INC-1")));
+        let mut sorted = vec![Weights { sha256: bad.files[0].sha256 }, Weights { sha256: bad.files[1].sha256 }];
+        sorted.sort();
+        assert_eq!(left.weights, sorted);
+        for (name, file, digest, blocked) in [
+            ("again", "x.gguf", bad.files[0].sha256, true),
+            ("again", "x.gguf", bad.files[1].sha256, true),
+            ("bad", "x.gguf", bad.files[0].sha256, true),
+            ("again", "x.gguf", bad.files[2].sha256, false),
+            ("again", "LICENSE", bad.files[0].sha256, false),
+            ("bad", "x.gguf", Sha256Digest::of(b"other"), false),
+        ] {
+            let mut candidate = artifact(name, Layout::Folder, &[file]);
+            candidate.files[0].sha256 = digest;
+            match c.check_room(&candidate) {
+                Ok(()) => assert!(!blocked, "{name} {file}"),
+                Err(e) => {
+                    assert!(blocked && e.kind() == ErrorKind::Conflict, "{name} {file}: {e}");
+                    for word in ["INC-1", "as bad, which was deleted", "securereg release bad --deleted"] {
+                        assert!(e.to_string().contains(word), "{e}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_blocked_is_told_apart_by_name_and_weights_and_lifted_by_name() {
+        let named = |name: &str, files: &[&str]| artifact(name, Layout::Folder, files);
+        let mut shared = named("other", &["1.gguf"]);
+        shared.files[0].sha256 = named("m", &["1.gguf"]).files[0].sha256;
+        let mut c = catalog(&[]);
+        let models = [
+            (named("m", &["1.gguf"]), "a"),
+            (named("m", &["2.gguf"]), "b"),
+            (shared, "c"),
+            (named("m", &["1.gguf"]), "d"),
+        ];
+        for (model, id) in models {
+            let name = model.name.to_string();
+            c = c.with(&[with_incident(model, id)]).expect("put").with(&[remove(&name)]).expect("removed");
+        }
+        let m = named("m", &["1.gguf"]);
+        let ids = |c: &Catalog, name: &ModelName| {
+            let mut ids: Vec<_> = c.blocked_as(name).filter_map(|b| b.quarantine.incident_id.clone()).collect();
+            ids.sort();
+            ids
+        };
+        assert_eq!(ids(&c, &m.name), ["b", "d"], "of the same weights the last stands");
+        assert!(c.blocked().is_sorted_by(|a, b| a.key() < b.key()));
+        let lifted = c.with(&[Edit::Unblock(m.name.clone())]).expect("lifted");
+        assert!(ids(&lifted, &m.name).is_empty());
+        let e = lifted.check_room(&m).expect_err("another one still blocks them");
+        assert!(e.to_string().contains("the incident c as other"), "{e}");
+        let twice: Vec<Entry<Blocked>> = [0, 0].map(|_| Blocked::clone(c.blocked().next().expect("one")).into()).into();
+        assert!(Catalog::new(1, Vec::new(), twice).is_err(), "each stands once");
+    }
+
+    #[test]
+    fn equal_weights_of_one_model_are_blocked_once_and_read_back() {
+        let mut twin = artifact("twin", Layout::Folder, &["1.gguf", "2.gguf"]);
+        twin.files[1].sha256 = twin.files[0].sha256;
+        let c = catalog(&[]).with(&[with_incident(twin, "i")]).expect("put").with(&[remove("twin")]).expect("removed");
+        assert_eq!(c.blocked().next().expect("one").weights.len(), 1);
+        let read = text::parse(text::render(&c).as_bytes(), None).expect("our own text");
+        assert_eq!(read.blocked().next(), c.blocked().next());
+    }
+
+    #[test]
+    fn a_model_that_is_not_under_an_incident_leaves_nothing() {
+        let mut a = artifact("a", Layout::File, &["a.gguf"]);
+        assert_eq!(catalog(std::slice::from_ref(&a)).with(&[remove("a")]).expect("removed").blocked().count(), 0);
+        a.quarantine =
+            Some(Quarantine { cause: Cause::Integrity, reason: "r".into(), incident_id: None, at: "t".into() });
+        assert_eq!(catalog(&[a]).with(&[remove("a")]).expect("removed").blocked().count(), 0);
+    }
+
     #[test]
     fn an_edit_makes_the_next_generation_and_keeps_the_order() {
         let c = catalog(&[artifact("b", Layout::File, &["b.gguf"])]);
@@ -306,20 +466,18 @@ pub(crate) mod tests {
         let c = c.expect("put");
         assert_eq!((c.generation(), c.len()), (2, 3));
         assert_eq!(c.artifacts().map(|a| a.name.as_str()).collect::<Vec<_>>(), ["a", "b", "c"]);
-        let c = c.with(&[Edit::Remove("b".parse().expect("a name"))]).expect("removed");
+        let c = c.with(&[remove("b")]).expect("removed");
         assert!(c.artifact(&"b".parse().expect("a name")).is_none());
         assert_eq!(c.require(&"b".parse().expect("a name")).expect_err("gone").kind(), ErrorKind::NotFound);
-        assert_eq!(
-            c.with(&[Edit::Remove("b".parse().expect("a name"))]).expect_err("gone").kind(),
-            ErrorKind::NotFound
-        );
+        assert_eq!(c.with(&[remove("b")]).expect_err("gone").kind(), ErrorKind::NotFound);
         assert!(
             Catalog::new(
                 1,
                 [artifact("a", Layout::File, &["a.gguf"]), artifact("a", Layout::File, &["b.gguf"])]
                     .into_iter()
-                    .map(Entry::new)
-                    .collect()
+                    .map(Entry::from)
+                    .collect(),
+                Vec::new()
             )
             .is_err(),
             "a name stands once"

@@ -296,7 +296,8 @@ impl Store {
     fn prepare(&self, new: &Catalog, actor: &Actor, event: &'static str, names: &[String], why: &str) -> Result<()> {
         let rendered = text::render(new);
         if !text::fits(rendered.len() as u64, event) {
-            return Err(Error::new(ErrorKind::TooLarge, "the manifest would grow over its limit: delete models first"));
+            let why = "the manifest would grow over its limit: delete models, or release deleted ones, first";
+            return Err(Error::new(ErrorKind::TooLarge, why));
         }
         let _in_use = self.layout.use_temp()?;
         let temp = self.layout.write_temp(rendered.as_bytes())?;
@@ -345,7 +346,7 @@ impl Store {
     /// Removes the blobs, trees, stamps and sidecars that only replaced or removed entries held. Open descriptors stay
     /// readable. What cannot be removed now is garbage, not a failure.
     fn drop_unheld(&self, old: &Catalog, new: &Catalog, edits: &[Edit]) {
-        let gone: Vec<&Arc<Artifact>> = edits.iter().filter_map(|edit| old.artifact(edit.name())).collect();
+        let gone: Vec<&Arc<Artifact>> = edits.iter().filter_map(|edit| old.artifact(edit.replaces()?)).collect();
         let evidence: HashSet<_> = if gone.iter().any(|a| a.evidence.is_some()) {
             new.artifacts().filter_map(|a| a.evidence).collect()
         } else {

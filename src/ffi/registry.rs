@@ -15,7 +15,7 @@ use crate::name::ModelName;
 use crate::registry::{Method, Outcome, PromoteRequest, Registry, Transfer};
 use crate::source::Source;
 use crate::task::Actor;
-use crate::verify::VerifyStatus;
+use crate::verify::{Release, VerifyStatus};
 use std::ffi::c_char;
 use std::mem::size_of;
 use std::path::Path;
@@ -441,8 +441,9 @@ pub unsafe extern "C" fn securereg_quarantine(
     })
 }
 
-/// Verifies the model `name` and, if every byte is good, lifts its quarantine, whoever put it. `reason` goes into the audit
-/// log. `task` may be NULL. Thread-safe.
+/// Verifies the model `name` and, if every byte is good, lifts its quarantine, whoever put it. When no model has that name
+/// now but one that had was deleted under an incident, its bytes may be promoted again. `reason` goes into the audit log.
+/// `task` may be NULL. Thread-safe.
 ///
 /// Errors: SECUREREG_CORRUPT or SECUREREG_UNREADABLE: it stays quarantined; SECUREREG_NOT_FOUND, SECUREREG_PERMISSION,
 /// SECUREREG_CANCELLED.
@@ -459,13 +460,17 @@ pub unsafe extern "C" fn securereg_release(
         // SAFETY: the caller vouches for the strings and for `task`.
         let (name, reason) = unsafe { (name_of(name)?, args::text(reason, "reason")?) };
         // SAFETY: the same.
-        let report = unsafe { task::with(task, |task| Ok(registry.release(&name, reason, &me(), task)?)) }?;
-        Failure::of_report(&report)
+        let released = unsafe { task::with(task, |task| Ok(registry.release(&name, reason, &me(), task)?)) }?;
+        match released {
+            Release::Model(report) => Failure::of_report(&report),
+            // There are no bytes left to verify, and none are served: they may be promoted again.
+            Release::Deleted(_) => Ok(()),
+        }
     })
 }
 
-/// Removes the model `name`, and the bytes that no other model holds. What is open stays readable, and verified.
-/// Thread-safe.
+/// Removes the model `name`, and the bytes that no other model holds. What is open stays readable, and verified. The weights
+/// of a model under an incident stay blocked until a release. Thread-safe.
 ///
 /// Errors: SECUREREG_NOT_FOUND, SECUREREG_PERMISSION of a registry opened read-only.
 #[unsafe(no_mangle)]

@@ -109,6 +109,14 @@ impl Root {
         self.registry.verify(&name(model), &me(), &Task::unattended()).unwrap()
     }
 
+    /// Releases a registered model.
+    pub fn release(&self, model: &str, reason: &str) -> VerifyReport {
+        match self.registry.release(&name(model), reason, &me(), &Task::unattended()).unwrap() {
+            Release::Model(report) => report,
+            Release::Deleted(lifted) => panic!("no model is called {model}: {lifted:?}"),
+        }
+    }
+
     pub fn events(&self) -> Vec<(String, String, String)> {
         self.registry.audit_log().unwrap().into_iter().map(|l| (l.event, l.phase, l.name)).collect()
     }

@@ -43,7 +43,7 @@ pub(crate) enum Verb {
     /// Copy a model into the registry, hash it, check it and register it
     Promote(Promote),
     /// List the models
-    List,
+    List(List),
     /// Show one model in full
     Show(Named),
     /// Print where a live mount shows a model
@@ -52,9 +52,10 @@ pub(crate) enum Verb {
     Verify(Verify),
     /// Stop serving a model, for a reason
     Quarantine(Quarantine),
-    /// Serve a quarantined model again, after a verification that passes
+    /// Serve a quarantined model again, after a verification that passes; or let the bytes of one that was deleted under an
+    /// incident be promoted again
     Release(Release),
-    /// Remove a model, and its bytes when no other model holds them
+    /// Remove a model, and its bytes when no other model holds them; under an incident they stay blocked until a release
     Delete(Named),
     /// Print the audit log, or check its chain
     Audit(Audit),
@@ -71,6 +72,13 @@ pub(crate) enum Verb {
 pub(crate) struct Named {
     /// The model's name, such as `llama-3` or `org/llama-3:v1`
     pub(crate) name: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct List {
+    /// List what models that were deleted under an incident left blocked instead
+    #[arg(long)]
+    pub(crate) blocked: bool,
 }
 
 #[derive(Debug, Args)]
@@ -179,6 +187,9 @@ pub(crate) struct Release {
     /// Why, for the record
     #[arg(long)]
     pub(crate) reason: String,
+    /// Release what deleted models of this name left blocked, also when a model has the name now
+    #[arg(long)]
+    pub(crate) deleted: bool,
 }
 
 #[derive(Debug, Args)]

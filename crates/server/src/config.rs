@@ -172,18 +172,22 @@ impl Config {
                     folder.display()
                 )));
             }
-            // Else the registry's own blobs and tokens could be named as sources.
-            if *folder != own && (folder.starts_with(root) || root.starts_with(folder)) {
-                return Err(ServerError::Config(format!(
-                    "staging folder {} must lie outside the registry root {} (only its quarantine/ is one)",
-                    folder.display(),
-                    root.display(),
-                )));
-            }
             folders.push(folder.clone());
         }
         if root == Path::new(SYSTEM_ROOT) {
             folders.push(PathBuf::from(SYSTEM_STAGING));
+        }
+        for folder in &folders {
+            // Else the registry's own blobs and tokens could be named as sources; by whatever spelling or link.
+            let real = resolve(folder)?;
+            if real != own && (real.starts_with(root) || root.starts_with(&real)) {
+                return Err(ServerError::Config(format!(
+                    "staging folder {} must lie outside the registry root {} (only its quarantine/ is one), but it is {}",
+                    folder.display(),
+                    root.display(),
+                    real.display(),
+                )));
+            }
         }
         let mut seen = Vec::new();
         folders.retain(|folder| {
@@ -193,6 +197,22 @@ impl Config {
             }
         });
         Ok(folders)
+    }
+}
+
+/// Where `folder` leads. One that is not there yet leads where it will be, as far as the folders above it are there.
+fn resolve(folder: &Path) -> Result<PathBuf, ServerError> {
+    let unclear = |why: &dyn std::fmt::Display| {
+        ServerError::Config(format!("staging folder {} leads nowhere that is known: {why}", folder.display()))
+    };
+    match folder.canonicalize() {
+        Ok(real) => Ok(real),
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(unclear(&e)),
+        Err(_) if folder.is_symlink() => Err(unclear(&"it is a link to what is not there; make that first")),
+        Err(e) => match (folder.parent(), folder.file_name()) {
+            (Some(above), Some(name)) => Ok(resolve(above)?.join(name)),
+            _ => Err(unclear(&e)),
+        },
     }
 }
 
@@ -230,6 +250,58 @@ mod tests {
             from(&[("BIND_ADDR", ":1")]).expect("every address").listen,
             "0.0.0.0:1".parse().expect("an address")
         );
+    }
+
+    /// Threat 2: a link into the root would make its blobs and tokens sources.
+    #[test]
+    fn t02_a_staging_folder_that_is_in_the_root_or_leads_there_is_refused() {
+        use std::os::unix::fs::symlink;
+        let dir = tempfile::tempdir().expect("a folder");
+        let registry = Registry::open_or_create(&dir.path().join("root")).expect("a root");
+        let root = registry.root();
+        let at = |name: &str| dir.path().canonicalize().expect("there").join(name);
+        for folder in ["outside", "rooted"] {
+            std::fs::create_dir(at(folder)).expect("made");
+        }
+        std::fs::write(at("file"), b"").expect("written");
+        for (target, link) in [
+            (root.join("blobs"), "link"),
+            (root.to_owned(), "outside/deep"),
+            (at("link"), "twice"),
+            (at("none"), "dangling"),
+            (at("round"), "round"),
+            (at("outside"), "fine"),
+            (registry.staging(), "own"),
+        ] {
+            symlink(target, at(link)).expect("a link");
+        }
+        let with = |folder: PathBuf| Config { staging: vec![folder], ..Config::default() }.staging_folders(&registry);
+        for (folder, why) in [
+            (root.to_owned(), "must lie outside"),
+            (root.join("blobs"), "must lie outside"),
+            (root.join("quarantine/sub"), "must lie outside"),
+            (at(""), "must lie outside"),
+            (PathBuf::from("/"), "must lie outside"),
+            (at("rooted/../root/blobs"), "must lie outside"),
+            (at("link"), "must lie outside"),
+            (at("twice"), "must lie outside"),
+            (at("outside/deep"), "must lie outside"),
+            (at("outside/deep/blobs"), "must lie outside"),
+            (at("outside/deep/not/yet/there"), "must lie outside"),
+            (at("dangling"), "make that first"),
+            (at("dangling/below"), "make that first"),
+            (at("round"), "leads nowhere"),
+            (at("file/below"), "leads nowhere"),
+            (at("none/../root"), "leads nowhere"),
+            (PathBuf::from("relative"), "absolute"),
+        ] {
+            let e = with(folder.clone()).expect_err("refused").to_string();
+            assert!(e.contains(why), "{}: {e}", folder.display());
+        }
+        for folder in [at("outside"), at("fine"), at("own"), at("not/yet/there"), registry.staging()] {
+            let all = with(folder.clone()).expect("taken");
+            assert!(all.contains(&folder) && all[0] == registry.staging(), "{}", folder.display());
+        }
     }
 
     #[test]

@@ -57,6 +57,51 @@ impl Rig {
         answer
     }
 
+    /// An open that finds, on a worker, that it takes long; told when it stands in line or was refused. What it then does,
+    /// on a thread of its own, is `work`.
+    fn submit_apart(
+        &self,
+        byte: u8,
+        work: impl FnOnce() -> Vec<u8> + Send + 'static,
+    ) -> Receiver<Result<Vec<u8>, i32>> {
+        let (sender, answer) = channel();
+        let (stands, standing) = channel();
+        let pool = self.pool.clone();
+        let found = Box::new(move |ticket: &Arc<Ticket>, _: &mut ReadBuf| {
+            pool.apart(ticket, Duration::ZERO, move |ticket| {
+                let bytes = work();
+                if let Some(claim) = ticket.claim() {
+                    claim.data(&bytes);
+                }
+            });
+            stands.send(()).expect("the test waits for it");
+        });
+        self.pool.submit(Reply::Test(sender), Some(blob(byte)), None, found);
+        standing.recv_timeout(SOON).expect("a worker has handed it over");
+        answer
+    }
+
+    /// Such an open whose work hangs until the rig's disk answers; it has begun when this returns.
+    fn apart_hung(&self, byte: u8) -> Receiver<Result<Vec<u8>, i32>> {
+        let (begins, begun) = channel();
+        let hang = Arc::clone(&self.hang);
+        let answer = self.submit_apart(byte, move || {
+            begins.send(()).expect("the test waits for it");
+            while hang.lock().try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
+                std::thread::park_timeout(Duration::from_millis(5));
+            }
+            b"late".to_vec()
+        });
+        begun.recv_timeout(SOON).expect("a thread works on it");
+        answer
+    }
+
+    /// Whether nothing is left of what was asked for.
+    fn is_at_rest(&self) -> bool {
+        let state = self.pool.0.state.lock();
+        state.apart.is_empty() && state.pending.is_empty()
+    }
+
     fn submit_hung(&self, byte: u8) -> Receiver<Result<Vec<u8>, i32>> {
         let hang = Arc::clone(&self.hang);
         // Ends when the rig drops the disk.
@@ -123,6 +168,75 @@ fn t17_threads_are_capped_however_much_hangs() {
     assert!(state.workers + state.stuck <= CAP, "{} and {}", state.workers, state.stuck);
     drop(state);
     assert!(rig.timeouts.load(Ordering::SeqCst) <= CAP, "what never reached the disk says nothing about its file");
+}
+
+#[test]
+fn t17_opens_of_one_stale_file_share_a_thread_and_leave_the_others_to_other_files() {
+    let mut rig = Rig::new(2, Duration::from_secs(60));
+    let first = rig.apart_hung(1);
+    let waiting: Vec<_> = (0..WAITING).map(|i| rig.submit_apart(1, move || i.to_be_bytes().to_vec())).collect();
+    assert_eq!(rig.submit_apart(1, Vec::new).recv_timeout(SOON), Ok(Err(libc::EAGAIN)), "the line has an end");
+    let other = rig.submit_apart(2, || b"fine".to_vec());
+    assert_eq!(other.recv_timeout(SOON), Ok(Ok(b"fine".to_vec())));
+    until(|| rig.pool.0.state.lock().apart.len() == 1);
+    assert!(first.try_recv().is_err() && waiting.iter().all(|w| w.try_recv().is_err()));
+    rig.disk = None;
+    assert_eq!(first.recv_timeout(SOON), Ok(Ok(b"late".to_vec())));
+    for (i, answer) in waiting.iter().enumerate() {
+        assert_eq!(answer.recv_timeout(SOON), Ok(Ok(i.to_be_bytes().to_vec())), "one after the other");
+    }
+    until(|| rig.is_at_rest());
+    // And the next one gets a thread again.
+    assert_eq!(rig.submit_apart(1, || b"fine".to_vec()).recv_timeout(SOON), Ok(Ok(b"fine".to_vec())));
+}
+
+#[test]
+fn t17_threads_of_their_own_are_capped_however_many_files_are_stale() {
+    let mut rig = Rig::new(2, Duration::from_secs(60));
+    let hung: Vec<_> = (0..APART).map(|i| rig.apart_hung(i as u8)).collect();
+    assert_eq!(rig.submit_apart(200, Vec::new).recv_timeout(SOON), Ok(Err(libc::EAGAIN)));
+    let behind = rig.submit_apart(0, || b"fine".to_vec());
+    rig.disk = None;
+    assert!(hung.iter().all(|h| h.recv_timeout(SOON) == Ok(Ok(b"late".to_vec()))));
+    assert_eq!(behind.recv_timeout(SOON), Ok(Ok(b"fine".to_vec())), "a thread that is there takes one more");
+}
+
+#[test]
+fn t17_who_waits_too_long_for_anothers_open_is_eio_and_leaves_the_line() {
+    let mut rig = Rig::new(2, Duration::from_secs(60));
+    let first = rig.apart_hung(1);
+    let waiting: Vec<_> = (0..10).map(|_| rig.submit_apart(1, || panic!("nobody waits for this"))).collect();
+    // As if their time were up.
+    rig.pool.0.state.lock().pending.values().for_each(|ticket| ticket.extend(Instant::now()));
+    for answer in std::iter::once(&first).chain(&waiting) {
+        assert_eq!(answer.recv_timeout(SOON), Ok(eio()));
+    }
+    {
+        let state = rig.pool.0.state.lock();
+        assert_eq!((state.apart[&blob(1)].len(), state.pending.len()), (0, 1), "only what cannot be stopped is left");
+    }
+    rig.disk = None;
+    until(|| rig.is_at_rest());
+    assert_eq!(rig.timeouts.load(Ordering::SeqCst), 0, "no read of the file timed out");
+}
+
+#[test]
+fn a_panic_in_an_open_apart_is_eio_and_the_next_one_has_its_turn() {
+    let mut rig = Rig::new(1, Duration::from_secs(60));
+    let first = rig.apart_hung(1);
+    let (bad, next) = (rig.submit_apart(1, || panic!("a bug")), rig.submit_apart(1, || b"fine".to_vec()));
+    rig.disk = None;
+    assert_eq!(first.recv_timeout(SOON), Ok(Ok(b"late".to_vec())));
+    assert_eq!((bad.recv_timeout(SOON), next.recv_timeout(SOON)), (Ok(eio()), Ok(Ok(b"fine".to_vec()))));
+}
+
+#[test]
+fn a_closed_pool_answers_who_waits_for_a_thread_with_eio() {
+    let rig = Rig::new(1, Duration::from_secs(60));
+    let answers = [rig.apart_hung(1), rig.submit_apart(1, || panic!("nobody waits for this"))];
+    rig.pool.close();
+    assert!(answers.iter().all(|answer| answer.recv_timeout(SOON) == Ok(eio())));
+    assert!(rig.pool.0.state.lock().apart[&blob(1)].is_empty());
 }
 
 #[test]

@@ -81,6 +81,23 @@ pub(crate) fn one_manifest_writer(tree: &Tree) -> Vec<Finding> {
     findings
 }
 
+/// The module in which the core's tests see each sync and each rename.
+const DURABLE: &str = "src/durable.rs";
+
+/// Calls that make something durable without that module.
+const UNSEEN: [&str; 6] = [".sync_all", ".sync_data", "fs::fsync", "fs::fdatasync", "fs::rename", "fs::syncfs"];
+
+pub(crate) fn syncs_recorded(tree: &Tree) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (path, text) in tree.rust().filter(|(path, _)| path.starts_with("src/") && *path != DURABLE && !is_test(path)) {
+        let code = lexer::code(without_tests(text));
+        for call in UNSEEN {
+            findings.extend(lines_with(path, &code, call, &format!("`{call}` belongs in {DURABLE}")));
+        }
+    }
+    findings
+}
+
 /// The threats that this stage answers (issue 2).
 const THREATS: [u8; 15] = [1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 14, 15, 17];
 

@@ -50,7 +50,7 @@ struct Rule {
     check: fn(&Tree) -> Vec<Finding>,
 }
 
-const RULES: [Rule; 15] = [
+const RULES: [Rule; 16] = [
     Rule {
         name: "core-links-no-runtime",
         invariant: "the core never links an async runtime, an HTTP stack or FUSE",
@@ -86,6 +86,11 @@ const RULES: [Rule; 15] = [
         name: "one-manifest-writer",
         invariant: "the manifest is read and written in one module",
         check: code::one_manifest_writer,
+    },
+    Rule {
+        name: "syncs-recorded",
+        invariant: "the core syncs and renames in one module, where its tests see the order",
+        check: code::syncs_recorded,
     },
     Rule {
         name: "threats-tested",

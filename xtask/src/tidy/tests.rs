@@ -47,6 +47,7 @@ fn sound() -> Vec<(&'static str, &'static str)> {
         (".ci/run", "#!/bin/bash\ncargo run --release -- up --demo\ncargo test --workspace\n"),
         ("Cargo.toml", "[package]\nname = \"securereg\"\n[lints]\nworkspace = true\n"),
         ("src/sys/mod.rs", "//! Calls.\nfn f() { unsafe { g() } }\n"),
+        ("src/durable.rs", "//! Syncs.\nfn f() { file.sync_all() }\n"),
         ("src/catalog/store.rs", "//! The writer.\nconst NAME: &str = \"manifest.yaml\";\n"),
         (
             "src/lib.rs",
@@ -89,6 +90,8 @@ fn broken() -> Vec<Broken> {
         ("one-manifest-writer", one("src/a.rs", "//! A.\nfn f() { std::fs::write(\"manifest.yaml\", x) }\n")),
         ("one-manifest-writer", one("src/b.rs", "//! B.\nfn f() { layout.write_durably(store::MANIFEST, x) }\n")),
         ("one-manifest-writer", vec![("src/catalog/store.rs", None)]),
+        ("syncs-recorded", one("src/a.rs", "//! A.\nfn f() { file.sync_all() }\n")),
+        ("syncs-recorded", one("src/a.rs", "//! A.\nfn f() { rustix::fs::renameat(a, b, c, d) }\n")),
         ("threats-tested", one("tests/threats.rs", &THREATS.replace("fn t17_a", "fn other"))),
         // Named in a comment only: no test.
         ("threats-tested", one("tests/threats.rs", &THREATS.replace("fn t10_a() {}", "// fn t10_a() {}"))),

@@ -6,7 +6,7 @@
 use super::{Context, name};
 use crate::exit::Code;
 use crate::text::{self, Cell, Color, Paint, Side, Table};
-use securereg::{Artifact, Catalog, Error, ErrorKind, MountRecord, Registry, Result, VerifyAll, VerifyStatus};
+use securereg::{Artifact, Blocked, Catalog, Error, ErrorKind, MountRecord, Registry, Result, VerifyAll, VerifyStatus};
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::sync::Arc;
@@ -42,6 +42,31 @@ pub(crate) fn list(context: &mut Context) -> Result<Code> {
     Ok(Code::Done)
 }
 
+pub(crate) fn list_blocked(context: &mut Context) -> Result<Code> {
+    let catalog = context.registry()?.catalog()?;
+    let blocked: Vec<&Blocked> = catalog.blocked().map(Arc::as_ref).collect();
+    let mut table = Table::new(&[
+        ("NAME", Side::Left),
+        ("INCIDENT", Side::Left),
+        ("SINCE", Side::Left),
+        ("DELETED", Side::Left),
+        ("FILES", Side::Right),
+        ("REASON", Side::Left),
+    ]);
+    for one in &blocked {
+        table.row([
+            Cell::new(one.name.as_str()),
+            Cell::new(one.quarantine.incident_id.as_deref().unwrap_or("-")),
+            Cell::new(&one.quarantine.at),
+            Cell::new(&one.deleted_at),
+            Cell::new(&one.weights.len().to_string()),
+            Cell::new(&one.quarantine.reason),
+        ]);
+    }
+    context.out.table(&blocked, &table, blocked.len(), "nothing that was deleted is blocked")?;
+    Ok(Code::Done)
+}
+
 pub(crate) fn show(context: &mut Context, wanted: &str) -> Result<Code> {
     let registry = context.registry()?;
     let artifact = find(&registry, wanted)?;
@@ -70,6 +95,7 @@ pub(crate) fn status(context: &mut Context) -> Result<Code> {
         "models": catalog.len(),
         "promoted": count.promoted,
         "quarantined": catalog.len() - count.promoted,
+        "blocked": catalog.blocked().count(),
         "size_bytes": count.bytes,
         "mounts": mounts,
         "last_verify_all": last,
@@ -108,6 +134,11 @@ fn overview(
     sheet.line("models", &format!("{}, {}", catalog.len(), text::size(count.bytes)));
     sheet.line("promoted", &count.promoted.to_string());
     sheet.painted("quarantined", &bad.to_string(), if bad == 0 { Paint::None } else { Paint::Bad }, color);
+    let blocked = catalog.blocked().count();
+    if blocked > 0 {
+        let what = format!("{blocked} deleted under an incident; `securereg list --blocked` names them");
+        sheet.painted("blocked", &what, Paint::Bad, color);
+    }
     if mounts.is_empty() {
         sheet.line("mounted", "nowhere; `securereg mount DIR` or `securereg up` mounts");
     }
@@ -132,7 +163,12 @@ pub(crate) fn find(registry: &Registry, wanted: &str) -> Result<Arc<Artifact>> {
     let catalog = registry.catalog()?;
     let found = catalog.artifact(&name).map(Arc::clone);
     found.ok_or_else(|| {
-        Error::new(ErrorKind::NotFound, format!("no model is called {name}; `securereg list` names them")).on(&name)
+        let deleted = match catalog.blocked_as(&name).count() {
+            0 => "",
+            _ => "; one that was is deleted and blocked, see `securereg list --blocked`",
+        };
+        let why = format!("no model is called {name}; `securereg list` names them{deleted}");
+        Error::new(ErrorKind::NotFound, why).on(&name)
     })
 }
 

@@ -145,6 +145,51 @@ fn quarantine_release_and_delete_do_what_they_say() {
 }
 
 #[test]
+fn what_was_deleted_under_an_incident_stays_blocked_until_a_release_that_says_so() {
+    let place = Place::new();
+    let sha256 = place.promoted("m")["artifact"]["sha256"].as_str().expect("a digest").to_owned();
+    place.run(&["quarantine", "m", "--reason", "a \u{1b}[31mkey", "--incident", "INC-1"]).ends(0);
+    let deleted = place.run(&["delete", "m"]).ends(0);
+    assert!(deleted.stdout == "m deleted\n" && deleted.stderr.contains("until `securereg release m`"), "{deleted:?}");
+    assert_eq!(place.run(&["list", "--json"]).json(), json!([]), "the shape that API callers know");
+    let status = place.run(&["status", "--json"]).json();
+    assert_eq!((&status["models"], &status["quarantined"], &status["blocked"]), (&json!(0), &json!(0), &json!(1)));
+    assert!(place.run(&["status"]).ends(0).stdout.contains("blocked:           1 deleted under an incident"));
+    let list = place.run(&["list", "--blocked", "--json"]).json();
+    assert_eq!((&list[0]["name"], &list[0]["quarantine"]["incident_id"]), (&json!("m"), &json!("INC-1")));
+    assert_eq!(list[0]["weights"], json!([{"sha256": sha256}]));
+    let table = place.run(&["list", "--blocked"]).ends(0).stdout;
+    assert!(table.contains("INC-1") && table.contains("[31mkey") && !table.contains('\u{1b}'), "{table:?}");
+    assert!(place.run(&["show", "m"]).ends(4).stderr.contains("securereg list --blocked"));
+
+    let file = place.file("again.gguf", &gguf("m"));
+    let refused = place.run(&["promote", &file, "--name", "other"]).ends(5);
+    for word in ["INC-1", "as m, which was deleted", "securereg release m --deleted"] {
+        assert!(refused.stderr.contains(word), "{refused:?}");
+    }
+    // The name may stand for other bytes: a release of those lifts nothing else, and says so.
+    let other = place.file("other.gguf", &gguf("other"));
+    place.run(&["promote", &other, "--name", "m"]).ends(0);
+    let released = place.run(&["release", "m", "--reason", "closed"]).ends(0);
+    assert!(released.stderr.contains("securereg release m --deleted"), "{released:?}");
+    let released = place.run(&["release", "m", "--reason", "closed", "--json"]).json();
+    assert_eq!((&released["status"], &released["blocked"]), (&json!("verified"), &json!(1)));
+    place.run(&["promote", &file, "--name", "other"]).ends(5);
+    let lifted = place.run(&["release", "m", "--reason", "closed", "--deleted", "--json"]).json();
+    assert_eq!((&lifted["status"], &lifted["name"], &lifted["lifted"]), (&json!("lifted"), &json!("m"), &list));
+    place.run(&["release", "m", "--reason", "closed", "--deleted"]).ends(4);
+    place.run(&["promote", &file, "--name", "other"]).ends(0);
+
+    // Without a model of the name, the release needs no option.
+    place.run(&["quarantine", "other", "--reason", "r"]).ends(0);
+    place.run(&["delete", "other"]).ends(0);
+    let lifted = place.run(&["release", "other", "--reason", "closed"]).ends(0);
+    assert!(lifted.stdout.contains("under an incident: its bytes may be promoted again"), "{lifted:?}");
+    assert_eq!(place.run(&["list", "--blocked", "--json"]).json(), json!([]));
+    assert!(!place.run(&["status"]).ends(0).stdout.contains("blocked"), "said only when there is something to say");
+}
+
+#[test]
 fn audit_has_a_line_for_each_decision_and_notices_an_altered_one() {
     let place = Place::new();
     place.promoted("m");
@@ -223,6 +268,7 @@ fn t01_hostile_names_are_refused_and_never_reach_the_terminal_raw() {
             vec!["delete", "--", name],
             vec!["quarantine", "--reason", "r", "--", name],
             vec!["release", "--reason", "r", "--", name],
+            vec!["release", "--deleted", "--reason", "r", "--", name],
         ] {
             let ended = place.run(&args).ends(64);
             assert!(ended.stderr.starts_with("securereg: ") && ended.stderr.lines().count() == 1, "{ended:?}");

@@ -38,6 +38,31 @@ fn a_model_is_quarantined_by_name_and_its_bytes_cannot_come_back() {
 }
 
 #[test]
+fn what_was_deleted_under_an_incident_is_gone_from_every_answer_and_stays_blocked() {
+    let rig = Rig::new();
+    rig.promoted("m", "m.gguf");
+    assert_eq!(quarantine(&rig, json!({"model_name": "m"})).status, 200);
+    let deleted = rig.call("DELETE", "/v1/model/m", "admin", None);
+    assert_eq!((deleted.status, &deleted.body), (200, &json!({"status": "deleted", "name": "m"})));
+    assert_eq!(rig.call("GET", "/v1/models", "read", None).body, json!([]));
+    assert_eq!(rig.call("GET", "/v1/model/m", "read", None).status, 404);
+    assert_eq!(rig.call("GET", "/health", "", None).body["model_count"], json!(0));
+    assert_eq!(rig.call("DELETE", "/v1/model/m", "admin", None).status, 404, "there is nothing left to delete");
+    assert_eq!(quarantine(&rig, json!({"model_name": "m"})).status, 404);
+    for (route, name) in [("/v1/promote", "m"), ("/v1/model/promote", "other")] {
+        rig.stage(OK_MIN, "again.gguf");
+        let again = rig.call("POST", route, "promote", Some(&promote_body(name, "again.gguf")));
+        assert_eq!((again.status, &again.body["kind"]), (409, &json!("conflict")), "{}", again.body);
+        for word in ["the incident INC-7", "as m, which was deleted", "securereg release m --deleted"] {
+            assert!(again.error().contains(word), "{}", again.body);
+        }
+    }
+    let actor = securereg::Actor::new("test", "tester");
+    assert_eq!(rig.registry.release_deleted(&"m".parse().unwrap(), "closed", &actor).unwrap().len(), 1);
+    rig.promoted("m", "again.gguf");
+}
+
+#[test]
 fn a_model_is_quarantined_by_its_path_in_the_mount() {
     let mut rig = Rig::new();
     rig.announce_mount();

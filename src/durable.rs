@@ -1,0 +1,247 @@
+//! The calls that make a change survive a power cut.
+//!
+//! Owns: every fsync and every rename into place. Promises: none that is made here is missing from the record that unit tests
+//! read, for only a power cut would show that one is missing or comes too late. Leaves out: the order (`layout`, `promote`,
+//! `catalog::store`), which the tests below spell out.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+/// Syncs a file: its bytes, its size and its mode.
+pub(crate) fn sync_file(file: &File) -> io::Result<()> {
+    file.sync_all().inspect(|()| noted(file))
+}
+
+/// Syncs a file's bytes and its size.
+pub(crate) fn sync_data(file: &File) -> io::Result<()> {
+    file.sync_data().inspect(|()| noted(file))
+}
+
+/// Syncs the names in a folder.
+pub(crate) fn sync_folder(folder: &OwnedFd) -> rustix::io::Result<()> {
+    rustix::fs::fsync(folder).inspect(|()| noted(folder))
+}
+
+/// Renames `from/temp` to `to/name`, in place of what is there.
+pub(crate) fn rename(from: &OwnedFd, temp: &str, to: &OwnedFd, name: &str) -> rustix::io::Result<()> {
+    rustix::fs::renameat(from, temp, to, name)?;
+    #[cfg(test)]
+    tests::renamed(to, name);
+    Ok(())
+}
+
+fn noted(synced: impl AsFd) {
+    #[cfg(test)]
+    tests::synced(&synced);
+    let _ = synced;
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::digest::Sha256Digest;
+    use crate::{Actor, Method, Outcome, PromoteRequest, Registry, Source, Task, Transfer};
+    use rustix::fs::AtFlags;
+    use std::cell::RefCell;
+    use std::collections::HashMap;
+    use std::os::fd::{AsFd, OwnedFd};
+    use std::os::unix::fs::MetadataExt;
+    use std::path::{Path, PathBuf};
+
+    /// What was made durable, by inode, with the length it had then.
+    #[derive(Debug, Clone, Copy)]
+    enum Step {
+        Synced { ino: u64, len: i64 },
+        Renamed { ino: u64, len: i64, folder: u64 },
+    }
+
+    thread_local! {
+        static STEPS: RefCell<Vec<Step>> = const { RefCell::new(Vec::new()) };
+    }
+
+    pub(super) fn synced(file: &impl AsFd) {
+        let stat = rustix::fs::fstat(file).expect("an open file");
+        STEPS.with_borrow_mut(|steps| steps.push(Step::Synced { ino: stat.st_ino, len: stat.st_size }));
+    }
+
+    pub(super) fn renamed(folder: &OwnedFd, name: &str) {
+        let stat = rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW).expect("it was just renamed");
+        let folder = rustix::fs::fstat(folder).expect("an open folder").st_ino;
+        STEPS.with_borrow_mut(|steps| steps.push(Step::Renamed { ino: stat.st_ino, len: stat.st_size, folder }));
+    }
+
+    struct Rig {
+        dir: tempfile::TempDir,
+        registry: Registry,
+    }
+
+    const BYTES: &[u8] = b"GGUF\x03\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
+
+    impl Rig {
+        fn new() -> Rig {
+            let dir = tempfile::tempdir().expect("a folder");
+            let registry = Registry::open_or_create(&dir.path().join("root")).expect("a root");
+            Rig { dir, registry }
+        }
+
+        fn source(&self) -> PathBuf {
+            let path = self.dir.path().join("m.gguf");
+            std::fs::write(&path, BYTES).expect("written");
+            path
+        }
+
+        fn promote(&self, request: PromoteRequest) -> crate::Promotion {
+            let source = Source::open(&self.source()).expect("a source");
+            self.registry.promote(request, source, &me(), &Task::unattended()).expect("promoted")
+        }
+
+        /// What was made durable since the last time, in words. A file that was renamed had been synced whole.
+        fn steps(&self) -> Vec<String> {
+            let root = self.registry.root();
+            let ino = |path: &Path| std::fs::metadata(path).ok().map(|m| m.ino());
+            let blob = Sha256Digest::of(BYTES).to_hex();
+            let sidecar = std::fs::read_dir(root.join("sidecars/sha256")).expect("there").flatten().next();
+            let names: HashMap<u64, &str> = [
+                (ino(root), "root"),
+                (ino(&root.join("blobs/sha256")), "blobs"),
+                (ino(&root.join("blobs")), "blobs/"),
+                (ino(&root.join("sidecars")), "sidecars/"),
+                (ino(&root.join("run")), "run/"),
+                (ino(&root.join("trees")), "trees"),
+                (ino(&root.join("sidecars/sha256")), "sidecars"),
+                (ino(&root.join("stamps")), "stamps"),
+                (ino(&root.join("blobs/sha256").join(&blob)), "blob"),
+                (ino(&root.join("trees").join(&blob)), "tree"),
+                (sidecar.and_then(|s| ino(&s.path())), "sidecar"),
+                (ino(&root.join("manifest.yaml")), "manifest"),
+                (ino(&root.join("generation")), "generation"),
+                (ino(&root.join("audit.jsonl")), "log"),
+            ]
+            .into_iter()
+            .filter_map(|(ino, name)| Some((ino?, name)))
+            .collect();
+            let name = |ino: u64| names.get(&ino).copied().unwrap_or("?");
+            let mut whole: HashMap<u64, i64> = HashMap::new();
+            let told = STEPS.take().into_iter().map(|step| match step {
+                Step::Synced { ino, len } => {
+                    whole.insert(ino, len);
+                    format!("sync {}", name(ino))
+                }
+                // A cache, whose loss costs a re-check.
+                Step::Renamed { folder, .. } if name(folder) == "stamps" => "rename stamp".to_owned(),
+                Step::Renamed { ino, len, .. } => {
+                    assert_eq!(whole.get(&ino), Some(&len), "{} was not synced whole", name(ino));
+                    format!("rename {}", name(ino))
+                }
+            });
+            told.collect()
+        }
+    }
+
+    fn me() -> Actor {
+        Actor::new("test", "tester")
+    }
+
+    fn request(name: &str) -> PromoteRequest {
+        let filename = Some(format!("{name}.gguf").parse().expect("a file name"));
+        PromoteRequest { filename, ..PromoteRequest::new(name.parse().expect("a name")) }
+    }
+
+    /// A change of the manifest, from the intent to what is remembered of it.
+    const CHANGE: [&str; 7] = [
+        "sync manifest",
+        "sync log",
+        "rename manifest",
+        "sync root",
+        "sync log",
+        "sync generation",
+        "rename generation",
+    ];
+
+    /// Threat 6: before the manifest names a model, whatever it names would survive a power cut, names included.
+    #[test]
+    fn t06_blob_tree_and_evidence_are_synced_then_named_then_their_folders_synced_and_only_then_the_manifest_renamed() {
+        let rig = Rig::new();
+        rig.promote(request("first"));
+        rig.registry.delete(&"first".parse().expect("a name"), &me()).expect("deleted");
+        STEPS.take();
+        let mut with_evidence = request("m");
+        with_evidence.evidence.insert("scan_results".into(), "clean".into());
+        rig.promote(with_evidence);
+        let mut expected = vec![
+            "sync blob",
+            "sync tree",
+            "sync sidecar",
+            "rename blob",
+            "rename tree",
+            "sync blobs",
+            "sync trees",
+            "rename sidecar",
+            "sync sidecars",
+        ];
+        expected.extend(CHANGE);
+        expected.push("rename stamp");
+        assert_eq!(rig.steps(), expected);
+    }
+
+    #[test]
+    fn t06_every_folder_of_a_new_root_is_synced_into_the_one_above_it_before_there_is_a_manifest() {
+        STEPS.take();
+        let rig = Rig::new();
+        let expected = [
+            "sync blobs/",
+            "sync sidecars/",
+            "sync run/",
+            "sync root",
+            "sync manifest",
+            "rename manifest",
+            "sync root",
+            "sync generation",
+            "rename generation",
+            "sync root",
+        ];
+        assert_eq!(rig.steps(), expected);
+    }
+
+    #[test]
+    fn t06_the_first_change_of_a_root_syncs_the_name_of_its_log() {
+        let rig = Rig::new();
+        STEPS.take();
+        rig.promote(request("m"));
+        let steps = rig.steps();
+        let log = steps.iter().position(|s| s == "sync log").expect("an intent");
+        assert_eq!(steps[log..log + 3], ["sync log", "sync root", "rename manifest"]);
+    }
+
+    #[test]
+    fn t06_what_is_stored_already_is_not_synced_again_and_what_replaces_it_is() {
+        let rig = Rig::new();
+        rig.promote(request("m"));
+        STEPS.take();
+        assert_eq!(rig.promote(request("n")).method, Method::Shared);
+        let steps = rig.steps();
+        // The copy was made before it was known that it is not needed.
+        assert_eq!(steps[..2], ["sync ?", "sync ?"]);
+        assert_eq!(steps[2..], CHANGE);
+
+        let moved = rig.promote(PromoteRequest { transfer: Transfer::Move, ..request("n") });
+        assert_eq!((moved.outcome, moved.method), (Outcome::AlreadyThere, Method::Adopted));
+        let steps = rig.steps();
+        let files = ["sync blob", "sync tree", "rename blob", "rename tree", "sync blobs", "sync trees"];
+        assert_eq!(steps[..6], files, "an adopted file as well");
+        assert!(steps[6..].iter().all(|step| step == "rename stamp"), "{steps:?}");
+    }
+
+    #[test]
+    fn t06_an_adopted_file_that_keeps_a_link_is_replaced_by_a_copy_that_is_synced() {
+        let rig = Rig::new();
+        rig.promote(request("m"));
+        let blob = rig.registry.root().join("blobs/sha256").join(Sha256Digest::of(BYTES).to_hex());
+        std::fs::hard_link(&blob, rig.dir.path().join("second")).expect("linked");
+        STEPS.take();
+        rig.registry.recheck_stale(&Task::unattended()).expect("checked");
+        let steps = rig.steps();
+        assert_eq!(steps[..3], ["sync blob", "rename blob", "sync blobs"]);
+        assert!(steps[3..].iter().all(|step| step == "rename stamp"), "{steps:?}");
+    }
+}
