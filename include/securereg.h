@@ -372,7 +372,8 @@ typedef struct securereg_promote_options {
 /**
  * Tells how far long work is: `done` of `total` bytes in `phase` (a SECUREREG_PHASE_*). Return 0 to go on, anything else
  * to stop: the call then ends with SECUREREG_CANCELLED, and nothing was changed. Called by one thread at a time, not always
- * the one that made the call. It must not throw, not jump out, and not call the library.
+ * the one that made the call; such a thread has a stack of 2 MiB. It must not throw, not jump out, not call the library
+ * (SECUREREG_INVALID_INPUT), and not wait for a thread that does.
  */
 typedef int32_t (*securereg_progress)(void *user, uint32_t phase, uint64_t done, uint64_t total);
 
@@ -852,8 +853,8 @@ securereg_status securereg_verify(struct securereg_registry registry,
                                   struct securereg_error *error);
 
 /**
- * Hashes every byte of every model, each stored file once. SECUREREG_OK only if all models pass; the result is kept, see
- * securereg_integrity. `task` may be NULL. Thread-safe.
+ * Hashes every byte of every model, each stored file once. SECUREREG_OK only if all models pass; the result is kept (not of
+ * a registry opened to read only), see securereg_integrity. `task` may be NULL. Thread-safe.
  *
  * Errors: SECUREREG_CORRUPT or SECUREREG_UNREADABLE, naming how many and the first; SECUREREG_CANCELLED.
  */
@@ -1031,9 +1032,12 @@ securereg_status securereg_sealed_map(struct securereg_sealed sealed,
                                       struct securereg_error *error);
 
 /**
- * The descriptor: opened read-only, close-on-exec, with a position that nobody else uses unless the content was opened
- * twice. It belongs to the sealed memory: do not close it; dup it or open securereg_sealed_path to have one of your own.
- * Thread-safe.
+ * The descriptor: close-on-exec, opened read-only and with a position of its own (without /proc: a duplicate whose position
+ * other handles of the same content share, and whose writes fail by the seals). It belongs to the sealed memory: do not
+ * close it; dup it or open securereg_sealed_path to have one of your own. Thread-safe.
+ *
+ * Errors: SECUREREG_IO when another part of the program has closed it by mistake: what stands at its number now is never
+ * given out.
  */
 securereg_status securereg_sealed_fd(struct securereg_sealed sealed,
                                      int *out,
@@ -1042,8 +1046,13 @@ securereg_status securereg_sealed_fd(struct securereg_sealed sealed,
 /**
  * A path that opens the sealed memory in this process, "/proc/self/fd/N": what a loader is given, such as
  * llama_model_load_from_file. The string and what it leads to belong to the sealed memory. Thread-safe.
+ *
+ * Errors: SECUREREG_IO as securereg_sealed_fd; SECUREREG_NOT_FOUND without /proc; SECUREREG_UNSUPPORTED in a thread that has
+ * a descriptor table of its own.
  */
-securereg_status securereg_sealed_path(struct securereg_sealed sealed, const char **out, struct securereg_error *error);
+securereg_status securereg_sealed_path(struct securereg_sealed sealed,
+                                       const char **out,
+                                       struct securereg_error *error);
 
 /**
  * Closes sealed memory: its descriptor, its path and what securereg_map gave are gone with the last handle of this content.
@@ -1070,7 +1079,8 @@ securereg_status securereg_events_fd(struct securereg_events events, int *out, s
  * since it last told: several changes of one model in between are told as what they came to, a quarantine always. Set
  * `out->size` first. Thread-safe: each event is given to one caller.
  *
- * Errors: SECUREREG_MANIFEST while the registry's records do not hold.
+ * Errors: SECUREREG_MANIFEST while the registry's records do not hold; SECUREREG_IO, SECUREREG_AUDIT and
+ * SECUREREG_UNREADABLE when they cannot be read: nothing is lost by that, and the descriptor stays readable.
  */
 securereg_status securereg_events_next(struct securereg_events events,
                                        struct securereg_event *out,

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
+use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt;
 
 const LOG: &str = "audit.jsonl";
@@ -116,33 +117,93 @@ pub(crate) fn append(layout: &Layout, actor: &Actor, events: &[Event<'_>]) -> Re
     Ok(anchor)
 }
 
-/// The last line about a change of the manifest, looked for in the last MiB: only refusals can stand after it.
+/// The last line about a change of the manifest: only refusals can stand after it.
 pub(crate) fn last_change(layout: &Layout) -> Result<Option<AuditLine>> {
-    Ok(newest_first(&recent(layout)?).find(|line| line.phase != NOTED))
+    let mut last = None;
+    backwards(layout, |line| {
+        if line.phase == NOTED {
+            return ControlFlow::Continue(());
+        }
+        last = Some(line);
+        ControlFlow::Break(())
+    })?;
+    Ok(last)
 }
 
-/// The models that were quarantined after `generation`, whatever became of them since; looked for in the last MiB.
+/// The models that were quarantined after `generation`, whatever became of them since.
 pub(crate) fn quarantined_since(layout: &Layout, generation: u64) -> Result<HashSet<String>> {
-    let later = |line: &AuditLine| line.phase == APPLIED && line.event == "quarantine" && line.generation > generation;
-    Ok(newest_first(&recent(layout)?).filter(later).map(|line| line.name).collect())
+    quarantined_between(layout, generation, u64::MAX)
+}
+
+/// The models that were quarantined after the generation `after` and up to `until`, whatever became of them. Looks as far
+/// back as it must: refusals without number may stand in between.
+pub(crate) fn quarantined_between(layout: &Layout, after: u64, until: u64) -> Result<HashSet<String>> {
+    let mut found = HashSet::new();
+    let mut aborted = None;
+    backwards(layout, |line| {
+        match line.phase.as_str() {
+            NOTED => return ControlFlow::Continue(()),
+            ABORTED => aborted = Some(line.generation.saturating_add(1)),
+            // Of a crash only the intent may be there; it counts, unless it is known that nothing came of it.
+            INTENT if aborted == Some(line.generation) => {}
+            _ if line.generation <= after => return ControlFlow::Break(()),
+            _ => {
+                aborted = None;
+                if line.event == "quarantine" && line.generation <= until {
+                    found.insert(line.name);
+                }
+            }
+        }
+        ControlFlow::Continue(())
+    })?;
+    Ok(found)
 }
 
 fn newest_first(text: &[u8]) -> impl Iterator<Item = AuditLine> {
     text.rsplit(|b| *b == b'\n').filter_map(|line| serde_json::from_slice(line).ok())
 }
 
-/// The last MiB of whole lines.
-fn recent(layout: &Layout) -> Result<Vec<u8>> {
+/// Shows the lines from the last to the first, a MiB at a time, until it is told to stop.
+fn backwards(layout: &Layout, mut visit: impl FnMut(AuditLine) -> ControlFlow<()>) -> Result<()> {
+    let Some((file, mut end)) = whole_lines(layout)? else { return Ok(()) };
+    // The beginning of a line whose end was in the piece after.
+    let mut rest = Vec::new();
+    while end > 0 {
+        let start = end.saturating_sub(PIECE);
+        let mut bytes = vec![0; (end - start) as usize];
+        file.read_exact_at(&mut bytes, start).map_err(|e| Error::io("reading audit.jsonl", e))?;
+        let first = match (start, bytes.iter().position(|b| *b == b'\n')) {
+            (0, _) => 0,
+            (_, Some(at)) => at + 1,
+            (_, None) => {
+                return Err(Error::new(ErrorKind::Audit, "audit.jsonl has a line without end: it was altered"));
+            }
+        };
+        bytes.append(&mut rest);
+        for line in newest_first(&bytes[first..]) {
+            if visit(line).is_break() {
+                return Ok(());
+            }
+        }
+        bytes.truncate(first);
+        rest = bytes;
+        end = start;
+    }
+    Ok(())
+}
+
+/// One read of the log from its end.
+const PIECE: u64 = 1 << 20;
+
+/// The log, and where its last whole line ends; none without a log.
+fn whole_lines(layout: &Layout) -> Result<Option<(File, u64)>> {
     let file = match layout.read(Folder::Root, LOG, OFlags::empty()) {
         Ok(file) => file,
-        Err(rustix::io::Errno::NOENT) => return Ok(Vec::new()),
+        Err(rustix::io::Errno::NOENT) => return Ok(None),
         Err(e) => return Err(Error::io("opening audit.jsonl", e)),
     };
     let end = Tail::read(&file)?.end;
-    let start = end.saturating_sub(1 << 20);
-    let mut bytes = vec![0; (end - start) as usize];
-    file.read_exact_at(&mut bytes, start).map_err(|e| Error::io("reading audit.jsonl", e))?;
-    Ok(bytes)
+    Ok(Some((file, end)))
 }
 
 /// Whether the log exists.
@@ -354,6 +415,55 @@ mod tests {
         say(&layout, "two");
         assert_eq!(verify(&layout, None).expect("whole again").lines, 2);
         assert_eq!(lines(&layout).expect("read").last().map(|l| l.why.as_str()), Some("two"));
+    }
+
+    #[test]
+    fn a_quarantine_is_found_behind_any_number_of_refusals_and_an_aborted_one_is_not() {
+        let (_dir, layout) = root();
+        let tester = Actor::new("test", "x");
+        let line = |event, phase, name, generation| {
+            append(&layout, &tester, &[Event { event, phase, name, why: "w", generation }]).expect("appended");
+        };
+        let change = |event, name, generation| {
+            line(event, INTENT, name, generation);
+            line(event, APPLIED, name, generation);
+        };
+        change("promote", "a", 1);
+        change("quarantine", "a", 2);
+        line("quarantine", INTENT, "b", 3);
+        line("quarantine", ABORTED, "b", 2);
+        change("promote", "c", 3);
+        // Of a crash: the outcome is written by the next start.
+        line("quarantine", INTENT, "d", 4);
+        line("open", APPLIED, "d", 4);
+        change("quarantine", "e", 5);
+        let long = "y".repeat(2048);
+        let events: Vec<Event<'_>> =
+            (0..1000).map(|_| Event { event: "refuse", phase: NOTED, name: "m", why: &long, generation: 5 }).collect();
+        append(&layout, &tester, &events).expect("appended");
+        assert!(std::fs::metadata(layout.path().join(LOG)).expect("there").len() > 2 * PIECE);
+        let found = |after, until| {
+            let mut names: Vec<String> =
+                quarantined_between(&layout, after, until).expect("read").into_iter().collect();
+            names.sort();
+            names.join(" ")
+        };
+        assert_eq!(found(0, u64::MAX), "a d e");
+        assert_eq!(
+            (found(1, 5), found(2, 5), found(3, 4), found(2, 3)),
+            ("a d e".into(), "d e".into(), "d".into(), "".into())
+        );
+        assert_eq!(found(5, u64::MAX), "");
+        assert_eq!(last_change(&layout).expect("read").map(|l| l.name).as_deref(), Some("e"));
+        // A line without end is no line of ours.
+        let path = layout.path().join(LOG);
+        let mut torn = std::fs::read(&path).expect("read");
+        let whole = torn.len();
+        torn.truncate(whole - 3 * PIECE as usize / 2);
+        let junk = vec![b'x'; 3 * PIECE as usize];
+        let last = std::fs::read(&path).expect("read")[whole - 3000..].to_vec();
+        std::fs::write(&path, [torn, junk, last].concat()).expect("written");
+        assert_eq!(quarantined_between(&layout, 0, 9).expect_err("altered").kind(), ErrorKind::Audit);
     }
 
     #[test]

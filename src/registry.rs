@@ -293,6 +293,11 @@ impl Registry {
         audit::quarantined_since(&self.inner.layout, generation)
     }
 
+    /// The same up to the generation `until`.
+    pub(crate) fn quarantined_between(&self, after: u64, until: u64) -> Result<HashSet<String>> {
+        audit::quarantined_between(&self.inner.layout, after, until)
+    }
+
     /// Checks the audit log's chain from its first line.
     pub fn audit_verify(&self) -> Result<AuditSummary> {
         self.inner.store.verify_log()

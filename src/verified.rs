@@ -100,6 +100,10 @@ impl VerifiedFile {
         &self.entry.path
     }
 
+    pub(crate) fn entry(&self) -> &FileEntry {
+        &self.entry
+    }
+
     /// The stored file itself: for the one other place that checks what it reads.
     pub(crate) fn stored(&self) -> &Stored {
         &self.blob.stored
@@ -229,7 +233,7 @@ impl VerifiedFile {
         since.is_ok_and(|names| !names.contains(name.as_str())).not()
     }
 
-    pub(crate) fn check_status(&self) -> Result<()> {
+    fn check_status(&self) -> Result<()> {
         let catalog = self.inner.latest();
         let generation = catalog.generation();
         if self.seen.load(Ordering::Acquire) == generation {

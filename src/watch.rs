@@ -28,9 +28,12 @@ impl Watch {
             | WatchFlags::DELETE_SELF
             | WatchFlags::MOVE_SELF
             | WatchFlags::ONLYDIR;
-        // By descriptor: the root may have been moved since it was opened by name.
-        let root = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(layout.folder(Folder::Root)));
-        inotify::add_watch(&fd, root.as_str(), events).map_err(io)?;
+        // By descriptor: the root may have been moved since it was opened by name. Without /proc, by name all the same.
+        let root = format!("/proc/thread-self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(layout.folder(Folder::Root)));
+        match inotify::add_watch(&fd, root.as_str(), events) {
+            Err(rustix::io::Errno::NOENT) => inotify::add_watch(&fd, layout.path(), events).map_err(io)?,
+            added => added.map_err(io)?,
+        };
         Ok(Watch { fd })
     }
 

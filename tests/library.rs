@@ -5,7 +5,6 @@
 mod support;
 use securereg::*;
 use std::io::Write;
-use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use support::*;
 
@@ -144,13 +143,16 @@ fn sealed_memory_holds_the_promoted_bytes_and_nobody_can_change_them() {
         assert_eq!((sealed.len(), sealed.is_empty()), (len as u64, false));
         assert_eq!(*sealed.sha256(), Sha256Digest::of(&bytes));
         assert_eq!(sealed.bytes().unwrap(), bytes);
-        let path = format!("/proc/self/fd/{}", sealed.as_fd().as_raw_fd());
+        let path = sealed.checked_path().unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), bytes);
-        let seals = rustix::fs::fcntl_get_seals(sealed.as_fd()).unwrap();
+        let seals = rustix::fs::fcntl_get_seals(sealed.checked_fd().unwrap()).unwrap();
         for seal in ["WRITE", "SHRINK", "GROW", "SEAL"].map(|n| rustix::fs::SealFlags::from_name(n).unwrap()) {
             assert!(seals.contains(seal), "{seals:?}");
         }
-        assert_eq!(rustix::io::write(sealed.as_fd(), b"x").expect_err("read-only"), rustix::io::Errno::BADF);
+        assert_eq!(
+            rustix::io::write(sealed.checked_fd().unwrap(), b"x").expect_err("read-only"),
+            rustix::io::Errno::BADF
+        );
         // Whoever opens it for writing may, and cannot write.
         let mut writer = std::fs::File::options().write(true).open(&path).unwrap();
         assert_eq!(writer.write(b"x").expect_err("sealed").raw_os_error(), Some(libc::EPERM));
@@ -165,7 +167,7 @@ fn one_content_is_one_memfd_however_many_ask() {
     root.promote("a", &bytes);
     root.promote("b", &bytes);
     let other = root.again();
-    let inode = |sealed: &Sealed| rustix::fs::fstat(sealed.as_fd()).unwrap().st_ino;
+    let inode = |sealed: &Sealed| rustix::fs::fstat(sealed.checked_fd().unwrap()).unwrap().st_ino;
     let all: Vec<Sealed> = std::thread::scope(|scope| {
         let ask = |i: usize| {
             let registry = if i.is_multiple_of(2) { &root.registry } else { &other };
@@ -262,6 +264,15 @@ fn events_tell_what_another_process_changed_and_a_quarantine_always() {
     assert_eq!(drain(&mut events), [one(Released, "a", 1)]);
     drop(held);
 
+    // Readable until everything is told.
+    root.promote("c", &gguf(100, 9));
+    root.promote("d", &gguf(100, 10));
+    assert!(poll(&events));
+    assert_eq!(events.poll().unwrap().map(|e| e.name).as_deref(), Some("c"));
+    assert!(poll(&events), "one more is queued");
+    assert_eq!(events.poll().unwrap().map(|e| e.name).as_deref(), Some("d"));
+    assert!(!poll(&events));
+
     // Between two looks: in and out of quarantine, and quarantined and deleted.
     writer.quarantine(&name("a"), "why", None, &me()).unwrap();
     writer.release(&name("a"), "good", &me(), &Task::unattended()).unwrap();
@@ -277,6 +288,61 @@ fn events_tell_what_another_process_changed_and_a_quarantine_always() {
     assert_eq!(drain(&mut events), [one(Replaced, "t:1", 0)]);
     writer.delete(&name("t:1"), &me()).unwrap();
     assert_eq!(drain(&mut events), [one(Deleted, "t:1", 0)]);
+}
+
+#[test]
+fn no_quarantine_between_two_looks_goes_untold() {
+    use EventKind::*;
+    let root = Root::new();
+    let one = |kind, name: &str, sealed| (kind, name.to_owned(), sealed);
+    let quarantine = |model: &str| drop(root.registry.quarantine(&name(model), "why", None, &me()).unwrap());
+    let release = |model: &str| drop(root.registry.release(&name(model), "good", &me(), &Task::unattended()).unwrap());
+    let mut events = root.registry.events().unwrap();
+
+    // New, sealed by this process, quarantined, and gone.
+    root.promote("a", &gguf(100, 41));
+    let held = seal(&root, "a").unwrap();
+    quarantine("a");
+    root.registry.delete(&name("a"), &me()).unwrap();
+    assert_eq!(drain(&mut events), [one(Promoted, "a", 1), one(Quarantined, "a", 1), one(Deleted, "a", 1)]);
+    drop(held);
+
+    // New, quarantined, released.
+    root.promote("b", &gguf(100, 42));
+    let held = seal(&root, "b").unwrap();
+    quarantine("b");
+    release("b");
+    assert_eq!(drain(&mut events), [one(Promoted, "b", 1), one(Quarantined, "b", 1), one(Released, "b", 1)]);
+    drop(held);
+
+    // Quarantined at both looks, and served in between.
+    quarantine("b");
+    assert_eq!(drain(&mut events), [one(Quarantined, "b", 0)]);
+    release("b");
+    let held = seal(&root, "b").unwrap();
+    quarantine("b");
+    assert_eq!(drain(&mut events), [one(Quarantined, "b", 1)]);
+    drop(held);
+
+    // A tag that moved while its old content was held.
+    root.promote("t:1", &gguf(100, 43));
+    let held = seal(&root, "t:1").unwrap();
+    drain(&mut events);
+    flip(&root.blob("t:1"), 30);
+    assert_eq!(root.verify("t:1").status, VerifyStatus::Failed);
+    root.promote("t:1", &gguf(100, 44));
+    let told = drain(&mut events);
+    assert_eq!(told, [one(Quarantined, "t:1", 1), one(Replaced, "t:1", 1), one(Released, "t:1", 1)]);
+    drop(held);
+
+    // Behind more refusals than are looked at at once.
+    root.promote("e", &gguf(100, 45));
+    drain(&mut events);
+    quarantine("e");
+    root.registry.delete(&name("e"), &me()).unwrap();
+    let why = "y".repeat(2000);
+    (0..700).for_each(|_| root.registry.audit_refusal("x", &why, &me()).unwrap());
+    assert_eq!(drain(&mut events), [one(Quarantined, "e", 0), one(Deleted, "e", 0)]);
 }
 
 #[test]
@@ -296,6 +362,37 @@ fn the_header_of_a_real_model_is_read_without_its_weights() {
     flip(&root.blob("tiny"), 100);
     let e = open_error(&root);
     assert_eq!(e.kind(), ErrorKind::Corrupt, "{e}");
+}
+
+#[test]
+fn a_header_longer_than_one_read_is_read_whole() {
+    let root = Root::new();
+    let mut bytes = [b"GGUF\x03\0\0\0".as_slice(), &0u64.to_le_bytes(), &1u64.to_le_bytes()].concat();
+    bytes.extend([&4u64.to_le_bytes()[..], b"list", &9u32.to_le_bytes(), &8u32.to_le_bytes()].concat());
+    let words: Vec<String> = (0..40_000).map(|i| format!("word{i}")).collect();
+    bytes.extend((words.len() as u64).to_le_bytes());
+    words.iter().for_each(|w| bytes.extend([&(w.len() as u64).to_le_bytes(), w.as_bytes()].concat()));
+    root.promote("m", &bytes);
+    let header = root.open("m").unwrap().gguf_header().unwrap();
+    let Some(Value::Array(Array::Strings(strings))) = header.value("list") else { panic!("strings") };
+    assert_eq!(strings.len(), words.len());
+    assert!(words.iter().enumerate().all(|(i, w)| strings.get(i) == Some(w.as_bytes())));
+}
+
+#[test]
+fn a_verification_in_a_read_only_registry_takes_what_failed_out_of_service_here() {
+    let root = Root::new();
+    root.promote("m", &gguf(200_000, 61));
+    root.promote("n", &gguf(200_000, 62));
+    let reader = Registry::open_read_only(root.path()).unwrap();
+    let blob = root.blob("m");
+    // Below the stamp, so that no open would notice.
+    damage_below(&root, "m", || flip(&blob, 150_000));
+    let open = |model: &str| reader.open_file(&name(model), &rel(&format!("{model}.gguf")), ReadMode::Cached);
+    assert!(open("m").is_ok());
+    assert!(!reader.verify_all(&me(), &Task::unattended()).unwrap().all_verified());
+    assert_eq!(open("m").expect_err("condemned").kind(), ErrorKind::Corrupt);
+    assert!(open("n").is_ok());
 }
 
 fn open_error(root: &Root) -> Error {

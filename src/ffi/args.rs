@@ -15,7 +15,7 @@ use std::mem::{MaybeUninit, size_of};
 /// # Safety
 /// It is `repr(C)`, begins with a `usize`, and all zeroes are a value of it.
 pub(crate) unsafe trait Sized0: Copy {
-    /// The size it had when it first appeared.
+    /// The size it had when it first appeared: to the end of what was its last field then, whatever comes after it now.
     const FIRST: usize;
 }
 

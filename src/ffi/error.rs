@@ -46,7 +46,8 @@ impl Failure {
         };
         // A payload may panic again when it is dropped.
         std::mem::forget(payload);
-        Failure::new(SECUREREG_PANIC, format!("a bug in securereg: it panicked: {what}"))
+        let place = super::panics::last_place();
+        Failure::new(SECUREREG_PANIC, format!("a bug in securereg: it panicked{place}: {what}"))
     }
 
     /// The failure that a verification's report is, unless it passed.
@@ -93,6 +94,9 @@ struct Told {
     actual: CString,
 }
 
+/// No message is longer, in bytes: what it quotes may be anything.
+const MAX_MESSAGE: usize = 4096;
+
 /// Text for C: what cannot stand in a C string is shown as a replacement character.
 pub(crate) fn c_text(text: &str) -> CString {
     CString::new(text).unwrap_or_else(|_| CString::new(text.replace('\0', "\u{fffd}")).unwrap_or_default())
@@ -101,15 +105,20 @@ pub(crate) fn c_text(text: &str) -> CString {
 /// Hands a failure to a caller that asked for it.
 ///
 /// # Safety
-/// `out` is NULL or valid for a write.
+/// `out` is NULL, or valid for a write when it is aligned.
 pub(crate) unsafe fn tell(out: *mut securereg_error, failure: Failure) {
-    if out.is_null() {
+    // An error is no reason for another: one that cannot be written is not told.
+    if out.is_null() || !out.is_aligned() {
         return;
     }
     let Failure { status, message, model, expected, actual } = failure;
-    let [message, model, expected, actual] = [message, model, expected, actual].map(|text| c_text(&text));
+    let short = |text: String| {
+        let end = (0..=text.len().min(MAX_MESSAGE)).rev().find(|end| text.is_char_boundary(*end));
+        c_text(&text[..end.unwrap_or(0)])
+    };
+    let [message, model, expected, actual] = [message, model, expected, actual].map(short);
     if let Ok(id) = table::insert(Told { status, message, model, expected, actual }) {
-        // SAFETY: not NULL, and the caller vouches for the rest.
+        // SAFETY: not NULL, aligned, and the caller vouches for the rest.
         unsafe { out.write(securereg_error { id }) };
     }
 }
@@ -119,7 +128,13 @@ fn told<T>(error: securereg_error, otherwise: T, of: impl FnOnce(&Told) -> T) ->
         return otherwise;
     }
     let found = catch_unwind(AssertUnwindSafe(|| table::find::<Told>(error.id, "error").ok().map(|told| of(&told))));
-    found.ok().flatten().unwrap_or(otherwise)
+    match found {
+        Ok(found) => found.unwrap_or(otherwise),
+        Err(payload) => {
+            std::mem::forget(payload);
+            otherwise
+        }
+    }
 }
 
 /// The status of the call that made this error: SECUREREG_OK of no error (id 0), SECUREREG_CLOSED of one that was freed.

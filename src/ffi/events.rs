@@ -11,7 +11,7 @@ use crate::events::{EventKind, Events};
 use crate::name::MAX_NAME;
 use parking_lot::Mutex;
 use std::ffi::{c_char, c_int};
-use std::mem::size_of;
+use std::mem::{offset_of, size_of};
 use std::os::fd::{AsFd, AsRawFd};
 
 /// A subscription to what changes in a registry: close it with securereg_events_close.
@@ -57,7 +57,7 @@ pub struct securereg_event {
 
 // SAFETY: repr(C), begins with its size; integers only.
 unsafe impl Sized0 for securereg_event {
-    const FIRST: usize = size_of::<securereg_event>();
+    const FIRST: usize = offset_of!(securereg_event, name) + size_of::<[c_char; SECUREREG_NAME_MAX]>();
 }
 
 const _: () = assert!(MAX_NAME < SECUREREG_NAME_MAX);
@@ -102,7 +102,8 @@ pub unsafe extern "C" fn securereg_events_fd(
 /// since it last told: several changes of one model in between are told as what they came to, a quarantine always. Set
 /// `out->size` first. Thread-safe: each event is given to one caller.
 ///
-/// Errors: SECUREREG_MANIFEST while the registry's records do not hold.
+/// Errors: SECUREREG_MANIFEST while the registry's records do not hold; SECUREREG_IO, SECUREREG_AUDIT and
+/// SECUREREG_UNREADABLE when they cannot be read: nothing is lost by that, and the descriptor stays readable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn securereg_events_next(
     events: securereg_events,

@@ -8,12 +8,12 @@ use super::error::{Failure, c_text, securereg_error};
 use super::file::file_of;
 use super::registry::{find, name_of, securereg_registry};
 use super::status::securereg_status;
-use super::status::securereg_status::{SECUREREG_INVALID_INPUT, SECUREREG_NOT_FOUND};
+use super::status::securereg_status::{SECUREREG_INVALID_INPUT, SECUREREG_NO_MEMORY, SECUREREG_NOT_FOUND};
 use super::{Result, enter, table};
 use crate::format::gguf::{Array, GgufHeader, Value, ValueType};
 use crate::verified::ReadMode;
 use std::ffi::{CString, c_char, c_void};
-use std::mem::size_of;
+use std::mem::{offset_of, size_of};
 use std::ptr::null;
 
 /// The header of a GGUF model: free it with securereg_gguf_free.
@@ -46,7 +46,7 @@ pub struct securereg_gguf_info {
 
 // SAFETY: repr(C), begins with its size, integers only.
 unsafe impl Sized0 for securereg_gguf_info {
-    const FIRST: usize = size_of::<securereg_gguf_info>();
+    const FIRST: usize = offset_of!(securereg_gguf_info, reserved) + size_of::<u32>();
 }
 
 /// A metadata pair. Types are ggml's `gguf_type`: 0 UINT8, 1 INT8, 2 UINT16, 3 INT16, 4 UINT32, 5 INT32, 6 FLOAT32, 7 BOOL,
@@ -79,7 +79,7 @@ pub struct securereg_gguf_pair {
 
 // SAFETY: repr(C), begins with its size; numbers and pointers, for which zeroes are NULL.
 unsafe impl Sized0 for securereg_gguf_pair {
-    const FIRST: usize = size_of::<securereg_gguf_pair>();
+    const FIRST: usize = offset_of!(securereg_gguf_pair, array_type) + size_of::<u32>();
 }
 
 /// A tensor. Strings belong to the securereg_gguf.
@@ -106,29 +106,39 @@ pub struct securereg_gguf_tensor {
 
 // SAFETY: repr(C), begins with its size; integers and pointers, for which zeroes are NULL.
 unsafe impl Sized0 for securereg_gguf_tensor {
-    const FIRST: usize = size_of::<securereg_gguf_tensor>();
+    const FIRST: usize = offset_of!(securereg_gguf_tensor, size_bytes) + size_of::<u64>();
 }
 
 struct Header {
     header: GgufHeader,
     keys: Vec<CString>,
-    /// The values that are strings, with a NUL behind.
+    /// The values that are strings, out of the header, with a NUL behind.
     strings: Vec<Option<Vec<u8>>>,
     tensors: Vec<[CString; 2]>,
 }
 
 impl Header {
-    fn new(header: GgufHeader) -> Header {
-        let with_nul = |value: &Value| match value {
-            Value::String(bytes) => Some([bytes, &b"\0"[..]].concat()),
-            _ => None,
-        };
-        Header {
+    fn new(mut header: GgufHeader) -> Result<Header> {
+        let mut strings = Vec::new();
+        for (_, value) in &mut header.pairs {
+            strings.push(match value {
+                // Taken, not copied: one may be most of the header.
+                Value::String(bytes) => {
+                    let mut text = std::mem::take(bytes);
+                    text.try_reserve_exact(1)
+                        .map_err(|e| Failure::new(SECUREREG_NO_MEMORY, format!("no memory for a GGUF header: {e}")))?;
+                    text.push(0);
+                    Some(text)
+                }
+                _ => None,
+            });
+        }
+        Ok(Header {
             keys: header.pairs.iter().map(|(key, _)| c_text(key)).collect(),
-            strings: header.pairs.iter().map(|(_, value)| with_nul(value)).collect(),
+            strings,
             tensors: header.tensors.iter().map(|t| [c_text(&t.name), c_text(t.kind.name)]).collect(),
             header,
-        }
+        })
     }
 
     fn pair(&self, at: usize) -> securereg_gguf_pair {
@@ -150,10 +160,11 @@ impl Header {
             Value::Signed(kind, n) => (pair.value_type, pair.i64_value) = (*kind as u32, *n),
             Value::Float(kind, n) => (pair.value_type, pair.f64_value) = (*kind as u32, *n),
             Value::Bool(b) => pair.u64_value = u64::from(*b),
-            Value::String(bytes) => {
+            Value::String(_) => {
                 pair.value_type = ValueType::String as u32;
-                pair.data = self.strings[at].as_ref().map_or(null(), |text| text.as_ptr().cast());
-                pair.data_size = bytes.len() as u64;
+                if let Some(text) = &self.strings[at] {
+                    (pair.data, pair.data_size) = (text.as_ptr().cast(), text.len() as u64 - 1);
+                }
             }
             Value::Array(array) => {
                 pair.value_type = ValueType::Array as u32;
@@ -205,7 +216,7 @@ pub unsafe extern "C" fn securereg_gguf_open(
         let registry = find(registry)?;
         let path = file_of(&registry, &name, path)?;
         let header = registry.open_file(&name, &path, ReadMode::Cached)?.gguf_header().map_err(|e| e.on(&name))?;
-        out.put(securereg_gguf { id: table::insert(Header::new(header))? });
+        out.put(securereg_gguf { id: table::insert(Header::new(header)?)? });
         Ok(())
     })
 }

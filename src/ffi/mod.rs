@@ -19,6 +19,7 @@ mod file;
 mod forced;
 mod gguf;
 mod model;
+mod panics;
 mod registry;
 mod sealed;
 mod status;
@@ -38,7 +39,9 @@ fn enter(error: *mut error::securereg_error, call: impl FnOnce() -> Result<()>) 
     if table::is_forked() {
         return securereg_status::SECUREREG_FORKED;
     }
+    let _inside = panics::Inside::enter();
     let outcome = catch_unwind(AssertUnwindSafe(|| {
+        task::refuse_callbacks()?;
         #[cfg(securereg_test_panic)]
         forced::fire();
         call()
@@ -51,7 +54,9 @@ fn enter(error: *mut error::securereg_error, call: impl FnOnce() -> Result<()>) 
     let status = failure.status;
     // SAFETY: `error` is the caller's, who vouches that it is NULL or points to a `securereg_error` to be written.
     let told = catch_unwind(AssertUnwindSafe(|| unsafe { error::tell(error, failure) }));
-    // Whether the error could be told or not, the call failed as it failed.
-    drop(told);
+    if let Err(payload) = told {
+        // Whether the error could be told or not, the call failed as it failed.
+        std::mem::forget(payload);
+    }
     status
 }

@@ -7,10 +7,11 @@ use super::args::{Out, Sized0, SizedOut};
 use super::error::{Failure, c_text, securereg_error};
 use super::status::securereg_status;
 use super::status::securereg_status::SECUREREG_NOT_FOUND;
+use super::table::Reserved;
 use super::{Result, enter, table};
 use crate::artifact::Artifact;
 use std::ffi::{CString, c_char};
-use std::mem::size_of;
+use std::mem::{offset_of, size_of};
 use std::ptr::null;
 use std::sync::{Arc, OnceLock};
 
@@ -71,7 +72,7 @@ pub struct securereg_model_info {
 
 // SAFETY: repr(C), begins with its size; integers and pointers, for which zeroes are NULL.
 unsafe impl Sized0 for securereg_model_info {
-    const FIRST: usize = size_of::<securereg_model_info>();
+    const FIRST: usize = offset_of!(securereg_model_info, reserved) + size_of::<u32>();
 }
 
 /// One file of a model. Strings belong to the securereg_model.
@@ -92,7 +93,7 @@ pub struct securereg_file_info {
 
 // SAFETY: repr(C), begins with its size; integers and pointers, for which zeroes are NULL.
 unsafe impl Sized0 for securereg_file_info {
-    const FIRST: usize = size_of::<securereg_file_info>();
+    const FIRST: usize = offset_of!(securereg_file_info, size_bytes) + size_of::<u64>();
 }
 
 /// What stands in the table: the artifact, and its strings once somebody asks for them.
@@ -116,6 +117,11 @@ struct Strings {
 impl Model {
     pub(crate) fn give(artifact: Arc<Artifact>) -> Result<securereg_model> {
         table::insert(Model { artifact, strings: OnceLock::new() }).map(|id| securereg_model { id })
+    }
+
+    /// The same where a token was reserved for it.
+    pub(crate) fn fill(token: Reserved, artifact: Arc<Artifact>) -> securereg_model {
+        securereg_model { id: token.fill(Model { artifact, strings: OnceLock::new() }) }
     }
 
     fn strings(&self) -> &Strings {

@@ -7,17 +7,17 @@ use super::args::{self, Out, Sized0, SizedOut};
 use super::error::{Failure, securereg_error};
 use super::model::{Model, securereg_list, securereg_model};
 use super::status::securereg_status;
-use super::status::securereg_status::{SECUREREG_INVALID_INPUT, SECUREREG_NOT_FOUND};
+use super::status::securereg_status::{SECUREREG_INVALID_INPUT, SECUREREG_NOT_FOUND, SECUREREG_TOO_LARGE};
 use super::task::{self, securereg_task};
 use super::text::{self, securereg_text};
 use super::{Result, enter, table};
 use crate::name::ModelName;
-use crate::registry::{Method, Outcome, PromoteRequest, Registry, Transfer};
+use crate::registry::{MAX_EVIDENCE, Method, Outcome, PromoteRequest, Registry, Transfer};
 use crate::source::Source;
 use crate::task::Actor;
 use crate::verify::{Release, VerifyStatus};
 use std::ffi::c_char;
-use std::mem::size_of;
+use std::mem::{offset_of, size_of};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -49,7 +49,7 @@ pub struct securereg_open_options {
 
 // SAFETY: repr(C), begins with its size, integers only.
 unsafe impl Sized0 for securereg_open_options {
-    const FIRST: usize = size_of::<securereg_open_options>();
+    const FIRST: usize = offset_of!(securereg_open_options, reserved) + size_of::<u32>();
 }
 
 /// Who asks, for the audit log.
@@ -238,7 +238,7 @@ pub struct securereg_promote_options {
 
 // SAFETY: repr(C), begins with its size; integers and pointers, for which zeroes are NULL.
 unsafe impl Sized0 for securereg_promote_options {
-    const FIRST: usize = size_of::<securereg_promote_options>();
+    const FIRST: usize = offset_of!(securereg_promote_options, reserved) + size_of::<u32>();
 }
 
 /// The name is new.
@@ -270,7 +270,7 @@ pub struct securereg_promotion {
 
 // SAFETY: repr(C), begins with its size, integers only.
 unsafe impl Sized0 for securereg_promotion {
-    const FIRST: usize = size_of::<securereg_promotion>();
+    const FIRST: usize = offset_of!(securereg_promotion, method) + size_of::<u32>();
 }
 
 /// # Safety
@@ -293,6 +293,11 @@ unsafe fn request(name: ModelName, options: &securereg_promote_options) -> Resul
         }
     };
     if let Some(evidence) = given(options.evidence, "options.evidence")? {
+        // Before it is parsed: that takes many times its length.
+        if evidence.len() > MAX_EVIDENCE {
+            let why = format!("options.evidence has {} bytes, over the limit of {MAX_EVIDENCE}", evidence.len());
+            return Err(Failure::new(SECUREREG_TOO_LARGE, why));
+        }
         request.evidence = serde_json::from_str(evidence).map_err(|e| {
             Failure::new(SECUREREG_INVALID_INPUT, format!("options.evidence is not a JSON object: {e}"))
         })?;
@@ -328,11 +333,12 @@ pub unsafe extern "C" fn securereg_promote(
             (args::text(path, "path")?, request(name_of(name)?, &options)?, result, out)
         };
         let source = Source::open(Path::new(path))?;
+        // Before it happens: once it has, nothing may fail any more.
+        let out = out.map(|out| table::reserve().map(|token| (out, token))).transpose()?;
         // SAFETY: the caller vouches for `task`.
         let promotion = unsafe { task::with(task, |task| Ok(registry.promote(request, source, &me(), task)?)) }?;
-        let model = out.is_some().then(|| Model::give(Arc::clone(&promotion.artifact))).transpose()?;
-        if let (Some(out), Some(model)) = (out, model) {
-            out.put(model);
+        if let Some((out, token)) = out {
+            out.put(Model::fill(token, Arc::clone(&promotion.artifact)));
         }
         if let Some(result) = result {
             let outcome = match promotion.outcome {
@@ -374,8 +380,8 @@ pub unsafe extern "C" fn securereg_verify(
     })
 }
 
-/// Hashes every byte of every model, each stored file once. SECUREREG_OK only if all models pass; the result is kept, see
-/// securereg_integrity. `task` may be NULL. Thread-safe.
+/// Hashes every byte of every model, each stored file once. SECUREREG_OK only if all models pass; the result is kept (not of
+/// a registry opened to read only), see securereg_integrity. `task` may be NULL. Thread-safe.
 ///
 /// Errors: SECUREREG_CORRUPT or SECUREREG_UNREADABLE, naming how many and the first; SECUREREG_CANCELLED.
 #[unsafe(no_mangle)]

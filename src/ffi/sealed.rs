@@ -12,7 +12,8 @@ use super::task::{self, securereg_task};
 use super::{Result, enter, table};
 use crate::sealed::Sealed;
 use std::ffi::{CString, c_char, c_int, c_void};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsRawFd;
+use std::sync::OnceLock;
 
 /// One file of a promoted model in sealed memory: close it with securereg_sealed_close. May be used by any number of threads
 /// at once.
@@ -25,7 +26,7 @@ pub struct securereg_sealed {
 
 struct Open {
     sealed: Sealed,
-    path: CString,
+    path: OnceLock<CString>,
 }
 
 /// # Safety
@@ -42,8 +43,7 @@ unsafe fn open(
     let path = file_of(&registry, &name, path)?;
     // SAFETY: the same.
     let sealed = unsafe { task::with(task, |task| Ok(registry.open_sealed(&name, &path, task)?)) }?;
-    let path = c_text(&format!("/proc/self/fd/{}", sealed.as_fd().as_raw_fd()));
-    Ok(Open { sealed, path })
+    Ok(Open { sealed, path: OnceLock::new() })
 }
 
 /// Puts the file at `path` inside the promoted model `name` (NULL: its only file) into a memfd, hashes all of it, and seals
@@ -120,9 +120,12 @@ pub unsafe extern "C" fn securereg_sealed_map(
     })
 }
 
-/// The descriptor: opened read-only, close-on-exec, with a position that nobody else uses unless the content was opened
-/// twice. It belongs to the sealed memory: do not close it; dup it or open securereg_sealed_path to have one of your own.
-/// Thread-safe.
+/// The descriptor: close-on-exec, opened read-only and with a position of its own (without /proc: a duplicate whose position
+/// other handles of the same content share, and whose writes fail by the seals). It belongs to the sealed memory: do not
+/// close it; dup it or open securereg_sealed_path to have one of your own. Thread-safe.
+///
+/// Errors: SECUREREG_IO when another part of the program has closed it by mistake: what stands at its number now is never
+/// given out.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn securereg_sealed_fd(
     sealed: securereg_sealed,
@@ -132,13 +135,16 @@ pub unsafe extern "C" fn securereg_sealed_fd(
     enter(error, || {
         // SAFETY: the caller vouches for `out`.
         let out = unsafe { Out::new(out, "out") }?;
-        out.put(table::find::<Open>(sealed.id, "sealed memory")?.sealed.as_fd().as_raw_fd());
+        out.put(table::find::<Open>(sealed.id, "sealed memory")?.sealed.checked_fd()?.as_raw_fd());
         Ok(())
     })
 }
 
 /// A path that opens the sealed memory in this process, "/proc/self/fd/N": what a loader is given, such as
 /// llama_model_load_from_file. The string and what it leads to belong to the sealed memory. Thread-safe.
+///
+/// Errors: SECUREREG_IO as securereg_sealed_fd; SECUREREG_NOT_FOUND without /proc; SECUREREG_UNSUPPORTED in a thread that has
+/// a descriptor table of its own.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn securereg_sealed_path(
     sealed: securereg_sealed,
@@ -148,7 +154,9 @@ pub unsafe extern "C" fn securereg_sealed_path(
     enter(error, || {
         // SAFETY: the caller vouches for `out`.
         let out = unsafe { Out::new(out, "out") }?;
-        out.put(table::find::<Open>(sealed.id, "sealed memory")?.path.as_ptr());
+        let open = table::find::<Open>(sealed.id, "sealed memory")?;
+        let path = open.sealed.checked_path()?;
+        out.put(open.path.get_or_init(|| c_text(&path)).as_ptr());
         Ok(())
     })
 }

@@ -5,16 +5,19 @@
 //! alive for the call, whoever closes it meanwhile. Leaves out: what the objects are.
 //!
 //! ```text
-//! token  bits 63..32 generation of the slot, from 1    bits 31..0 index of the slot     0 is no token
+//! token  bits 63..32 generation of the slot, never 0    bits 31..0 index of the slot     0 is no token
 //! ```
 
 use super::Result;
 use super::error::Failure;
 use super::status::securereg_status::{SECUREREG_CLOSED, SECUREREG_TOO_MANY};
+use crate::sys::ForkMark;
 use parking_lot::RwLock;
 use std::any::Any;
-use std::sync::Arc;
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
 use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, OnceLock};
 
 type Object = Arc<dyn Any + Send + Sync>;
 
@@ -26,7 +29,10 @@ static TABLE: RwLock<Table> = RwLock::new(Table { slots: Vec::new(), free: Vec::
 /// The process that uses the library, once one does.
 static OWNER: AtomicI32 = AtomicI32::new(0);
 
-#[derive(Default)]
+/// Set in that process, and wiped by the kernel in whatever is forked from it: in another PID namespace a child may have its
+/// parent's number.
+static MARK: OnceLock<Option<ForkMark>> = OnceLock::new();
+
 struct Table {
     slots: Vec<Slot>,
     free: Vec<u32>,
@@ -39,21 +45,40 @@ struct Slot {
 
 /// Whether this process is a fork of the one that uses the library. Takes no lock.
 pub(crate) fn is_forked() -> bool {
-    let me = rustix::process::getpid().as_raw_nonzero().get();
-    match OWNER.compare_exchange(0, me, Ordering::Relaxed, Ordering::Relaxed) {
-        Ok(_) => false,
-        Err(owner) => owner != me,
-    }
+    let owner = OWNER.load(Ordering::Acquire);
+    owner != 0 && (owner != me() || MARK.get().and_then(Option::as_ref).is_some_and(ForkMark::is_wiped))
+}
+
+fn me() -> i32 {
+    rustix::process::getpid().as_raw_nonzero().get()
+}
+
+/// The first generation of every slot: not the same in two copies of the library in one process, so that a token of one is
+/// none of the other.
+fn first_generation() -> u32 {
+    static FIRST: OnceLock<u32> = OnceLock::new();
+    // The standard library seeds each hasher's keys from the system's randomness. Half of all generations are left.
+    *FIRST.get_or_init(|| 1 + (RandomState::new().build_hasher().finish() as u32 >> 1))
 }
 
 /// Gives an object a token.
 pub(crate) fn insert(object: impl Any + Send + Sync) -> Result<u64> {
-    let object: Object = Arc::new(object);
+    Ok(reserve()?.fill(object))
+}
+
+/// A token that leads to nothing yet: for what must not fail once it has happened.
+pub(crate) struct Reserved(u64);
+
+/// Takes a token.
+pub(crate) fn reserve() -> Result<Reserved> {
+    if OWNER.load(Ordering::Acquire) == 0 {
+        MARK.get_or_init(ForkMark::set);
+        // Another thread of this process may have been faster.
+        let _ = OWNER.compare_exchange(0, me(), Ordering::AcqRel, Ordering::Acquire);
+    }
     let mut table = TABLE.write();
     if let Some(index) = table.free.pop() {
-        let slot = &mut table.slots[index as usize];
-        slot.object = Some(object);
-        return Ok(token(slot.generation, index));
+        return Ok(Reserved(token(table.slots[index as usize].generation, index)));
     }
     let index = table.slots.len();
     let full = |why: &str| Failure::new(SECUREREG_TOO_MANY, format!("{index} handles are open already: {why}"));
@@ -61,8 +86,30 @@ pub(crate) fn insert(object: impl Any + Send + Sync) -> Result<u64> {
         return Err(full("close or free what is not needed any more"));
     }
     table.slots.try_reserve(1).map_err(|e| full(&e.to_string()))?;
-    table.slots.push(Slot { generation: 1, object: Some(object) });
-    Ok(token(1, u32::try_from(index).map_err(|_| full("no token is left"))?))
+    // Room for all of them to be free, so that closing never asks for memory.
+    let room = index + 1 - table.free.len();
+    table.free.try_reserve(room).map_err(|e| full(&e.to_string()))?;
+    let generation = first_generation();
+    table.slots.push(Slot { generation, object: None });
+    Ok(Reserved(token(generation, u32::try_from(index).map_err(|_| full("no token is left"))?)))
+}
+
+impl Reserved {
+    /// Puts the object there.
+    pub(crate) fn fill(self, object: impl Any + Send + Sync) -> u64 {
+        let object: Object = Arc::new(object);
+        let token = self.0;
+        std::mem::forget(self);
+        TABLE.write().slots[token as u32 as usize].object = Some(object);
+        token
+    }
+}
+
+impl Drop for Reserved {
+    /// Not used: the slot is free again, and its token never led anywhere.
+    fn drop(&mut self) {
+        TABLE.write().free.push(self.0 as u32);
+    }
 }
 
 fn token(generation: u32, index: u32) -> u64 {
@@ -131,6 +178,21 @@ mod tests {
         for never in [1, u64::MAX, 1 << 32, u64::from(u32::MAX)] {
             assert!(find::<String>(never, "t").is_err(), "{never}");
         }
+    }
+
+    #[test]
+    fn a_token_that_was_reserved_leads_nowhere_until_it_is_filled() {
+        struct Mine(u8);
+        let reserved = reserve().expect("room");
+        let token = reserved.0;
+        assert!(find::<Mine>(token, "t").is_err() && remove::<Mine>(token, "t").is_err());
+        assert_eq!(reserved.fill(Mine(7)), token);
+        assert_eq!(find::<Mine>(token, "t").expect("filled").0, 7);
+        remove::<Mine>(token, "t").expect("closed");
+        let unused = reserve().expect("room");
+        let index = unused.0 as u32;
+        drop(unused);
+        assert!(TABLE.read().free.contains(&index));
     }
 
     #[test]

@@ -5,9 +5,12 @@
 
 use super::Result;
 use super::args::{self, Sized0};
+use super::error::Failure;
+use super::status::securereg_status::SECUREREG_INVALID_INPUT;
 use crate::task::{Phase, Task};
+use std::cell::Cell;
 use std::ffi::c_void;
-use std::mem::size_of;
+use std::mem::{offset_of, size_of};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The source is being read, hashed and copied, or sealed memory filled.
@@ -17,7 +20,8 @@ pub const SECUREREG_PHASE_VERIFY: u32 = 1;
 
 /// Tells how far long work is: `done` of `total` bytes in `phase` (a SECUREREG_PHASE_*). Return 0 to go on, anything else
 /// to stop: the call then ends with SECUREREG_CANCELLED, and nothing was changed. Called by one thread at a time, not always
-/// the one that made the call. It must not throw, not jump out, and not call the library.
+/// the one that made the call; such a thread has a stack of 2 MiB. It must not throw, not jump out, not call the library
+/// (SECUREREG_INVALID_INPUT), and not wait for a thread that does.
 pub type securereg_progress = Option<unsafe extern "C" fn(user: *mut c_void, phase: u32, done: u64, total: u64) -> i32>;
 
 /// Options of a call that may take long.
@@ -34,7 +38,20 @@ pub struct securereg_task {
 
 // SAFETY: repr(C), begins with its size, and zeroes are NULL pointers.
 unsafe impl Sized0 for securereg_task {
-    const FIRST: usize = size_of::<securereg_task>();
+    const FIRST: usize = offset_of!(securereg_task, user) + size_of::<*mut c_void>();
+}
+
+thread_local! {
+    static IN_CALLBACK: Cell<bool> = const { Cell::new(false) };
+}
+
+/// A call out of a progress callback would wait for locks that the call it reports on holds.
+pub(crate) fn refuse_callbacks() -> Result<()> {
+    if IN_CALLBACK.try_with(Cell::get).unwrap_or(false) {
+        let why = "a progress callback may not call the library: return from it first";
+        return Err(Failure::new(SECUREREG_INVALID_INPUT, why));
+    }
+    Ok(())
 }
 
 struct Caller {
@@ -52,8 +69,11 @@ impl Caller {
             Phase::Copy => SECUREREG_PHASE_COPY,
             Phase::Verify => SECUREREG_PHASE_VERIFY,
         };
+        IN_CALLBACK.set(true);
         // SAFETY: the caller vouches that this may be called with its `user` until the call returns.
-        self.progress.is_none_or(|progress| unsafe { progress(self.user, phase, done, total) } == 0)
+        let go_on = self.progress.is_none_or(|progress| unsafe { progress(self.user, phase, done, total) } == 0);
+        IN_CALLBACK.set(false);
+        go_on
     }
 }
 

@@ -28,6 +28,10 @@ const MAX_DIMENSIONS: u32 = 4;
 const MAX_NESTING: u32 = 4;
 /// Where data starts when the file does not say (docs/gguf.md, `general.alignment`).
 const DEFAULT_ALIGNMENT: u64 = 32;
+/// Far more than any model has: what each takes in memory beside its bytes is bounded by these.
+const MAX_PAIRS: u64 = 1 << 16;
+const MAX_TENSORS: u64 = 1 << 18;
+const MAX_ARRAYS: u64 = 1 << 16;
 /// Memory is taken in pieces of at most this, so that a length alone costs nothing.
 const PIECE: u64 = 1 << 20;
 
@@ -178,7 +182,7 @@ impl GgufHeader {
     /// # Errors
     /// `Refused` when the bytes are not a GGUF header that fits the file; whatever kind `input`'s own error carries.
     pub fn read(input: impl Read, size: u64) -> Result<GgufHeader> {
-        Parser { input, at: 0, size, limit: size.min(MAX_HEADER) }.header()
+        Parser { input, at: 0, size, limit: size.min(MAX_HEADER), arrays: 0 }.header()
     }
 
     /// The value of a key.
@@ -192,6 +196,8 @@ struct Parser<R> {
     at: u64,
     size: u64,
     limit: u64,
+    /// Arrays inside arrays so far.
+    arrays: u64,
 }
 
 impl<R: Read> Parser<R> {
@@ -206,8 +212,8 @@ impl<R: Read> Parser<R> {
         let tensor_count = self.u64("tensor count")?;
         let pair_count = self.u64("key count")?;
         // The shortest of each: a key of 1 byte and a value of 1; a name of 1 byte and one dimension.
-        self.check_count("keys", pair_count, 8 + 1 + 4 + 1)?;
-        self.check_count("tensors", tensor_count, 8 + 1 + 4 + 8 + 4 + 8)?;
+        self.check_count("keys", pair_count, 8 + 1 + 4 + 1, MAX_PAIRS)?;
+        self.check_count("tensors", tensor_count, 8 + 1 + 4 + 8 + 4 + 8, MAX_TENSORS)?;
         let mut seen = std::collections::HashSet::new();
         let mut pairs = Vec::new();
         for _ in 0..pair_count {
@@ -244,7 +250,8 @@ impl<R: Read> Parser<R> {
         match stated.map(|(_, value)| value) {
             None => Ok(DEFAULT_ALIGNMENT),
             Some(Value::Unsigned(ValueType::U32, n)) if n.is_power_of_two() && *n <= PIECE => Ok(*n),
-            Some(other) => Err(self.refuse(format!("general.alignment is {other:?}, not a power of two as uint32"))),
+            // Not shown: it may be anything, of any length.
+            Some(_) => Err(self.refuse("general.alignment is not a power of two as uint32")),
         }
     }
 
@@ -315,7 +322,7 @@ impl<R: Read> Parser<R> {
         let of = self.value_type(key)?;
         let count = self.u64("an array's count")?;
         if let Some(width) = of.width() {
-            self.check_count("array values", count, width)?;
+            self.check_count("array values", count, width, MAX_HEADER)?;
             let bytes = self.bytes("an array", count * width)?;
             if of == ValueType::Bool && bytes.iter().any(|b| *b > 1) {
                 return Err(self.refuse(format!("the booleans of {key:?} are not 0 or 1")));
@@ -323,7 +330,7 @@ impl<R: Read> Parser<R> {
             return Ok(Array::Packed { of, count, bytes });
         }
         if of == ValueType::String {
-            self.check_count("strings", count, 8)?;
+            self.check_count("strings", count, 8, MAX_HEADER)?;
             let mut strings = Strings::default();
             for _ in 0..count {
                 let length = self.u64("a string's length")?;
@@ -335,7 +342,8 @@ impl<R: Read> Parser<R> {
             }
             return Ok(Array::Strings(strings));
         }
-        self.check_count("arrays", count, 12)?;
+        self.check_count("arrays", count, 12, MAX_ARRAYS - self.arrays)?;
+        self.arrays += count;
         let mut arrays = Vec::new();
         for _ in 0..count {
             arrays.push(self.values(key, depth + 1)?);
@@ -344,7 +352,10 @@ impl<R: Read> Parser<R> {
     }
 
     /// Whether `count` things of at least `least` bytes can still come: a count that cannot is a lie.
-    fn check_count(&self, what: &str, count: u64, least: u64) -> Result<()> {
+    fn check_count(&self, what: &str, count: u64, least: u64, most: u64) -> Result<()> {
+        if count > most {
+            return Err(self.refuse(format!("it claims {count} {what}; at most {most} are allowed")));
+        }
         if count.checked_mul(least).is_none_or(|n| n > self.limit - self.at) {
             return Err(self.refuse(format!("it claims {count} {what}, more than can follow")));
         }
@@ -391,8 +402,7 @@ impl<R: Read> Parser<R> {
         while left > 0 {
             let piece = left.min(PIECE) as usize;
             let start = to.len();
-            to.try_reserve(piece)
-                .map_err(|e| Error::new(ErrorKind::NoMemory, "no memory for a GGUF header").because(e))?;
+            to.try_reserve(piece).map_err(no_memory)?;
             to.resize(start + piece, 0);
             self.fill(what, &mut to[start..])?;
             left -= piece as u64;
@@ -416,6 +426,10 @@ impl<R: Read> Parser<R> {
     fn refuse(&self, why: impl std::fmt::Display) -> Error {
         Error::new(ErrorKind::Refused, format!("not a sound GGUF header (byte {}): {why}", self.at))
     }
+}
+
+fn no_memory(e: std::collections::TryReserveError) -> Error {
+    Error::new(ErrorKind::NoMemory, "no memory for a GGUF header").because(e)
 }
 
 #[cfg(test)]

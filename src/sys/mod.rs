@@ -1,6 +1,6 @@
 //! The system calls that no safe crate offers.
 //!
-//! Owns: file leases, mappings of sealed memory. Promises: the only `unsafe` of the core besides `src/ffi`, one operation a block. Leaves out:
+//! Owns: file leases, mappings of sealed memory, a mark that a fork wipes. Promises: the only `unsafe` of the core besides `src/ffi`, one operation a block. Leaves out:
 //! everything rustix and std wrap already.
 
 use std::fs::File;
@@ -70,6 +70,32 @@ impl SealedMap {
     }
 }
 
+/// A page of this process that the kernel zeroes in a forked child (madvise(2), MADV_WIPEONFORK).
+#[derive(Debug)]
+pub(crate) struct ForkMark {
+    page: memmap2::MmapMut,
+}
+
+impl ForkMark {
+    /// Sets the mark; none where the kernel has no such pages.
+    pub(crate) fn set() -> Option<Self> {
+        let mut page = memmap2::MmapMut::map_anon(1).ok()?;
+        // SAFETY: the page is ours, whole, and mapped until `page` is dropped; the advice concerns forked children only.
+        if unsafe { libc::madvise(page.as_mut_ptr().cast(), page.len(), libc::MADV_WIPEONFORK) } != 0 {
+            return None;
+        }
+        page[0] = 1;
+        Some(ForkMark { page })
+    }
+
+    /// Whether this process was forked since.
+    pub(crate) fn is_wiped(&self) -> bool {
+        // SAFETY: one byte of a page that stays mapped while `self` lives. Volatile, because the kernel changes it behind the
+        // compiler's back, though never while anything of this process runs.
+        unsafe { self.page.as_ptr().read_volatile() == 0 }
+    }
+}
+
 /// Linux's F_SETSIG (asm-generic/fcntl.h); the libc crate does not name it on every target.
 const F_SETSIG: libc::c_int = 10;
 
@@ -83,6 +109,23 @@ fn fcntl(file: &File, command: libc::c_int, argument: libc::c_int) -> std::io::R
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_fork_wipes_the_mark() {
+        let mark = ForkMark::set().expect("Linux 4.14 or later");
+        assert!(!mark.is_wiped());
+        // SAFETY: the child calls nothing but _exit, which may be called after a fork of any process.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            // SAFETY: as above.
+            unsafe { libc::_exit(i32::from(mark.is_wiped())) };
+        }
+        let mut status = 0;
+        // SAFETY: `status` is ours, and `child` is this process's child.
+        assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+        assert_eq!(libc::WEXITSTATUS(status), 1);
+        assert!(!mark.is_wiped());
+    }
 
     #[test]
     fn only_sealed_memory_is_mapped() {
