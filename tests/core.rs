@@ -297,6 +297,19 @@ fn a_release_of_a_model_leaves_what_deleted_ones_of_its_name_left_blocked() {
 }
 
 #[test]
+fn what_deleted_models_left_blocked_is_found_by_name() {
+    let root = Root::new();
+    for (model, seed) in [("b", 1), ("a", 2), ("c", 3), ("a", 4)] {
+        root.promote(model, &gguf(100, seed));
+        root.registry.quarantine(&name(model), "backdoor", None, &me()).unwrap();
+        root.registry.delete(&name(model), &me()).unwrap();
+    }
+    let catalog = root.registry.catalog().unwrap();
+    let count = |model: &str| catalog.blocked_as(&name(model)).count();
+    assert_eq!((count("a"), count("b"), count("c"), count("d"), count("0")), (2, 1, 1, 0, 0));
+}
+
+#[test]
 fn a_deletion_without_an_incident_blocks_nothing_and_a_licence_is_never_blocked() {
     let root = Root::new();
     root.promote("good", &gguf(100, 1));

@@ -233,6 +233,9 @@ fn t11_a_sealed_manifest_that_lies_of_what_is_blocked_is_refused() {
     for (entries, blocked) in [(2, 2), (3, 3), (5, 0)] {
         assert!(parse(sealed(body, generation, entries, blocked).as_bytes(), None).is_err(), "{entries} {blocked}");
     }
+    let twice = format!("{models}{list}").replacen(two.as_str(), &format!("{two}{two}"), 1);
+    let e = parse(sealed(&twice, generation, 2, 4).as_bytes(), None).expect_err("counted, but twice");
+    assert!(e.to_string().contains("each once"), "{e}");
     let empty = format!("{models}blocked:\n");
     for blocked in [0, 1] {
         assert!(parse(sealed(&empty, generation, 2, blocked).as_bytes(), None).is_err(), "nothing is blocked");
