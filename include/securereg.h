@@ -649,6 +649,10 @@ typedef struct securereg_gguf_pair {
    * Of an array: the type of its values.
    */
   uint32_t array_type;
+  /**
+   * Its place among the pairs, from 0: what securereg_gguf_string takes.
+   */
+  uint64_t index;
 } securereg_gguf_pair;
 
 /**

@@ -1,7 +1,7 @@
 //! Long work, watched and stopped from outside.
 //!
 //! Owns: [`Task`], which carries a progress callback and a cancel flag into anything that takes long. Promises: the
-//! callback is called from one thread at a time, often enough for a bar and seldom enough not to cost; a cancelled task
+//! callback is called from one thread at a time, never goes back, often enough for a bar and seldom enough not to cost; a cancelled task
 //! leaves nothing behind. Leaves out: how progress is shown.
 
 use crate::error::{Error, ErrorKind, Result};
@@ -30,10 +30,26 @@ pub struct Progress {
 
 type Callback<'a> = Box<dyn FnMut(Progress) + Send + 'a>;
 
+/// The callback, and the last that it was told: threads count side by side, and who counted first may tell last.
+struct Listener<'a> {
+    tell: Callback<'a>,
+    last: Option<Progress>,
+}
+
+impl Listener<'_> {
+    fn tell(&mut self, mut progress: Progress) {
+        if let Some(last) = self.last.filter(|last| last.phase == progress.phase && last.total == progress.total) {
+            progress.done = progress.done.max(last.done);
+        }
+        self.last = Some(progress);
+        (self.tell)(progress);
+    }
+}
+
 /// A handle on long work: who wants to see its progress, and whether it should stop.
 #[derive(Default)]
 pub struct Task<'a> {
-    callback: Option<Mutex<Callback<'a>>>,
+    callback: Option<Mutex<Listener<'a>>>,
     cancelled: Option<&'a AtomicBool>,
 }
 
@@ -47,7 +63,7 @@ impl<'a> Task<'a> {
     /// the registry.
     #[must_use]
     pub fn with_progress(mut self, callback: impl FnMut(Progress) + Send + 'a) -> Self {
-        self.callback = Some(Mutex::new(Box::new(callback)));
+        self.callback = Some(Mutex::new(Listener { tell: Box::new(callback), last: None }));
         self
     }
 
@@ -61,7 +77,7 @@ impl<'a> Task<'a> {
     pub(crate) fn step(&self, progress: Progress) -> Result<()> {
         self.go_on()?;
         if let Some(callback) = &self.callback {
-            (callback.lock())(progress);
+            callback.lock().tell(progress);
         }
         // The callback may have been what stopped it.
         self.go_on()
@@ -94,5 +110,23 @@ impl Actor {
     /// This process's own user, behind the door `via`.
     pub fn this_process(via: &'static str) -> Self {
         Actor::new(via, format!("uid {} pid {}", rustix::process::getuid().as_raw(), std::process::id()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_never_goes_back_within_a_phase() {
+        let mut told = Vec::new();
+        let task = Task::unattended().with_progress(|p| told.push((p.phase, p.done)));
+        for (phase, done) in
+            [(Phase::Copy, 2), (Phase::Copy, 5), (Phase::Copy, 4), (Phase::Verify, 1), (Phase::Verify, 3)]
+        {
+            task.step(Progress { phase, done, total: 9 }).expect("goes on");
+        }
+        drop(task);
+        assert_eq!(told.iter().map(|(_, done)| *done).collect::<Vec<_>>(), [2, 5, 5, 1, 3]);
     }
 }

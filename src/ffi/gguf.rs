@@ -75,11 +75,13 @@ pub struct securereg_gguf_pair {
     pub value_type: u32,
     /// Of an array: the type of its values.
     pub array_type: u32,
+    /// Its place among the pairs, from 0: what securereg_gguf_string takes.
+    pub index: u64,
 }
 
 // SAFETY: repr(C), begins with its size; numbers and pointers, for which zeroes are NULL.
 unsafe impl Sized0 for securereg_gguf_pair {
-    const FIRST: usize = offset_of!(securereg_gguf_pair, array_type) + size_of::<u32>();
+    const FIRST: usize = offset_of!(securereg_gguf_pair, index) + size_of::<u64>();
 }
 
 /// A tensor. Strings belong to the securereg_gguf.
@@ -154,6 +156,7 @@ impl Header {
             f64_value: 0.0,
             value_type: ValueType::Bool as u32,
             array_type: 0,
+            index: at as u64,
         };
         match value {
             Value::Unsigned(kind, n) => (pair.value_type, pair.u64_value) = (*kind as u32, *n),

@@ -128,7 +128,7 @@ pub(crate) fn find<T: Any + Send + Sync>(token: u64, what: &str) -> Result<Arc<T
 
 fn closed(token: u64, what: &str) -> String {
     match token {
-        0 => format!("the {what} handle is zero: it was never opened"),
+        0 => format!("the {what} handle is zero: none is open"),
         _ => format!("the {what} handle is closed, or belongs to something else"),
     }
 }

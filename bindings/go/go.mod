@@ -1,0 +1,3 @@
+module example.invalid/securereg/bindings/go
+
+go 1.24
