@@ -49,7 +49,7 @@ has_standard() { echo 'int main() {}' | g++ "-std=c++$1" -x c++ -fsyntax-only - 
 # Nothing of the C ABI is forgotten, but for what the binding does by other means.
 for word in $(grep -oE '\bsecurereg_[a-z_]+\(' "$header" | tr -d '(' | sort -u) \
   $(sed -n '/^enum securereg_status/,/^};/s/^  \(SECUREREG_[A-Z_]*\) = .*/\1/p' "$header"); do
-  case $word in securereg_map | securereg_gguf_find | securereg_error_status) continue ;; esac
+  case $word in securereg_map | securereg_error_status) continue ;; esac
   check "securereg.hpp knows $word" grep -qw "$word" "$hpp"
 done
 if [ -f "$prefix/include/securereg.hpp" ]; then

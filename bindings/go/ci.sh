@@ -21,6 +21,8 @@ export SECUREREG_TEST_DATA
 [ -w "${HOME:-/nonexistent}" ] || export HOME="$scratch/home" GOPATH="$scratch/go"
 mkdir -p "$HOME" "$scratch/tmp"
 export TMPDIR="$scratch/tmp"
+# go does not notice that pkg-config answers otherwise than when something was cached, as for another prefix.
+export GOCACHE="$scratch/cache"
 go version
 
 passed=0 failed=0

@@ -711,14 +711,13 @@ class Gguf : public detail::Owner<securereg_gguf, ::securereg_gguf_free> {
         return pair;
     }
     detail::Result<std::optional<GgufPair>> find_(std::string_view key) const {
-        // Not securereg_gguf_find: it does not tell the index, which the strings of an array are asked by.
-        const std::uint64_t count = *this ? info_.pair_count : 1;
-        for (std::uint64_t at = 0; at < count; ++at) {
-            auto pair = pair_(at);
-            if (pair.error()) return *pair.error();
-            if ((*pair).key == key) return std::optional<GgufPair>(*pair);
-        }
-        return std::optional<GgufPair>();
+        const detail::CText name("the key", key);
+        if (const auto bad = detail::refuse(name)) return *bad;
+        auto pair = detail::got<securereg_gguf_pair>(
+            [&](auto* out, auto* e) { return ::securereg_gguf_find(raw(), name.get(), out, e); });
+        if (!pair.error()) return std::optional<GgufPair>(made((*pair).index, *pair));
+        if (pair.error()->status() == Status::not_found) return std::optional<GgufPair>();
+        return *pair.error();
     }
     detail::Result<std::vector<std::string_view>> strings_(const GgufPair& pair) const {
         std::vector<std::string_view> strings;
