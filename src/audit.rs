@@ -12,6 +12,7 @@ use crate::digest::Sha256Digest;
 use crate::durable;
 use crate::error::{Error, ErrorKind, Result};
 use crate::layout::{Folder, Layout};
+use crate::sys::NoFileSizeSignal;
 use crate::task::Actor;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use serde::{Deserialize, Serialize};
@@ -108,8 +109,14 @@ pub(crate) fn append(layout: &Layout, actor: &Actor, events: &[Event<'_>]) -> Re
         text.push_str(&line_text);
         text.push('\n');
     }
-    let written = file.write_all_at(text.as_bytes(), end).and_then(|()| file.set_len(end + text.len() as u64));
-    written.and_then(|()| durable::sync_data(&file)).map_err(|e| Error::io("writing audit.jsonl", e))?;
+    let io = |e| Error::io("writing audit.jsonl", e);
+    {
+        let _quiet = NoFileSizeSignal::new();
+        let written = file.write_all_at(text.as_bytes(), end).and_then(|()| file.set_len(end + text.len() as u64));
+        // Of several lines some may be there whole: a line that was not acknowledged is not to be built upon.
+        written.inspect_err(|_| drop(file.set_len(end))).map_err(io)?;
+    }
+    durable::sync_data(&file).map_err(io)?;
     if seq == 0 {
         layout.sync(Folder::Root)?;
     }

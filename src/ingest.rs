@@ -20,7 +20,7 @@ use crate::format;
 use crate::layout::{Folder, Layout};
 use crate::registry::{Method, Transfer};
 use crate::source::{SourceFile, Taken};
-use crate::sys::ReadLease;
+use crate::sys::{NoFileSizeSignal, ReadLease};
 use crate::task::{Phase, Progress, Task};
 use crate::tree;
 use rustix::fs::{Mode, OFlags};
@@ -96,7 +96,11 @@ pub(crate) fn take_in(
         return staged.inspect_err(|_| layout.discard(&temp));
     }
     let (copy, temp, direct) = new_copy(layout)?;
-    let copied = match rustix::fs::ioctl_ficlone(&copy, &file) {
+    let cloned = {
+        let _quiet = NoFileSizeSignal::new();
+        rustix::fs::ioctl_ficlone(&copy, &file)
+    };
+    let copied = match cloned {
         Ok(()) => read_pass(source, &copy, None, meter).map(|pass| (pass, Method::Reflinked)),
         Err(_) => read_pass(source, &file, Some((&copy, direct)), meter).map(|pass| (pass, Method::Copied)),
     };
@@ -178,6 +182,7 @@ impl Piece {
     fn write(&self, to: &File, direct: bool) -> Result<()> {
         // O_DIRECT writes whole blocks; the last one is trimmed afterwards.
         let len = if direct { self.len.next_multiple_of(ALIGN) } else { self.len };
+        let _quiet = NoFileSizeSignal::new();
         std::os::unix::fs::FileExt::write_all_at(to, self.buf.bytes(len), self.at)
             .map_err(|e| Error::io("writing the copy", e))
     }
@@ -186,8 +191,8 @@ impl Piece {
 /// Reads `from` once to its end; hashes it both ways; writes it to `to` if given.
 fn read_pass(source: &SourceFile, from: &File, to: Option<(&File, bool)>, meter: &mut Meter<'_, '_>) -> Result<Pass> {
     let size = source.size();
-    if let Some((temp, _)) = to {
-        reserve(temp, size)?;
+    if let Some((temp, direct)) = to {
+        reserve(temp, if direct { size.next_multiple_of(ALIGN as u64) } else { size })?;
     }
     let pass = std::thread::scope(|scope| {
         let (to_hash, inbox) = sync_channel::<Arc<Piece>>(PIECES);
@@ -219,7 +224,7 @@ fn read_pass(source: &SourceFile, from: &File, to: Option<(&File, bool)>, meter:
         Ok(Pass { sha256: sha256?, blake3, tree, kind })
     })?;
     if let Some((temp, true)) = to {
-        // The last O_DIRECT write was padded to whole blocks.
+        // The last O_DIRECT write was padded to whole blocks. Making a file shorter is never over a limit.
         temp.set_len(size).map_err(|e| Error::io("trimming the copy", e))?;
     }
     Ok(pass)
@@ -292,6 +297,7 @@ fn reserve(temp: &File, size: u64) -> Result<()> {
     if size == 0 {
         return Ok(());
     }
+    let _quiet = NoFileSizeSignal::new();
     match rustix::fs::fallocate(temp, rustix::fs::FallocateFlags::empty(), 0, size) {
         Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
         Err(e) => Err(Error::io("reserving space for the copy", e)),

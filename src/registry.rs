@@ -22,6 +22,7 @@ use crate::promote;
 use crate::sealed::{self, Sealed};
 use crate::source::Source;
 use crate::stamp::Stamp;
+use crate::sys::NoFileSizeSignal;
 use crate::task::{Actor, Task};
 use crate::verified::{ReadMode, VerifiedFile};
 use crate::verify;
@@ -507,17 +508,16 @@ impl Inner {
         let _temp = self.layout.use_temp()?;
         let (mut copy, temp) = self.layout.new_temp(OFlags::empty())?;
         let mut hasher = blake3::Hasher::new();
-        let copied =
-            std::io::copy(&mut adopted, &mut crate::ingest::Tee(&mut copy, &mut hasher)).map_err(io).and_then(|_| {
-                if hasher.finalize().as_bytes() != entry.blake3.as_bytes() {
-                    return Err(Error::new(
-                        ErrorKind::Corrupt,
-                        format!("the adopted file of {} was changed", entry.path),
-                    ));
-                }
-                rustix::fs::fchmod(&copy, crate::ingest::READ_ONLY).map_err(|e| io(e.into()))?;
-                durable::sync_file(&copy).map_err(io)
-            });
+        let quiet = NoFileSizeSignal::new();
+        let copied = std::io::copy(&mut adopted, &mut crate::ingest::Tee(&mut copy, &mut hasher));
+        drop(quiet);
+        let copied = copied.map_err(io).and_then(|_| {
+            if hasher.finalize().as_bytes() != entry.blake3.as_bytes() {
+                return Err(Error::new(ErrorKind::Corrupt, format!("the adopted file of {} was changed", entry.path)));
+            }
+            rustix::fs::fchmod(&copy, crate::ingest::READ_ONLY).map_err(|e| io(e.into()))?;
+            durable::sync_file(&copy).map_err(io)
+        });
         copied.inspect_err(|_| self.layout.discard(&temp))?;
         // Under the lock, so that a delete or a promotion meanwhile is not undone.
         let replace = |catalog: &Catalog| {
