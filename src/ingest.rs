@@ -20,7 +20,7 @@ use crate::format;
 use crate::layout::{Folder, Layout};
 use crate::registry::{Method, Transfer};
 use crate::source::{SourceFile, Taken};
-use crate::sys::{NoFileSizeSignal, ReadLease};
+use crate::sys::{NoFileSizeSignal, ReadLease, spawn_scoped_quietly};
 use crate::task::{Phase, Progress, Task};
 use crate::tree;
 use rustix::fs::{Mode, OFlags};
@@ -182,7 +182,6 @@ impl Piece {
     fn write(&self, to: &File, direct: bool) -> Result<()> {
         // O_DIRECT writes whole blocks; the last one is trimmed afterwards.
         let len = if direct { self.len.next_multiple_of(ALIGN) } else { self.len };
-        let _quiet = NoFileSizeSignal::new();
         std::os::unix::fs::FileExt::write_all_at(to, self.buf.bytes(len), self.at)
             .map_err(|e| Error::io("writing the copy", e))
     }
@@ -197,21 +196,24 @@ fn read_pass(source: &SourceFile, from: &File, to: Option<(&File, bool)>, meter:
     let pass = std::thread::scope(|scope| {
         let (to_hash, inbox) = sync_channel::<Arc<Piece>>(PIECES);
         let (hashed, hash_done) = sync_channel::<()>(PIECES);
-        let hashing = scope.spawn(move || {
+        let hashing = spawn_scoped_quietly(scope, move || {
             let mut hasher = sha2::Sha256::new();
             each(&inbox, &hashed, |piece| {
                 hasher.update(piece.bytes());
                 Ok(())
             })?;
             Ok(Sha256Digest::from_bytes(hasher.finalize().into()))
-        });
+        })
+        .map_err(no_thread)?;
         let mut others = vec![(to_hash, hash_done)];
         let writing = to.map(|(temp, direct)| {
             let (to_write, inbox) = sync_channel::<Arc<Piece>>(PIECES);
             let (written, write_done) = sync_channel::<()>(PIECES);
             others.push((to_write, write_done));
-            scope.spawn(move || each(&inbox, &written, |piece| piece.write(temp, direct)))
+            // A write over the limit on file sizes is an error here: SIGXFSZ, too, is blocked in such a thread.
+            spawn_scoped_quietly(scope, move || each(&inbox, &written, |piece| piece.write(temp, direct)))
         });
+        let writing = writing.transpose().map_err(no_thread)?;
         let read = read_pieces(source, from, &others, meter);
         // Their inboxes end, and so do they.
         drop(others);
@@ -228,6 +230,10 @@ fn read_pass(source: &SourceFile, from: &File, to: Option<(&File, bool)>, meter:
         temp.set_len(size).map_err(|e| Error::io("trimming the copy", e))?;
     }
     Ok(pass)
+}
+
+fn no_thread(e: std::io::Error) -> Error {
+    Error::io("starting a thread (ulimit -u and pids.max limit them)", e)
 }
 
 fn ended_early() -> Error {

@@ -8,6 +8,7 @@ use crate::buffer::ReadBuf;
 use crate::digest::{Blake3Digest, Sha256Digest};
 use crate::error::{Error, ErrorKind, Result};
 use crate::layout::{Folder, Layout, blob_name};
+use crate::sys::spawn_scoped_quietly;
 use crate::task::{Phase, Progress, Task};
 use crate::tree::{self, Cv, GROUP, SPAN, SpanValue};
 use parking_lot::Mutex;
@@ -17,6 +18,10 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// One read of a scan.
 const PIECE: u64 = 4 << 20;
+
+/// Threads of one scan, each with a buffer of a piece: more would wait for the same disk, and take from the host what it has
+/// planned for itself.
+const MAX_THREADS: usize = 16;
 
 /// A stored blob, open for reads that bypass the page cache where that is possible.
 #[derive(Debug)]
@@ -118,7 +123,7 @@ impl Meter<'_, '_> {
     }
 }
 
-/// Hashes all jobs on all cores.
+/// Hashes all jobs on all cores, as far as the host may start threads: the caller's own does it alone if need be.
 pub(crate) fn roots(jobs: &[Job], meter: &Meter<'_, '_>) -> Vec<Outcome> {
     let pieces: Vec<(usize, u64)> =
         jobs.iter().enumerate().flat_map(|(i, j)| (0..j.len.div_ceil(SPAN).max(1)).map(move |s| (i, s))).collect();
@@ -134,14 +139,22 @@ pub(crate) fn roots(jobs: &[Job], meter: &Meter<'_, '_>) -> Vec<Outcome> {
             found[job].lock().put(span, outcome);
         }
     };
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(pieces.len().max(1));
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
-        for _ in 1..threads {
-            scope.spawn(work);
+        for _ in 1..threads(cores, pieces.len()) {
+            if let Err(e) = spawn_scoped_quietly(scope, work) {
+                tracing::debug!(error = %e, "hashing goes on with fewer threads");
+                break;
+            }
         }
         work();
     });
     found.into_iter().zip(jobs).map(|(parts, job)| parts.into_inner().finish(job.len)).collect()
+}
+
+/// How many threads hash so many pieces, the caller's own among them.
+fn threads(cores: usize, pieces: usize) -> usize {
+    cores.min(pieces).clamp(1, MAX_THREADS)
 }
 
 /// The SHA-256 of a stored file as it is now, for a message that says what was found.
@@ -231,4 +244,18 @@ fn hash_span(job: &Job, span: u64, buf: &mut ReadBuf, meter: &Meter<'_, '_>) -> 
         meter.step(n as u64)?;
     }
     Ok(Some(tree::span_value(span, job.len, &groups, only)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_large_machine_is_not_taken_whole() {
+        for (cores, pieces, expected) in
+            [(1, 9, 1), (2, 9, 2), (8, 3, 3), (8, 0, 1), (16, 99, 16), (17, 99, 16), (256, 9999, 16)]
+        {
+            assert_eq!(threads(cores, pieces), expected, "{cores} cores, {pieces} pieces");
+        }
+    }
 }

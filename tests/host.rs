@@ -6,7 +6,9 @@ mod support;
 use nix::sys::signal::{SigSet, Signal, raise};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use securereg::*;
-use std::path::Path;
+use std::collections::HashSet;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use support::*;
 
@@ -174,4 +176,81 @@ fn of_lines_that_did_not_all_fit_none_stays_in_the_log() {
     assert!(!root.registry.verify_all(&me(), &Task::unattended()).unwrap().all_verified());
     assert_eq!((root.status("a"), root.status("b")), ("quarantined", "quarantined"));
     root.registry.audit_verify().unwrap();
+}
+
+/// Someone without a privilege: limits do not bind root.
+const NOBODY: u32 = 65_534;
+
+#[test]
+fn where_no_thread_can_be_started_a_scan_goes_on_alone_and_a_promotion_is_an_error() {
+    let test = "where_no_thread_can_be_started_a_scan_goes_on_alone_and_a_promotion_is_an_error";
+    let dir = tempfile::tempdir().unwrap();
+    let child = run_alone(test, |child| {
+        child.env("TMPDIR", dir.path());
+        if !rustix::process::getuid().is_root() {
+            return child;
+        }
+        std::os::unix::fs::chown(dir.path(), Some(NOBODY), Some(NOBODY)).unwrap();
+        child.uid(NOBODY).gid(NOBODY)
+    });
+    if !child {
+        return;
+    }
+    let root = Root::new();
+    let bytes = gguf(3 * SPAN as usize, 1);
+    root.promote("m", &bytes);
+    let source = root.source("n.gguf", &gguf(3 * G, 2));
+    let damaged = gguf(3 * SPAN as usize, 3);
+    root.promote("damaged", &damaged);
+
+    limit(Resource::Nproc, Some(1));
+    assert!(std::thread::Builder::new().spawn(|| ()).is_err(), "the limit does not bind this user");
+    assert_eq!(root.verify("m").status, VerifyStatus::Verified);
+    assert_eq!(root.read("m").unwrap(), bytes);
+    // The last span is hashed too, by whoever is left.
+    flip(&root.blob("damaged"), 3 * SPAN - 1);
+    assert_eq!(root.open("damaged").expect_err("re-checked alone").kind(), ErrorKind::Corrupt);
+    for transfer in [Transfer::Copy, Transfer::Move] {
+        let request = PromoteRequest { transfer, ..PromoteRequest::new(name("n")) };
+        let e = root.registry.promote(request, source_of(&source), &me(), &Task::unattended()).expect_err("no thread");
+        assert_eq!(e.kind(), ErrorKind::Io, "{e}");
+        assert!(e.to_string().contains("starting a thread"), "{e}");
+    }
+    assert!(source.exists() && root.names("tmp").is_empty());
+
+    limit(Resource::Nproc, None);
+    root.promote_path("n", &source).unwrap();
+}
+
+fn threads() -> HashSet<PathBuf> {
+    std::fs::read_dir("/proc/self/task").unwrap().map(|entry| entry.unwrap().path()).collect()
+}
+
+#[test]
+fn the_threads_of_the_library_take_none_of_the_hosts_signals() {
+    if !alone("the_threads_of_the_library_take_none_of_the_hosts_signals") {
+        return;
+    }
+    let root = Root::new();
+    let source = root.source("m.gguf", &gguf(3 * SPAN as usize, 1));
+    let (mask, mine) = (of_this_thread("SigBlk"), threads());
+    let mut seen = 0;
+    let mut look = |_: Progress| {
+        for thread in threads().difference(&mine) {
+            let Some(blocked) = signals(thread, "SigBlk") else { continue };
+            seen += 1;
+            for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGCHLD, Signal::SIGUSR1, Signal::SIGXFSZ] {
+                assert_ne!(blocked & bit(signal), 0, "{signal} would reach a thread of the library");
+            }
+        }
+    };
+    let request = PromoteRequest::new(name("m"));
+    let task = Task::unattended().with_progress(&mut look);
+    root.registry.promote(request, source_of(&source), &me(), &task).unwrap();
+    drop(task);
+    let task = Task::unattended().with_progress(&mut look);
+    assert_eq!(root.registry.verify(&name("m"), &me(), &task).unwrap().status, VerifyStatus::Verified);
+    drop(task);
+    assert!(seen > 0, "no thread of the library was seen");
+    assert_eq!(of_this_thread("SigBlk"), mask, "the caller's own mask is as it was");
 }

@@ -5,7 +5,7 @@
 
 mod signals;
 
-pub(crate) use signals::NoFileSizeSignal;
+pub(crate) use signals::{NoFileSizeSignal, spawn_scoped_quietly};
 
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};

@@ -1,12 +1,15 @@
 //! Signals: what the library's writes and threads must not do to the process they run in.
 //!
-//! Owns: [`NoFileSizeSignal`]. Promises: a write beyond the limit on file sizes is EFBIG and never SIGXFSZ, whose default is death; masks are the host's again
+//! Owns: [`NoFileSizeSignal`], [`spawn_scoped_quietly`]. Promises: a write beyond the limit on file sizes is EFBIG and never
+//! SIGXFSZ, whose default is death; no thread of ours runs a signal handler of the host's; masks are the host's again
 //! afterwards, and a signal that another process sent is not lost. No handler is installed, and no disposition is changed: those
 //! are the whole process's. Leaves out: SIGPIPE (the core writes to no pipe), SIGIO (file leases ask for SIGURG instead).
 
 use libc::{c_int, sigset_t};
+use std::io;
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
+use std::thread::{Builder, Scope, ScopedJoinHandle};
 
 /// While this lives, a write of this thread beyond RLIMIT_FSIZE fails with EFBIG and sends nothing: the kernel sends SIGXFSZ to
 /// the thread that wrote, which has it blocked, and it is taken away before it is unblocked. May be nested. Held around writes
@@ -42,6 +45,42 @@ impl Drop for NoFileSizeSignal {
     }
 }
 
+/// Starts a thread that takes none of the host's signals: it inherits a mask in which all are blocked, so that the kernel picks
+/// a thread of the host's for whatever is sent to the process. An error (a limit on processes or on memory) starts nothing.
+///
+/// What a fault of the thread itself raises stays open: blocked, it would end the process without asking the host's crash
+/// handler, or the one by which a seccomp sandbox answers system calls (SIGSYS).
+pub(crate) fn spawn_scoped_quietly<'scope, T: Send + 'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    work: impl FnOnce() -> T + Send + 'scope,
+) -> io::Result<ScopedJoinHandle<'scope, T>> {
+    let _blocked = SignalsBlocked::new();
+    // The standard library's own default, named: unnamed, it would ask the environment, which the host may be changing.
+    Builder::new().stack_size(2 << 20).spawn_scoped(scope, work)
+}
+
+/// Raised by a thread's own instructions and system calls.
+const FAULTS: [c_int; 6] = [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGTRAP, libc::SIGSYS];
+
+/// While this lives, this thread takes no signal but its own faults. No code of the host's runs meanwhile, so the mask that was
+/// there is put back whole.
+struct SignalsBlocked {
+    before: sigset_t,
+    _here: PhantomData<*mut ()>,
+}
+
+impl SignalsBlocked {
+    fn new() -> SignalsBlocked {
+        SignalsBlocked { before: change_mask(libc::SIG_BLOCK, &all_but_faults()), _here: PhantomData }
+    }
+}
+
+impl Drop for SignalsBlocked {
+    fn drop(&mut self) {
+        change_mask(libc::SIG_SETMASK, &self.before);
+    }
+}
+
 fn no_signals() -> sigset_t {
     let mut set = MaybeUninit::uninit();
     // SAFETY: the pointer is to room for a set, which the call writes whole; it fails for no valid pointer.
@@ -54,6 +93,17 @@ fn file_size_signal() -> sigset_t {
     let mut set = no_signals();
     // SAFETY: the set is initialised and borrowed for the call; the number is a signal's.
     unsafe { libc::sigaddset(&mut set, libc::SIGXFSZ) };
+    set
+}
+
+fn all_but_faults() -> sigset_t {
+    let mut set = no_signals();
+    // SAFETY: the set is initialised and borrowed for the call.
+    unsafe { libc::sigfillset(&mut set) };
+    for fault in FAULTS {
+        // SAFETY: the set is initialised and borrowed for the call; the number is a signal's.
+        unsafe { libc::sigdelset(&mut set, fault) };
+    }
     set
 }
 
@@ -126,7 +176,7 @@ mod tests {
         (info[0], info[2], info[4]) = (libc::SIGXFSZ, libc::SI_USER, sender);
         // SAFETY: the array is a siginfo_t's 128 bytes, read by the call; a process may send any to its own threads.
         let sent = unsafe { libc::syscall(libc::SYS_rt_tgsigqueueinfo, pid, tid, libc::SIGXFSZ, info.as_ptr()) };
-        assert_eq!(sent, 0, "{}", std::io::Error::last_os_error());
+        assert_eq!(sent, 0, "{}", io::Error::last_os_error());
     }
 
     #[test]
@@ -172,5 +222,19 @@ mod tests {
         let taken = unsafe { libc::sigtimedwait(&file_size_signal(), info.as_mut_ptr(), &now) };
         assert_eq!(taken, libc::SIGXFSZ);
         change_mask(libc::SIG_UNBLOCK, &file_size_signal());
+    }
+
+    #[test]
+    fn a_quiet_thread_takes_no_signal_but_its_own_faults_and_its_maker_is_as_before() {
+        let before = mask();
+        let inside =
+            std::thread::scope(|scope| spawn_scoped_quietly(scope, mask).expect("a thread").join().expect("it ends"));
+        for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGCHLD, libc::SIGPROF, libc::SIGXFSZ, libc::SIGRTMAX()] {
+            assert!(has(&inside, signal), "{signal} would reach a thread of ours");
+            assert_eq!(has(&mask(), signal), has(&before, signal));
+        }
+        for fault in FAULTS {
+            assert!(!has(&inside, fault), "{fault} is the host's crash handler's to see");
+        }
     }
 }
