@@ -8,6 +8,7 @@
 //! renamed, and its *outcome* after. A start closes an intent without outcome as `applied` or `aborted`, by the
 //! generation the manifest shows.
 
+use crate::buffer;
 use crate::digest::Sha256Digest;
 use crate::durable;
 use crate::error::{Error, ErrorKind, Result};
@@ -147,7 +148,7 @@ fn recent(layout: &Layout) -> Result<Vec<u8>> {
     };
     let end = Tail::read(&file)?.end;
     let start = end.saturating_sub(1 << 20);
-    let mut bytes = vec![0; (end - start) as usize];
+    let mut bytes = buffer::filled(0, (end - start) as usize)?;
     file.read_exact_at(&mut bytes, start).map_err(|e| Error::io("reading audit.jsonl", e))?;
     Ok(bytes)
 }

@@ -170,6 +170,8 @@ impl Error {
             Some(libc::EACCES | libc::EPERM | libc::EROFS) => ErrorKind::Permission,
             Some(libc::ENOENT) => ErrorKind::NotFound,
             Some(libc::ENOMEM) => ErrorKind::NoMemory,
+            // Said by the standard library's own buffers.
+            None if e.kind() == std::io::ErrorKind::OutOfMemory => ErrorKind::NoMemory,
             _ => ErrorKind::Io,
         };
         Error::new(kind, format!("{what}: {e}")).because(e)

@@ -222,7 +222,7 @@ fn read_pass(source: &SourceFile, from: &File, to: Option<(&File, bool)>, meter:
         // The writer's own failure says more than the reader's, which only saw it end.
         written?;
         let (kind, tree) = read?;
-        let (blake3, tree) = tree.finish();
+        let (blake3, tree) = tree.finish()?;
         Ok(Pass { sha256: sha256?, blake3, tree, kind })
     })?;
     if let Some((temp, true)) = to {
@@ -270,7 +270,8 @@ fn read_pieces(
             others.iter().try_for_each(|(_, done)| done.recv().map_err(|_| ended_early()))?;
             in_flight.pop_front().and_then(Arc::into_inner).map(|piece| piece.buf).unwrap_or_default()
         };
-        let len = fill(from, buf.take(PIECE), at).map_err(|e| Error::io(format_args!("reading {}", source.path), e))?;
+        let len =
+            fill(from, buf.take(PIECE)?, at).map_err(|e| Error::io(format_args!("reading {}", source.path), e))?;
         let piece = Arc::new(Piece { buf, at, len });
         if kind.is_none() {
             // Junk is refused before it is copied.
@@ -282,7 +283,7 @@ fn read_pieces(
         for (inbox, _) in others {
             inbox.send(Arc::clone(&piece)).map_err(|_| ended_early())?;
         }
-        tree.update(piece.bytes());
+        tree.update(piece.bytes())?;
         in_flight.push_back(piece);
         at += len as u64;
         meter.step(len)?;

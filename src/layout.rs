@@ -18,6 +18,7 @@
 //!   tokens/ run/         the server's tokens; locks and mount records
 //! ```
 
+use crate::buffer;
 use crate::digest::Sha256Digest;
 use crate::durable;
 use crate::error::{Error, ErrorKind, Result};
@@ -392,7 +393,7 @@ pub(crate) fn read_bounded(file: &File, what: &str, limit: u64) -> Result<Vec<u8
             format!("{what} has {} bytes, over the limit of {limit}", meta.len()),
         ));
     }
-    let mut bytes = Vec::with_capacity(usize::try_from(meta.len()).unwrap_or(0));
+    let mut bytes = buffer::with_room(usize::try_from(meta.len()).unwrap_or(0))?;
     file.take(limit).read_to_end(&mut bytes).map_err(|e| Error::io(format_args!("reading {what}"), e))?;
     Ok(bytes)
 }

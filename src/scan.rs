@@ -4,7 +4,7 @@
 //! the file system can (O_DIRECT, else the cached pages are dropped first); files and the spans of one file are hashed side
 //! by side; a file that cannot be read is told from one whose bytes are wrong. Leaves out: what follows from the result.
 
-use crate::buffer::ReadBuf;
+use crate::buffer::{self, ReadBuf};
 use crate::digest::{Blake3Digest, Sha256Digest};
 use crate::error::{Error, ErrorKind, Result};
 use crate::layout::{Folder, Layout, blob_name};
@@ -64,7 +64,7 @@ impl Stored {
                 Ok(n) => {
                     done += n;
                     // O_DIRECT ends short only at the end of the file, and cannot go on from there.
-                    if self.direct && !n.is_multiple_of(crate::buffer::ALIGN) {
+                    if self.direct && !n.is_multiple_of(buffer::ALIGN) {
                         break;
                     }
                 }
@@ -97,7 +97,7 @@ pub(crate) struct Job {
     pub(crate) len: u64,
 }
 
-/// What one file came to. `Err` is `Unreadable` or `Cancelled`.
+/// What one file came to. `Err` is `Unreadable`, or a failure of our own (`Cancelled`, `NoMemory`).
 pub(crate) type Outcome = Result<Scanned>;
 
 /// A file read to its end.
@@ -125,8 +125,12 @@ impl Meter<'_, '_> {
 
 /// Hashes all jobs on all cores, as far as the host may start threads: the caller's own does it alone if need be.
 pub(crate) fn roots(jobs: &[Job], meter: &Meter<'_, '_>) -> Vec<Outcome> {
-    let pieces: Vec<(usize, u64)> =
-        jobs.iter().enumerate().flat_map(|(i, j)| (0..j.len.div_ceil(SPAN).max(1)).map(move |s| (i, s))).collect();
+    let spans = |job: &Job| job.len.div_ceil(SPAN).max(1);
+    let mut pieces: Vec<(usize, u64)> = match buffer::with_room(jobs.iter().map(spans).sum::<u64>() as usize) {
+        Ok(room) => room,
+        Err(e) => return jobs.iter().map(|_| Err(Error::new(e.kind(), e.message()))).collect(),
+    };
+    pieces.extend(jobs.iter().enumerate().flat_map(|(i, job)| (0..spans(job)).map(move |span| (i, span))));
     let found: Vec<Mutex<Parts>> = jobs.iter().map(|j| Mutex::new(Parts::new(j))).collect();
     let next = AtomicUsize::new(0);
     let work = || {
@@ -164,7 +168,7 @@ pub(crate) fn sha256(stored: &Stored) -> Result<Sha256Digest> {
     let mut buf = ReadBuf::new();
     let mut offset = 0;
     loop {
-        let piece = buf.take(PIECE as usize);
+        let piece = buf.take(PIECE as usize)?;
         let n = stored.read(piece, offset)?;
         hasher.update(&piece[..n]);
         offset += n as u64;
@@ -186,8 +190,11 @@ impl Parts {
         if !job.stored.direct {
             let _ = rustix::fs::fadvise(&job.stored.file, 0, None, rustix::fs::Advice::DontNeed);
         }
-        let mut parts =
-            Parts { spans: vec![[0; 32]; job.len.div_ceil(SPAN) as usize], whole: None, error: None, other_size: None };
+        let mut parts = Parts { spans: Vec::new(), whole: None, error: None, other_size: None };
+        match buffer::filled([0; 32], job.len.div_ceil(SPAN) as usize) {
+            Ok(spans) => parts.spans = spans,
+            Err(e) => parts.error = Some(e),
+        }
         match job.stored.file.metadata() {
             Ok(meta) if meta.len() != job.len => parts.other_size = Some(meta.len()),
             Ok(_) => {}
@@ -230,7 +237,7 @@ fn hash_span(job: &Job, span: u64, buf: &mut ReadBuf, meter: &Meter<'_, '_>) -> 
     let mut at = start;
     while at < end {
         let wanted = (end - at).min(PIECE) as usize;
-        let piece = &mut buf.take(wanted.next_multiple_of(crate::buffer::ALIGN))[..];
+        let piece = buf.take(wanted.next_multiple_of(buffer::ALIGN))?;
         let n = job.stored.read(piece, at)?.min(wanted);
         if n < wanted {
             return Ok(None);

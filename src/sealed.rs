@@ -220,7 +220,7 @@ fn fill(file: &VerifiedFile, memory: &OwnedFd, task: &Task<'_>) -> Result<()> {
 }
 
 fn copy(stored: &Stored, memory: &OwnedFd, at: u64, wanted: usize, buf: &mut ReadBuf) -> Result<()> {
-    let piece = buf.take(wanted.next_multiple_of(ALIGN));
+    let piece = buf.take(wanted.next_multiple_of(ALIGN))?;
     // A file cut short leaves zeros, which are not what was promoted.
     let got = stored.read(piece, at)?.min(wanted);
     let mut done = 0;

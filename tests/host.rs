@@ -254,3 +254,71 @@ fn the_threads_of_the_library_take_none_of_the_hosts_signals() {
     assert!(seen > 0, "no thread of the library was seen");
     assert_eq!(of_this_thread("SigBlk"), mask, "the caller's own mask is as it was");
 }
+
+/// Bytes of address space that this process has taken.
+fn address_space() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmSize:")).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() * 1024
+}
+
+#[test]
+fn near_a_limit_on_memory_reads_and_checks_are_errors_and_not_the_end_of_the_process() {
+    if !alone("near_a_limit_on_memory_reads_and_checks_are_errors_and_not_the_end_of_the_process") {
+        return;
+    }
+    // The longest read there may be.
+    const LONGEST: usize = 64 << 20;
+    let root = Root::new();
+    let mut bytes = gguf(99, 1);
+    bytes.resize(LONGEST, 7);
+    root.promote("m", &bytes);
+    let large = root.source("large.gguf", &bytes);
+    drop(bytes);
+    let small = gguf(3 * G, 2);
+    root.promote("small", &small);
+    let (file, other) = (root.open("m").unwrap(), root.open("small").unwrap());
+    let (mut out, mut refused) = (vec![0; small.len()], 0);
+    assert_eq!(file.read(0, LONGEST, &mut ReadBuf::new()).unwrap().len(), LONGEST);
+    other.read_at(&mut out, 0).unwrap();
+
+    let taken = address_space();
+    for step in 0..40 {
+        limit(Resource::As, Some(taken + step * (2 << 20)));
+        let mut buf = ReadBuf::new();
+        let outcome = file.read(0, LONGEST, &mut buf).map(<[u8]>::len);
+        match outcome {
+            Ok(n) => assert_eq!(n, LONGEST),
+            Err(e) => {
+                assert_eq!(e.kind(), ErrorKind::NoMemory, "{e}");
+                refused += 1;
+            }
+        }
+        // What fits is read all the same, into the same buffer too.
+        assert_eq!(other.read(0, small.len(), &mut buf).unwrap(), small);
+        assert_eq!(other.read_at(&mut out, 0).unwrap(), small.len());
+        assert_eq!(out, small);
+        limit(Resource::As, None);
+    }
+    assert!((20..40).contains(&refused), "{refused} of 40 were refused");
+
+    // What the allocator and the threads library hold in reserve may do, or not.
+    limit(Resource::As, Some(taken + (1 << 20)));
+    let verified = root.registry.verify(&name("m"), &me(), &Task::unattended());
+    let promoted = root.promote_path("n", &large);
+    limit(Resource::As, None);
+    assert!(verified.as_ref().map_or_else(|e| e.kind() == ErrorKind::NoMemory, |r| r.error.is_none()), "{verified:?}");
+    if let Err(e) = promoted {
+        assert!(matches!(e.kind(), ErrorKind::NoMemory | ErrorKind::Io), "{e}");
+    }
+    assert_eq!((root.status("m"), root.names("tmp")), ("promoted", vec![]), "it says nothing about the bytes");
+
+    // A file that is read whole.
+    let kept = std::fs::File::create(root.path().join("run/integrity.json")).unwrap();
+    kept.set_len(LONGEST as u64).unwrap();
+    limit(Resource::As, Some(taken + (1 << 20)));
+    let last = root.registry.last_verify_all();
+    limit(Resource::As, None);
+    assert_eq!(last.expect_err("no memory for it").kind(), ErrorKind::NoMemory);
+    assert_eq!(root.verify("m").status, VerifyStatus::Verified);
+}
