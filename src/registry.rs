@@ -21,7 +21,7 @@ use crate::name::{ModelName, RelPath};
 use crate::promote;
 use crate::sealed::{self, Sealed};
 use crate::source::Source;
-use crate::stamp::Stamp;
+use crate::stamp::Stamps;
 use crate::sys::NoFileSizeSignal;
 use crate::task::{Actor, Task};
 use crate::verified::{ReadMode, VerifiedFile};
@@ -321,9 +321,9 @@ pub(crate) struct Inner {
     layout: Arc<Layout>,
     store: Store,
     blobs: Blobs,
-    /// Blobs this process found damaged, with the stamp they had: refused here even if the quarantine could not be written,
-    /// until another file stands in their place.
-    condemned: Mutex<HashMap<Sha256Digest, Option<Stamp>>>,
+    /// Blobs this process found damaged, with the stamps they and their trees had, for either may be what is damaged: refused
+    /// here even if the quarantine could not be written, until one of the two is written or replaced, or a check passes.
+    condemned: Mutex<HashMap<Sha256Digest, Option<Stamps>>>,
     buffers: Mutex<Vec<ReadBuf>>,
 }
 
@@ -450,15 +450,16 @@ impl Inner {
     }
 
     pub(crate) fn condemn(&self, sha256: &Sha256Digest) {
-        let stamp = Stamp::at(self.layout.folder(Folder::Blobs), &blob_name(sha256)).ok();
-        self.condemned.lock().insert(*sha256, stamp);
+        let stamps = Stamps::at(&self.layout, sha256);
+        self.condemned.lock().insert(*sha256, stamps);
     }
 
-    /// Whether the stored file is the very one that was found damaged.
+    /// Whether what is stored is the very thing that was found damaged. If not, an open checks every byte of it: its stamps are
+    /// not known to be good.
     fn is_condemned(&self, sha256: &Sha256Digest) -> bool {
         let mut condemned = self.condemned.lock();
         let Some(then) = condemned.get(sha256) else { return false };
-        let now = Stamp::at(self.layout.folder(Folder::Blobs), &blob_name(sha256)).ok();
+        let now = Stamps::at(&self.layout, sha256);
         let same = now.is_none() || *then == now;
         if !same {
             condemned.remove(sha256);
