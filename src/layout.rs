@@ -367,7 +367,7 @@ const TEMP_LOCK: &str = "tmp.lock";
 /// What may be done to a root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Access {
-    /// Nothing is written there, not even a lock or a cache.
+    /// Nothing is written there, not even a lock file or a cache.
     Read,
     /// What is there may be changed.
     Write,

@@ -81,7 +81,9 @@ pub(crate) fn live(layout: &Layout) -> Result<Vec<MountRecord>> {
             continue;
         }
         if rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).is_ok() {
-            // Nobody holds it: its maker is gone.
+            // Nobody holds it: its maker is gone. Closing would not do: a child forked meanwhile holds the same open file
+            // description, and whoever is about to lock a new record waits.
+            let _ = rustix::fs::flock(&file, FlockOperation::Unlock);
             if !layout.is_writable() {
                 continue;
             }

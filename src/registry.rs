@@ -52,9 +52,10 @@ impl Registry {
         Inner::open(root, Access::Write)
     }
 
-    /// Opens an existing root to read only: nothing is written there, not even a lock, so that it may lie on a read-only
-    /// file system (a container's volume). What a read finds damaged is refused by this process from then on; a process
-    /// that may write quarantines it. Everything that would change the root is `Permission`.
+    /// Opens an existing root to read only: nothing is written there, so that it may lie on a read-only file system (a
+    /// container's volume), and none of its locks is taken; only to see whether a mount is alive is the lock on its record
+    /// tried, and let go at once. What a read finds damaged is refused by this process from then on; a process that may write
+    /// quarantines it. Everything that would change the root is `Permission`.
     pub fn open_read_only(root: &Path) -> Result<Registry> {
         Inner::open(root, Access::Read)
     }
@@ -241,6 +242,7 @@ impl Registry {
     /// # Errors
     /// `Permission` without CAP_LINUX_IMMUTABLE, `Unsupported` where the file system has no such flag.
     pub fn make_immutable(&self) -> Result<()> {
+        self.inner.layout.check_writable()?;
         let catalog = self.inner.catalog()?;
         for file in catalog.artifacts().filter(|a| a.is_promoted()).flat_map(|a| &a.files) {
             // One that is damaged is quarantined by this, and stops no other.

@@ -134,6 +134,8 @@ pub(crate) fn release(
     actor: &Actor,
     task: &Task<'_>,
 ) -> Result<Release> {
+    // Before anything is hashed: it could not be lifted.
+    inner.layout().check_writable()?;
     let catalog = inner.catalog()?;
     if catalog.artifact(name).is_none() && catalog.blocked_as(name).next().is_some() {
         return release_deleted(inner, name, reason, actor).map(Release::Deleted);
@@ -181,6 +183,7 @@ pub(crate) fn quarantine(
     incident_id: Option<&str>,
     actor: &Actor,
 ) -> Result<Arc<Artifact>> {
+    inner.layout().check_writable()?;
     if reason.trim().is_empty() {
         return Err(Error::new(ErrorKind::InvalidInput, "a quarantine needs a reason").on(name));
     }

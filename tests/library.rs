@@ -55,9 +55,15 @@ fn a_registry_opened_to_read_only_serves_and_writes_nothing() {
     assert!(reader.verify(&name("m"), &me(), &Task::unattended()).unwrap().status == VerifyStatus::Verified);
     assert!(reader.verify_all(&me(), &Task::unattended()).unwrap().all_verified());
     assert!(reader.mounts().unwrap().is_empty());
+    let watched = Task::unattended().with_progress(|_| panic!("nothing is hashed for what cannot be done"));
     for e in [
         reader.delete(&name("m"), &me()).expect_err("a change"),
         reader.quarantine(&name("m"), "why", None, &me()).expect_err("a change"),
+        reader.quarantine(&name("m"), "", None, &me()).expect_err("a change, whatever else is wrong with it"),
+        reader.release(&name("m"), "why", &me(), &watched).expect_err("a change"),
+        reader.release(&name("none"), "why", &me(), &watched).expect_err("a change"),
+        reader.release_deleted(&name("m"), "why", &me()).expect_err("a change"),
+        reader.make_immutable().expect_err("a change"),
         reader.audit_refusal("m", "why", &me()).expect_err("a line"),
         reader.record_mount(std::path::Path::new("/m")).expect_err("a record"),
         {
