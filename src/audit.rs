@@ -8,10 +8,12 @@
 //! renamed, and its *outcome* after. A start closes an intent without outcome as `applied` or `aborted`, by the
 //! generation the manifest shows.
 
+use crate::buffer;
 use crate::digest::Sha256Digest;
 use crate::durable;
 use crate::error::{Error, ErrorKind, Result};
 use crate::layout::{Folder, Layout};
+use crate::sys::NoFileSizeSignal;
 use crate::task::Actor;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use serde::{Deserialize, Serialize};
@@ -109,8 +111,14 @@ pub(crate) fn append(layout: &Layout, actor: &Actor, events: &[Event<'_>]) -> Re
         text.push_str(&line_text);
         text.push('\n');
     }
-    let written = file.write_all_at(text.as_bytes(), end).and_then(|()| file.set_len(end + text.len() as u64));
-    written.and_then(|()| durable::sync_data(&file)).map_err(|e| Error::io("writing audit.jsonl", e))?;
+    let io = |e| Error::io("writing audit.jsonl", e);
+    {
+        let _quiet = NoFileSizeSignal::new();
+        let written = file.write_all_at(text.as_bytes(), end).and_then(|()| file.set_len(end + text.len() as u64));
+        // Of several lines some may be there whole: a line that was not acknowledged is not to be built upon.
+        written.inspect_err(|_| drop(file.set_len(end))).map_err(io)?;
+    }
+    durable::sync_data(&file).map_err(io)?;
     if seq == 0 {
         layout.sync(Folder::Root)?;
     }
@@ -170,7 +178,7 @@ fn backwards(layout: &Layout, mut visit: impl FnMut(AuditLine) -> ControlFlow<()
     let mut rest = Vec::new();
     while end > 0 {
         let start = end.saturating_sub(PIECE);
-        let mut bytes = vec![0; (end - start) as usize];
+        let mut bytes = buffer::filled(0, (end - start) as usize)?;
         file.read_exact_at(&mut bytes, start).map_err(|e| Error::io("reading audit.jsonl", e))?;
         let first = match (start, bytes.iter().position(|b| *b == b'\n')) {
             (0, _) => 0,

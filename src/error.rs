@@ -32,7 +32,7 @@ pub enum ErrorKind {
     Audit,
     /// No live mount shows the model.
     NotMounted,
-    /// Not enough free space, or a quota.
+    /// Not enough free space, a quota, or this process's limit on file sizes.
     NoSpace,
     /// A declared or actual size over a limit.
     TooLarge,
@@ -162,10 +162,16 @@ impl Error {
     pub(crate) fn io(what: impl fmt::Display, e: impl Into<std::io::Error>) -> Self {
         let e = e.into();
         let kind = match e.raw_os_error() {
+            Some(libc::EFBIG) => {
+                let remedy = "raise this process's limit on file sizes (ulimit -f)";
+                return Error::new(ErrorKind::NoSpace, format!("{what}: {e}: {remedy}")).because(e);
+            }
             Some(libc::ENOSPC | libc::EDQUOT) => ErrorKind::NoSpace,
             Some(libc::EACCES | libc::EPERM | libc::EROFS) => ErrorKind::Permission,
             Some(libc::ENOENT) => ErrorKind::NotFound,
             Some(libc::ENOMEM) => ErrorKind::NoMemory,
+            // Said by the standard library's own buffers.
+            None if e.kind() == std::io::ErrorKind::OutOfMemory => ErrorKind::NoMemory,
             _ => ErrorKind::Io,
         };
         Error::new(kind, format!("{what}: {e}")).because(e)

@@ -20,7 +20,7 @@ use crate::format;
 use crate::layout::{Folder, Layout};
 use crate::registry::{Method, Transfer};
 use crate::source::{SourceFile, Taken};
-use crate::sys::ReadLease;
+use crate::sys::{NoFileSizeSignal, ReadLease, spawn_scoped_quietly};
 use crate::task::{Phase, Progress, Task};
 use crate::tree;
 use rustix::fs::{Mode, OFlags};
@@ -96,7 +96,11 @@ pub(crate) fn take_in(
         return staged.inspect_err(|_| layout.discard(&temp));
     }
     let (copy, temp, direct) = new_copy(layout)?;
-    let copied = match rustix::fs::ioctl_ficlone(&copy, &file) {
+    let cloned = {
+        let _quiet = NoFileSizeSignal::new();
+        rustix::fs::ioctl_ficlone(&copy, &file)
+    };
+    let copied = match cloned {
         Ok(()) => read_pass(source, &copy, None, meter).map(|pass| (pass, Method::Reflinked)),
         Err(_) => read_pass(source, &file, Some((&copy, direct)), meter).map(|pass| (pass, Method::Copied)),
     };
@@ -186,27 +190,30 @@ impl Piece {
 /// Reads `from` once to its end; hashes it both ways; writes it to `to` if given.
 fn read_pass(source: &SourceFile, from: &File, to: Option<(&File, bool)>, meter: &mut Meter<'_, '_>) -> Result<Pass> {
     let size = source.size();
-    if let Some((temp, _)) = to {
-        reserve(temp, size)?;
+    if let Some((temp, direct)) = to {
+        reserve(temp, if direct { size.next_multiple_of(ALIGN as u64) } else { size })?;
     }
     let pass = std::thread::scope(|scope| {
         let (to_hash, inbox) = sync_channel::<Arc<Piece>>(PIECES);
         let (hashed, hash_done) = sync_channel::<()>(PIECES);
-        let hashing = scope.spawn(move || {
+        let hashing = spawn_scoped_quietly(scope, move || {
             let mut hasher = sha2::Sha256::new();
             each(&inbox, &hashed, |piece| {
                 hasher.update(piece.bytes());
                 Ok(())
             })?;
             Ok(Sha256Digest::from_bytes(hasher.finalize().into()))
-        });
+        })
+        .map_err(no_thread)?;
         let mut others = vec![(to_hash, hash_done)];
         let writing = to.map(|(temp, direct)| {
             let (to_write, inbox) = sync_channel::<Arc<Piece>>(PIECES);
             let (written, write_done) = sync_channel::<()>(PIECES);
             others.push((to_write, write_done));
-            scope.spawn(move || each(&inbox, &written, |piece| piece.write(temp, direct)))
+            // A write over the limit on file sizes is an error here: SIGXFSZ, too, is blocked in such a thread.
+            spawn_scoped_quietly(scope, move || each(&inbox, &written, |piece| piece.write(temp, direct)))
         });
+        let writing = writing.transpose().map_err(no_thread)?;
         let read = read_pieces(source, from, &others, meter);
         // Their inboxes end, and so do they.
         drop(others);
@@ -215,14 +222,18 @@ fn read_pass(source: &SourceFile, from: &File, to: Option<(&File, bool)>, meter:
         // The writer's own failure says more than the reader's, which only saw it end.
         written?;
         let (kind, tree) = read?;
-        let (blake3, tree) = tree.finish();
+        let (blake3, tree) = tree.finish()?;
         Ok(Pass { sha256: sha256?, blake3, tree, kind })
     })?;
     if let Some((temp, true)) = to {
-        // The last O_DIRECT write was padded to whole blocks.
+        // The last O_DIRECT write was padded to whole blocks. Making a file shorter is never over a limit.
         temp.set_len(size).map_err(|e| Error::io("trimming the copy", e))?;
     }
     Ok(pass)
+}
+
+fn no_thread(e: std::io::Error) -> Error {
+    Error::io("starting a thread (ulimit -u and pids.max limit them)", e)
 }
 
 fn ended_early() -> Error {
@@ -259,7 +270,8 @@ fn read_pieces(
             others.iter().try_for_each(|(_, done)| done.recv().map_err(|_| ended_early()))?;
             in_flight.pop_front().and_then(Arc::into_inner).map(|piece| piece.buf).unwrap_or_default()
         };
-        let len = fill(from, buf.take(PIECE), at).map_err(|e| Error::io(format_args!("reading {}", source.path), e))?;
+        let len =
+            fill(from, buf.take(PIECE)?, at).map_err(|e| Error::io(format_args!("reading {}", source.path), e))?;
         let piece = Arc::new(Piece { buf, at, len });
         if kind.is_none() {
             // Junk is refused before it is copied.
@@ -271,7 +283,7 @@ fn read_pieces(
         for (inbox, _) in others {
             inbox.send(Arc::clone(&piece)).map_err(|_| ended_early())?;
         }
-        tree.update(piece.bytes());
+        tree.update(piece.bytes())?;
         in_flight.push_back(piece);
         at += len as u64;
         meter.step(len)?;
@@ -292,6 +304,7 @@ fn reserve(temp: &File, size: u64) -> Result<()> {
     if size == 0 {
         return Ok(());
     }
+    let _quiet = NoFileSizeSignal::new();
     match rustix::fs::fallocate(temp, rustix::fs::FallocateFlags::empty(), 0, size) {
         Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
         Err(e) => Err(Error::io("reserving space for the copy", e)),

@@ -18,10 +18,12 @@
 //!   tokens/ run/         the server's tokens; locks and mount records
 //! ```
 
+use crate::buffer;
 use crate::digest::Sha256Digest;
 use crate::durable;
 use crate::error::{Error, ErrorKind, Result};
 use crate::immutable;
+use crate::sys::NoFileSizeSignal;
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, ResolveFlags};
 use std::fs::File;
 use std::io::Write;
@@ -214,23 +216,27 @@ impl Layout {
     /// Replaces a file of a cache: another process sees the old one or the new one, a crash may lose or empty it.
     pub(crate) fn write_cache(&self, folder: Folder, name: &str, bytes: &[u8]) -> Result<()> {
         let _in_use = self.use_temp()?;
-        let (mut file, temp) = self.new_temp(OFlags::empty())?;
-        file.write_all(bytes).map_err(|e| {
-            self.discard(&temp);
-            Error::io("writing a temporary file", e)
-        })?;
+        let (file, temp) = self.new_temp(OFlags::empty())?;
+        self.fill(&file, &temp, bytes)?;
         self.publish(&temp, folder, name)
     }
 
     /// Writes and syncs a file in tmp/. Whoever does holds [`Layout::use_temp`].
     pub(crate) fn write_temp(&self, bytes: &[u8]) -> Result<String> {
-        let (mut file, temp) = self.new_temp(OFlags::empty())?;
-        let written = file.write_all(bytes).and_then(|()| durable::sync_file(&file));
-        written.map_err(|e| {
-            self.discard(&temp);
-            Error::io("writing a temporary file", e)
-        })?;
+        let (file, temp) = self.new_temp(OFlags::empty())?;
+        self.fill(&file, &temp, bytes)?;
+        durable::sync_file(&file).map_err(|e| self.unwritten(&temp, e))?;
         Ok(temp)
+    }
+
+    fn fill(&self, mut file: &File, temp: &str, bytes: &[u8]) -> Result<()> {
+        let _quiet = NoFileSizeSignal::new();
+        file.write_all(bytes).map_err(|e| self.unwritten(temp, e))
+    }
+
+    fn unwritten(&self, temp: &str, e: std::io::Error) -> Error {
+        self.discard(temp);
+        Error::io("writing a temporary file", e)
     }
 
     /// Renames `temp`, already synced, to `folder/name`. The folder still has to be synced.
@@ -361,7 +367,7 @@ const TEMP_LOCK: &str = "tmp.lock";
 /// What may be done to a root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Access {
-    /// Nothing is written there, not even a lock or a cache.
+    /// Nothing is written there, not even a lock file or a cache.
     Read,
     /// What is there may be changed.
     Write,
@@ -387,7 +393,7 @@ pub(crate) fn read_bounded(file: &File, what: &str, limit: u64) -> Result<Vec<u8
             format!("{what} has {} bytes, over the limit of {limit}", meta.len()),
         ));
     }
-    let mut bytes = Vec::with_capacity(usize::try_from(meta.len()).unwrap_or(0));
+    let mut bytes = buffer::with_room(usize::try_from(meta.len()).unwrap_or(0))?;
     file.take(limit).read_to_end(&mut bytes).map_err(|e| Error::io(format_args!("reading {what}"), e))?;
     Ok(bytes)
 }

@@ -6,6 +6,7 @@
 use crate::audit::now;
 use crate::error::{Error, ErrorKind, Result};
 use crate::layout::{Folder, Layout, read_bounded, unique_name};
+use crate::sys::NoFileSizeSignal;
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -29,7 +30,7 @@ pub struct MountRecord {
 pub struct MountGuard {
     layout: Arc<Layout>,
     name: String,
-    _locked: File,
+    locked: File,
 }
 
 impl Drop for MountGuard {
@@ -42,7 +43,7 @@ pub(crate) fn record(layout: &Arc<Layout>, mountpoint: &Path) -> Result<MountGua
     layout.check_writable()?;
     let folder = layout.folder(Folder::Mounts);
     let io = |e| Error::io("recording the mount", e);
-    let (mut file, name) = loop {
+    let (file, name) = loop {
         let name = format!("{}.json", unique_name());
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let file: File = rustix::fs::openat(folder, &name, flags, Mode::RUSR | Mode::WUSR)
@@ -61,8 +62,11 @@ pub(crate) fn record(layout: &Arc<Layout>, mountpoint: &Path) -> Result<MountGua
         Error::new(ErrorKind::InvalidInput, format!("the mount point {} is not valid UTF-8", mountpoint.display()))
             .because(e)
     })?;
-    file.write_all(&text).map_err(io)?;
-    Ok(MountGuard { layout: Arc::clone(layout), name, _locked: file })
+    // Dropped, it takes away a record that could not be written.
+    let guard = MountGuard { layout: Arc::clone(layout), name, locked: file };
+    let _quiet = NoFileSizeSignal::new();
+    (&guard.locked).write_all(&text).map_err(io)?;
+    Ok(guard)
 }
 
 /// The live ones; records of the dead are removed.
@@ -77,7 +81,9 @@ pub(crate) fn live(layout: &Layout) -> Result<Vec<MountRecord>> {
             continue;
         }
         if rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).is_ok() {
-            // Nobody holds it: its maker is gone.
+            // Nobody holds it: its maker is gone. Closing would not do: a child forked meanwhile holds the same open file
+            // description, and whoever is about to lock a new record waits.
+            let _ = rustix::fs::flock(&file, FlockOperation::Unlock);
             if !layout.is_writable() {
                 continue;
             }

@@ -21,7 +21,8 @@ use crate::name::{ModelName, RelPath};
 use crate::promote;
 use crate::sealed::{self, Sealed};
 use crate::source::Source;
-use crate::stamp::Stamp;
+use crate::stamp::Stamps;
+use crate::sys::NoFileSizeSignal;
 use crate::task::{Actor, Task};
 use crate::verified::{ReadMode, VerifiedFile};
 use crate::verify;
@@ -51,9 +52,10 @@ impl Registry {
         Inner::open(root, Access::Write)
     }
 
-    /// Opens an existing root to read only: nothing is written there, not even a lock, so that it may lie on a read-only
-    /// file system (a container's volume). What a read finds damaged is refused by this process from then on; a process
-    /// that may write quarantines it. Everything that would change the root is `Permission`.
+    /// Opens an existing root to read only: nothing is written there, so that it may lie on a read-only file system (a
+    /// container's volume), and none of its locks is taken; only to see whether a mount is alive is the lock on its record
+    /// tried, and let go at once. What a read finds damaged is refused by this process from then on; a process that may write
+    /// quarantines it. Everything that would change the root is `Permission`.
     pub fn open_read_only(root: &Path) -> Result<Registry> {
         Inner::open(root, Access::Read)
     }
@@ -240,6 +242,7 @@ impl Registry {
     /// # Errors
     /// `Permission` without CAP_LINUX_IMMUTABLE, `Unsupported` where the file system has no such flag.
     pub fn make_immutable(&self) -> Result<()> {
+        self.inner.layout.check_writable()?;
         let catalog = self.inner.catalog()?;
         for file in catalog.artifacts().filter(|a| a.is_promoted()).flat_map(|a| &a.files) {
             // One that is damaged is quarantined by this, and stops no other.
@@ -325,9 +328,9 @@ pub(crate) struct Inner {
     layout: Arc<Layout>,
     store: Store,
     blobs: Blobs,
-    /// Blobs this process found damaged, with the stamp they had: refused here even if the quarantine could not be written,
-    /// until another file stands in their place.
-    condemned: Mutex<HashMap<Sha256Digest, Option<Stamp>>>,
+    /// Blobs this process found damaged, with the stamps they and their trees had, for either may be what is damaged: refused
+    /// here even if the quarantine could not be written, until one of the two is written or replaced, or a check passes.
+    condemned: Mutex<HashMap<Sha256Digest, Option<Stamps>>>,
     buffers: Mutex<Vec<ReadBuf>>,
 }
 
@@ -454,15 +457,16 @@ impl Inner {
     }
 
     pub(crate) fn condemn(&self, sha256: &Sha256Digest) {
-        let stamp = Stamp::at(self.layout.folder(Folder::Blobs), &blob_name(sha256)).ok();
-        self.condemned.lock().insert(*sha256, stamp);
+        let stamps = Stamps::at(&self.layout, sha256);
+        self.condemned.lock().insert(*sha256, stamps);
     }
 
-    /// Whether the stored file is the very one that was found damaged.
+    /// Whether what is stored is the very thing that was found damaged. If not, an open checks every byte of it: its stamps are
+    /// not known to be good.
     fn is_condemned(&self, sha256: &Sha256Digest) -> bool {
         let mut condemned = self.condemned.lock();
         let Some(then) = condemned.get(sha256) else { return false };
-        let now = Stamp::at(self.layout.folder(Folder::Blobs), &blob_name(sha256)).ok();
+        let now = Stamps::at(&self.layout, sha256);
         let same = now.is_none() || *then == now;
         if !same {
             condemned.remove(sha256);
@@ -512,17 +516,16 @@ impl Inner {
         let _temp = self.layout.use_temp()?;
         let (mut copy, temp) = self.layout.new_temp(OFlags::empty())?;
         let mut hasher = blake3::Hasher::new();
-        let copied =
-            std::io::copy(&mut adopted, &mut crate::ingest::Tee(&mut copy, &mut hasher)).map_err(io).and_then(|_| {
-                if hasher.finalize().as_bytes() != entry.blake3.as_bytes() {
-                    return Err(Error::new(
-                        ErrorKind::Corrupt,
-                        format!("the adopted file of {} was changed", entry.path),
-                    ));
-                }
-                rustix::fs::fchmod(&copy, crate::ingest::READ_ONLY).map_err(|e| io(e.into()))?;
-                durable::sync_file(&copy).map_err(io)
-            });
+        let quiet = NoFileSizeSignal::new();
+        let copied = std::io::copy(&mut adopted, &mut crate::ingest::Tee(&mut copy, &mut hasher));
+        drop(quiet);
+        let copied = copied.map_err(io).and_then(|_| {
+            if hasher.finalize().as_bytes() != entry.blake3.as_bytes() {
+                return Err(Error::new(ErrorKind::Corrupt, format!("the adopted file of {} was changed", entry.path)));
+            }
+            rustix::fs::fchmod(&copy, crate::ingest::READ_ONLY).map_err(|e| io(e.into()))?;
+            durable::sync_file(&copy).map_err(io)
+        });
         copied.inspect_err(|_| self.layout.discard(&temp))?;
         // Under the lock, so that a delete or a promotion meanwhile is not undone.
         let replace = |catalog: &Catalog| {

@@ -4,10 +4,11 @@
 //! the file system can (O_DIRECT, else the cached pages are dropped first); files and the spans of one file are hashed side
 //! by side; a file that cannot be read is told from one whose bytes are wrong. Leaves out: what follows from the result.
 
-use crate::buffer::ReadBuf;
+use crate::buffer::{self, ReadBuf};
 use crate::digest::{Blake3Digest, Sha256Digest};
 use crate::error::{Error, ErrorKind, Result};
 use crate::layout::{Folder, Layout, blob_name};
+use crate::sys::spawn_scoped_quietly;
 use crate::task::{Phase, Progress, Task};
 use crate::tree::{self, Cv, GROUP, SPAN, SpanValue};
 use parking_lot::Mutex;
@@ -17,6 +18,10 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// One read of a scan.
 const PIECE: u64 = 4 << 20;
+
+/// Threads of one scan, each with a buffer of a piece: more would wait for the same disk, and take from the host what it has
+/// planned for itself.
+const MAX_THREADS: usize = 16;
 
 /// A stored blob, open for reads that bypass the page cache where that is possible.
 #[derive(Debug)]
@@ -59,7 +64,7 @@ impl Stored {
                 Ok(n) => {
                     done += n;
                     // O_DIRECT ends short only at the end of the file, and cannot go on from there.
-                    if self.direct && !n.is_multiple_of(crate::buffer::ALIGN) {
+                    if self.direct && !n.is_multiple_of(buffer::ALIGN) {
                         break;
                     }
                 }
@@ -92,7 +97,7 @@ pub(crate) struct Job {
     pub(crate) len: u64,
 }
 
-/// What one file came to. `Err` is `Unreadable` or `Cancelled`.
+/// What one file came to. `Err` is `Unreadable`, or a failure of our own (`Cancelled`, `NoMemory`).
 pub(crate) type Outcome = Result<Scanned>;
 
 /// A file read to its end.
@@ -118,10 +123,14 @@ impl Meter<'_, '_> {
     }
 }
 
-/// Hashes all jobs on all cores.
+/// Hashes all jobs on all cores, as far as the host may start threads: the caller's own does it alone if need be.
 pub(crate) fn roots(jobs: &[Job], meter: &Meter<'_, '_>) -> Vec<Outcome> {
-    let pieces: Vec<(usize, u64)> =
-        jobs.iter().enumerate().flat_map(|(i, j)| (0..j.len.div_ceil(SPAN).max(1)).map(move |s| (i, s))).collect();
+    let spans = |job: &Job| job.len.div_ceil(SPAN).max(1);
+    let mut pieces: Vec<(usize, u64)> = match buffer::with_room(jobs.iter().map(spans).sum::<u64>() as usize) {
+        Ok(room) => room,
+        Err(e) => return jobs.iter().map(|_| Err(Error::new(e.kind(), e.message()))).collect(),
+    };
+    pieces.extend(jobs.iter().enumerate().flat_map(|(i, job)| (0..spans(job)).map(move |span| (i, span))));
     let found: Vec<Mutex<Parts>> = jobs.iter().map(|j| Mutex::new(Parts::new(j))).collect();
     let next = AtomicUsize::new(0);
     let work = || {
@@ -134,14 +143,22 @@ pub(crate) fn roots(jobs: &[Job], meter: &Meter<'_, '_>) -> Vec<Outcome> {
             found[job].lock().put(span, outcome);
         }
     };
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(pieces.len().max(1));
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
-        for _ in 1..threads {
-            scope.spawn(work);
+        for _ in 1..threads(cores, pieces.len()) {
+            if let Err(e) = spawn_scoped_quietly(scope, work) {
+                tracing::debug!(error = %e, "hashing goes on with fewer threads");
+                break;
+            }
         }
         work();
     });
     found.into_iter().zip(jobs).map(|(parts, job)| parts.into_inner().finish(job.len)).collect()
+}
+
+/// How many threads hash so many pieces, the caller's own among them.
+fn threads(cores: usize, pieces: usize) -> usize {
+    cores.min(pieces).clamp(1, MAX_THREADS)
 }
 
 /// The SHA-256 of a stored file as it is now, for a message that says what was found.
@@ -151,7 +168,7 @@ pub(crate) fn sha256(stored: &Stored) -> Result<Sha256Digest> {
     let mut buf = ReadBuf::new();
     let mut offset = 0;
     loop {
-        let piece = buf.take(PIECE as usize);
+        let piece = buf.take(PIECE as usize)?;
         let n = stored.read(piece, offset)?;
         hasher.update(&piece[..n]);
         offset += n as u64;
@@ -173,8 +190,11 @@ impl Parts {
         if !job.stored.direct {
             let _ = rustix::fs::fadvise(&job.stored.file, 0, None, rustix::fs::Advice::DontNeed);
         }
-        let mut parts =
-            Parts { spans: vec![[0; 32]; job.len.div_ceil(SPAN) as usize], whole: None, error: None, other_size: None };
+        let mut parts = Parts { spans: Vec::new(), whole: None, error: None, other_size: None };
+        match buffer::filled([0; 32], job.len.div_ceil(SPAN) as usize) {
+            Ok(spans) => parts.spans = spans,
+            Err(e) => parts.error = Some(e),
+        }
         match job.stored.file.metadata() {
             Ok(meta) if meta.len() != job.len => parts.other_size = Some(meta.len()),
             Ok(_) => {}
@@ -217,7 +237,7 @@ fn hash_span(job: &Job, span: u64, buf: &mut ReadBuf, meter: &Meter<'_, '_>) -> 
     let mut at = start;
     while at < end {
         let wanted = (end - at).min(PIECE) as usize;
-        let piece = &mut buf.take(wanted.next_multiple_of(crate::buffer::ALIGN))[..];
+        let piece = buf.take(wanted.next_multiple_of(buffer::ALIGN))?;
         let n = job.stored.read(piece, at)?.min(wanted);
         if n < wanted {
             return Ok(None);
@@ -231,4 +251,18 @@ fn hash_span(job: &Job, span: u64, buf: &mut ReadBuf, meter: &Meter<'_, '_>) -> 
         meter.step(n as u64)?;
     }
     Ok(Some(tree::span_value(span, job.len, &groups, only)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_large_machine_is_not_taken_whole() {
+        for (cores, pieces, expected) in
+            [(1, 9, 1), (2, 9, 2), (8, 3, 3), (8, 0, 1), (16, 99, 16), (17, 99, 16), (256, 9999, 16)]
+        {
+            assert_eq!(threads(cores, pieces), expected, "{cores} cores, {pieces} pieces");
+        }
+    }
 }

@@ -21,7 +21,7 @@ use crate::memory;
 use crate::name::{ModelName, RelPath};
 use crate::registry::Registry;
 use crate::scan::{self, Job, Meter, Scanned, Stored};
-use crate::sys::SealedMap;
+use crate::sys::{NoFileSizeSignal, SealedMap, spawn_scoped_quietly};
 use crate::task::{Phase, Progress, Task};
 use crate::verified::{ReadMode, VerifiedFile};
 use parking_lot::Mutex;
@@ -222,7 +222,12 @@ fn seal(registry: &Registry, file: &VerifiedFile, task: &Task<'_>) -> Result<Mem
     let threads = threads.min(len.div_ceil(PIECE).max(1) as usize);
     let promise = promise(file, threads)?;
     let fd = create(file)?;
-    rustix::fs::ftruncate(&fd, len).map_err(|e| Error::io(format_args!("sizing sealed memory to {len} bytes"), e))?;
+    // The limit on file sizes may have been lowered since it was asked.
+    let sized = {
+        let _quiet = NoFileSizeSignal::new();
+        rustix::fs::ftruncate(&fd, len)
+    };
+    sized.map_err(|e| Error::io(format_args!("sizing sealed memory to {len} bytes"), e))?;
     let stat = rustix::fs::fstat(&fd).map_err(|e| Error::io("looking at sealed memory", e))?;
     fill(file, &fd, threads, &promise, task)?;
     add_seals(&fd)?;
@@ -356,7 +361,7 @@ fn fill(file: &VerifiedFile, memory: &OwnedFd, threads: usize, promise: &Promise
     std::thread::scope(|scope| {
         for _ in 1..threads {
             // One that cannot be started is done without: this thread does what is left.
-            if std::thread::Builder::new().spawn_scoped(scope, work).is_err() {
+            if spawn_scoped_quietly(scope, work).is_err() {
                 break;
             }
         }
@@ -366,10 +371,11 @@ fn fill(file: &VerifiedFile, memory: &OwnedFd, threads: usize, promise: &Promise
 }
 
 fn copy(stored: &Stored, memory: &OwnedFd, at: u64, wanted: usize, buf: &mut ReadBuf) -> Result<()> {
-    let piece = buf.take(wanted.next_multiple_of(ALIGN));
+    let piece = buf.take(wanted.next_multiple_of(ALIGN))?;
     // A file cut short leaves zeros, which are not what was promoted.
     let got = stored.read(piece, at)?.min(wanted);
     let mut done = 0;
+    let _quiet = NoFileSizeSignal::new();
     while done < got {
         match rustix::io::pwrite(memory, &piece[done..got], at + done as u64) {
             Ok(0) => return Err(Error::new(ErrorKind::NoMemory, "sealed memory could not be filled")),

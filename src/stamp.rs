@@ -55,6 +55,12 @@ pub(crate) struct Stamps {
 }
 
 impl Stamps {
+    /// Of what is stored for a blob now, without opening it; none while either is missing.
+    pub(crate) fn at(layout: &Layout, sha256: &Sha256Digest) -> Option<Stamps> {
+        let at = |folder| Stamp::at(layout.folder(folder), &blob_name(sha256)).ok();
+        Some(Stamps { blob: at(Folder::Blobs)?, tree: at(Folder::Trees)? })
+    }
+
     pub(crate) fn of(blob: &File, tree: &File) -> std::io::Result<Stamps> {
         Ok(Stamps { blob: Stamp::of(blob)?, tree: Stamp::of(tree)? })
     }

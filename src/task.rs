@@ -60,7 +60,7 @@ impl<'a> Task<'a> {
     }
 
     /// The same work, telling `callback` of its progress. It is called with a lock held: it must not call back into
-    /// the registry.
+    /// the registry. It may be called on a thread of the library's, in which all signals are blocked.
     #[must_use]
     pub fn with_progress(mut self, callback: impl FnMut(Progress) + Send + 'a) -> Self {
         self.callback = Some(Mutex::new(Listener { tell: Box::new(callback), last: None }));

@@ -22,6 +22,7 @@
 //!   ..  32*G  chaining values of the groups     (G = 0 when the blob fits one group)
 //! ```
 
+use crate::buffer;
 use crate::digest::Blake3Digest;
 use crate::error::{Error, ErrorKind, Result};
 use blake3::hazmat::{HasherExt, Mode, left_subtree_len, merge_subtrees_non_root, merge_subtrees_root};
@@ -113,8 +114,10 @@ pub(crate) struct Builder {
 
 impl Builder {
     /// Takes the next bytes: whole groups, but for the last call.
-    pub(crate) fn update(&mut self, bytes: &[u8]) {
+    pub(crate) fn update(&mut self, bytes: &[u8]) -> Result<()> {
         debug_assert_eq!(self.len % GROUP, 0, "only the last piece may end inside a group");
+        let more = bytes.len().div_ceil(GROUP as usize);
+        self.groups.try_reserve(more).map_err(|_| buffer::no_memory(self.groups.len() * size_of::<Cv>()))?;
         for group in bytes.chunks(GROUP as usize) {
             if self.groups.is_empty() {
                 self.only = Some(Blake3Digest::from_bytes(*blake3::hash(group).as_bytes()));
@@ -122,10 +125,11 @@ impl Builder {
             self.groups.push(group_cv(self.len / GROUP, group));
             self.len += group.len() as u64;
         }
+        Ok(())
     }
 
     /// The finished tree: its root and its file.
-    pub(crate) fn finish(self) -> (Blake3Digest, Vec<u8>) {
+    pub(crate) fn finish(self) -> Result<(Blake3Digest, Vec<u8>)> {
         let Builder { groups, only, len } = self;
         let spans: Vec<Cv> = if spans_of(len) == 0 {
             Vec::new()
@@ -145,7 +149,7 @@ impl Builder {
             Some(hash) => hash,
             None => Blake3Digest::from_bytes(*blake3::hash(b"").as_bytes()),
         };
-        let mut file = Vec::with_capacity(HEADER as usize + 32 * (spans.len() + groups.len()));
+        let mut file: Vec<u8> = buffer::with_room(HEADER as usize + 32 * (spans.len() + groups.len()))?;
         file.extend_from_slice(MAGIC);
         file.extend_from_slice(&len.to_le_bytes());
         file.extend_from_slice(root.as_bytes());
@@ -153,7 +157,7 @@ impl Builder {
         if len > GROUP {
             file.extend(groups.iter().flatten());
         }
-        (root, file)
+        Ok((root, file))
     }
 }
 
@@ -244,7 +248,7 @@ fn unreadable(e: &std::io::Error) -> Error {
 }
 
 fn read_values(file: &File, at: u64, count: u64) -> Result<Vec<Cv>> {
-    let mut values = vec![[0; 32]; usize::try_from(count).expect("bounded by the tree's checked size")];
+    let mut values = buffer::filled([0; 32], usize::try_from(count).expect("bounded by the tree's checked size"))?;
     file.read_exact_at(values.as_flattened_mut(), at).map_err(|e| unreadable(&e))?;
     Ok(values)
 }
@@ -260,8 +264,8 @@ mod tests {
 
     fn built(bytes: &[u8]) -> (Blake3Digest, Vec<u8>) {
         let mut builder = Builder::default();
-        bytes.chunks(4 * GROUP as usize).for_each(|piece| builder.update(piece));
-        builder.finish()
+        bytes.chunks(4 * GROUP as usize).for_each(|piece| builder.update(piece).expect("room"));
+        builder.finish().expect("room")
     }
 
     fn on_disk(tree: &[u8]) -> File {

@@ -127,7 +127,7 @@ impl VerifiedFile {
     ///
     /// # Errors
     /// `Corrupt` when a 64 KiB group the range touches is not what was promoted (the model is quarantined by then),
-    /// `Unreadable` when the disk fails, `Quarantined` when the model is under an incident.
+    /// `Unreadable` when the disk fails, `Quarantined` when the model is under an incident, `NoMemory` when `buf` cannot grow.
     pub fn read<'b>(&self, offset: u64, len: usize, buf: &'b mut ReadBuf) -> Result<&'b [u8]> {
         self.check_status()?;
         let end = offset.saturating_add(len as u64).min(self.len());
@@ -142,7 +142,7 @@ impl VerifiedFile {
         let stop = end.next_multiple_of(GROUP).min(self.len());
         let wanted =
             usize::try_from(stop - start).map_err(|_| Error::new(ErrorKind::InvalidInput, "the read is too long"))?;
-        let got = self.blob.stored.read(buf.take(wanted.next_multiple_of(ALIGN)), start)?.min(wanted);
+        let got = self.blob.stored.read(buf.take(wanted.next_multiple_of(ALIGN))?, start)?.min(wanted);
         let bytes = buf.bytes(wanted);
         let mut page = None;
         for (group, piece) in (first..).zip(bytes.chunks(GROUP as usize)) {

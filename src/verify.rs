@@ -134,6 +134,8 @@ pub(crate) fn release(
     actor: &Actor,
     task: &Task<'_>,
 ) -> Result<Release> {
+    // Before anything is hashed: it could not be lifted.
+    inner.layout().check_writable()?;
     let catalog = inner.catalog()?;
     if catalog.artifact(name).is_none() && catalog.blocked_as(name).next().is_some() {
         return release_deleted(inner, name, reason, actor).map(Release::Deleted);
@@ -181,6 +183,7 @@ pub(crate) fn quarantine(
     incident_id: Option<&str>,
     actor: &Actor,
 ) -> Result<Arc<Artifact>> {
+    inner.layout().check_writable()?;
     if reason.trim().is_empty() {
         return Err(Error::new(ErrorKind::InvalidInput, "a quarantine needs a reason").on(name));
     }
@@ -299,6 +302,9 @@ fn settle(inner: &Arc<Inner>, reports: &mut Vec<(Arc<Artifact>, VerifyReport)>, 
     let catalog = inner.catalog()?;
     reports.retain(|(checked, _)| catalog.artifact(&checked.name).is_some_and(|now| now.files == checked.files));
     if !inner.layout().is_writable() {
+        // There is nobody to tell and nothing to lift but what this process itself holds against them.
+        let passed = reports.iter().filter(|(_, report)| report.status == VerifyStatus::Verified);
+        passed.for_each(|(artifact, _)| inner.absolve(artifact.files.iter().map(|f| &f.sha256)));
         return Ok(());
     }
     let events: Vec<Event<'_>> = reports
@@ -433,5 +439,33 @@ mod tests {
         );
         let nothing = report(&registry.inner, &artifact, &HashMap::new());
         assert_eq!(nothing.status, VerifyStatus::Unreadable, "nothing ran is not a pass");
+    }
+
+    /// What a read-only process refuses by itself nobody else can lift.
+    #[test]
+    fn a_verification_that_passes_ends_what_a_read_only_process_held_against_a_file() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let source = dir.path().join("m.gguf");
+        std::fs::write(&source, [b"GGUF\x03\0\0\0".as_slice(), &[0; 99]].concat()).expect("written");
+        let (me, name) = (Actor::new("test", "tester"), "m".parse::<ModelName>().expect("a name"));
+        let root = dir.path().join("root");
+        let writer = Registry::open_or_create(&root).expect("a root");
+        let request = crate::PromoteRequest::new(name.clone());
+        let source = crate::Source::open(&source).expect("a source");
+        let file =
+            writer.promote(request, source, &me, &Task::unattended()).expect("promoted").artifact.files[0].clone();
+
+        let reader = Registry::open_read_only(&root).expect("opens");
+        let open = || reader.open_file(&name, &file.path, crate::ReadMode::Cached).map(drop).map_err(|e| e.kind());
+        let (one, all) = (
+            || reader.verify(&name, &me, &Task::unattended()).map(|r| r.status),
+            || reader.verify_all(&me, &Task::unattended()).map(|all| all.models[0].status),
+        );
+        for verify in [&one as &dyn Fn() -> Result<VerifyStatus>, &all] {
+            reader.inner.condemn(&file.sha256);
+            assert_eq!(open(), Err(ErrorKind::Corrupt), "condemned");
+            assert_eq!(verify().expect("it ran"), VerifyStatus::Verified);
+            assert_eq!(open(), Ok(()));
+        }
     }
 }

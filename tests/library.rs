@@ -54,9 +54,15 @@ fn a_registry_opened_to_read_only_serves_and_writes_nothing() {
     assert!(reader.verify(&name("m"), &me(), &Task::unattended()).unwrap().status == VerifyStatus::Verified);
     assert!(reader.verify_all(&me(), &Task::unattended()).unwrap().all_verified());
     assert!(reader.mounts().unwrap().is_empty());
+    let watched = Task::unattended().with_progress(|_| panic!("nothing is hashed for what cannot be done"));
     for e in [
         reader.delete(&name("m"), &me()).expect_err("a change"),
         reader.quarantine(&name("m"), "why", None, &me()).expect_err("a change"),
+        reader.quarantine(&name("m"), "", None, &me()).expect_err("a change, whatever else is wrong with it"),
+        reader.release(&name("m"), "why", &me(), &watched).expect_err("a change"),
+        reader.release(&name("none"), "why", &me(), &watched).expect_err("a change"),
+        reader.release_deleted(&name("m"), "why", &me()).expect_err("a change"),
+        reader.make_immutable().expect_err("a change"),
         reader.audit_refusal("m", "why", &me()).expect_err("a line"),
         reader.record_mount(std::path::Path::new("/m")).expect_err("a record"),
         {
@@ -82,6 +88,49 @@ fn a_registry_opened_to_read_only_serves_and_writes_nothing() {
     assert_eq!(again().expect_err("quarantined").kind(), ErrorKind::Quarantined);
     root.promote("m", &bytes);
     again().expect("another file stands there");
+}
+
+#[test]
+fn a_read_only_registry_serves_again_what_was_put_right_whichever_of_the_two_files_was_damaged() {
+    let root = Root::new();
+    let bytes = gguf(3 * G, 1);
+    root.promote("m", &bytes);
+    let task = Task::unattended;
+    for path in [root.tree("m"), root.blob("m")] {
+        let good = std::fs::read(&path).unwrap();
+        let reader = Registry::open_read_only(root.path()).unwrap();
+        let open = || reader.open_file(&name("m"), &rel("m.gguf"), ReadMode::Cached);
+        let file = open().unwrap();
+        let restore = || std::os::unix::fs::FileExt::write_all_at(&writable(&path), &good, 0).unwrap();
+
+        // Found by an open: another look is enough, for an open of what was written checks every byte.
+        flip(&path, 100);
+        for _ in 0..2 {
+            assert_eq!(open().expect_err("damaged").kind(), ErrorKind::Corrupt);
+        }
+        restore();
+        open().expect("put right, in the very same file");
+
+        // Found by a verification, and let go by one.
+        flip(&path, 100);
+        assert_eq!(reader.verify(&name("m"), &me(), &task()).unwrap().status, VerifyStatus::Failed);
+        assert_eq!(open().expect_err("damaged").kind(), ErrorKind::Corrupt);
+        restore();
+        assert_eq!(reader.verify(&name("m"), &me(), &task()).unwrap().status, VerifyStatus::Verified);
+        open().expect("put right");
+
+        // Missing is damaged, and stays so until something stands there.
+        let aside = root.dir.path().join("aside");
+        std::fs::rename(&path, &aside).unwrap();
+        for _ in 0..2 {
+            assert_eq!(open().expect_err("missing").kind(), ErrorKind::Corrupt);
+        }
+        std::fs::rename(&aside, &path).unwrap();
+        open().expect("put back");
+        let mut out = vec![0; bytes.len()];
+        assert_eq!(file.read_at(&mut out, 0).unwrap(), bytes.len());
+        assert_eq!(out, bytes);
+    }
 }
 
 #[test]

@@ -443,7 +443,7 @@ pub(crate) mod tests {
         twin.files[1].sha256 = twin.files[0].sha256;
         let c = catalog(&[]).with(&[with_incident(twin, "i")]).expect("put").with(&[remove("twin")]).expect("removed");
         assert_eq!(c.blocked().next().expect("one").weights.len(), 1);
-        let read = text::parse(text::render(&c).as_bytes(), None).expect("our own text");
+        let read = text::parse(text::render(&c).expect("room").as_bytes(), None).expect("our own text");
         assert_eq!(read.blocked().next(), c.blocked().next());
     }
 

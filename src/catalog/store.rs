@@ -59,6 +59,25 @@ impl State {
             None => Ok(Arc::clone(&self.catalog)),
         }
     }
+
+    /// What the file that was `seen` says, or what is wrong with it.
+    fn take(&mut self, loaded: Result<Catalog>, seen: Option<Stamp>) {
+        self.seen = seen;
+        match loaded {
+            Ok(catalog) => {
+                self.catalog = Arc::new(catalog);
+                self.broken = None;
+            }
+            Err(e) => {
+                tracing::error!(error = %e, "the manifest on disk cannot be served");
+                // Said of this process and not of the file, which is looked at again.
+                if e.kind() == ErrorKind::NoMemory {
+                    self.seen = None;
+                }
+                self.broken = Some((e.kind(), e.to_string()));
+            }
+        }
+    }
 }
 
 /// What a writer decided to do, under the lock.
@@ -116,7 +135,7 @@ impl Store {
         if self.layout.read(Folder::Root, MANIFEST, OFlags::empty()).is_ok() || self.was_used()? {
             return Ok(());
         }
-        self.layout.write_durably(Folder::Root, MANIFEST, text::render(&Catalog::default()).as_bytes())?;
+        self.layout.write_durably(Folder::Root, MANIFEST, text::render(&Catalog::default())?.as_bytes())?;
         self.layout.write_durably(Folder::Root, GENERATION, Memory::default().render().as_bytes())
     }
 
@@ -162,18 +181,7 @@ impl Store {
         let first = self.state.read().seen.is_none();
         let mut seen = None;
         let loaded = self.load(&previous, first, &mut seen);
-        let mut state = self.state.write();
-        state.seen = seen;
-        match loaded {
-            Ok(catalog) => {
-                state.catalog = Arc::new(catalog);
-                state.broken = None;
-            }
-            Err(e) => {
-                tracing::error!(error = %e, "the manifest on disk cannot be served");
-                state.broken = Some((e.kind(), e.to_string()));
-            }
-        }
+        self.state.write().take(loaded, seen);
     }
 
     fn load(&self, previous: &Catalog, first: bool, seen: &mut Option<Stamp>) -> Result<Catalog> {
@@ -209,7 +217,7 @@ impl Store {
                 ),
             ));
         }
-        if !first && generation == previous.generation() && text::render(previous).as_bytes() != bytes {
+        if !first && generation == previous.generation() && text::render(previous)?.as_bytes() != bytes {
             let why = format!("manifest.yaml was replaced by another one of the same generation {generation}");
             return Err(Error::new(ErrorKind::Manifest, why));
         }
@@ -294,7 +302,7 @@ impl Store {
 
     /// Announces the change and renames the manifest into place. An error means that nothing was renamed.
     fn prepare(&self, new: &Catalog, actor: &Actor, event: &'static str, names: &[String], why: &str) -> Result<()> {
-        let rendered = text::render(new);
+        let rendered = text::render(new)?;
         if !text::fits(rendered.len() as u64, event) {
             let why = "the manifest would grow over its limit: delete models, or release deleted ones, first";
             return Err(Error::new(ErrorKind::TooLarge, why));
@@ -381,6 +389,19 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_bad_manifest_is_judged_once_and_a_lack_of_memory_is_not_held_against_it() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let stamp = Stamp::of(&std::fs::File::open(dir.path()).expect("opens")).expect("a stamp");
+        for (kind, seen) in [(ErrorKind::Manifest, Some(stamp)), (ErrorKind::NoMemory, None)] {
+            let mut state = State::default();
+            state.take(Err(Error::new(kind, "why")), Some(stamp));
+            assert_eq!((state.seen, state.answer().expect_err("not served").kind()), (seen, kind));
+            state.take(Ok(Catalog::default()), Some(stamp));
+            assert_eq!((state.seen, state.answer().is_ok()), (Some(stamp), true));
+        }
+    }
 
     #[test]
     fn a_memory_is_read_back_and_nothing_else_is() {

@@ -33,6 +33,7 @@
 
 use super::{Catalog, Entry, guard};
 use crate::artifact::{Artifact, Blocked, Cause, Layout, Quarantine, list_digest};
+use crate::buffer;
 use crate::error::{Error, ErrorKind, Result};
 use std::fmt::Write;
 use std::ops::Range;
@@ -66,11 +67,12 @@ fn refused(line: usize, why: &str) -> Error {
 }
 
 /// The whole file for a catalog.
-pub(crate) fn render(catalog: &Catalog) -> String {
+pub(crate) fn render(catalog: &Catalog) -> Result<String> {
     let blocked = catalog.blocked_entries();
     let texts = || catalog.entries().iter().map(|e| &e.text).chain(blocked.iter().map(|e| &e.text));
     let size: usize = texts().map(|text| text.len()).sum();
-    let mut out = String::with_capacity(size + 256);
+    let mut out = String::new();
+    out.try_reserve_exact(size + 256).map_err(|_| buffer::no_memory(size))?;
     let version = if blocked.is_empty() { VERSION } else { VERSION_BLOCKED };
     let models = if catalog.is_empty() { " []" } else { "" };
     let generation = catalog.generation();
@@ -83,7 +85,7 @@ pub(crate) fn render(catalog: &Catalog) -> String {
     }
     let trailer = trailer(generation, catalog.len(), blocked.len(), out.as_bytes());
     out.push_str(&trailer);
-    out
+    Ok(out)
 }
 
 fn trailer(generation: u64, entries: usize, blocked: usize, body: &[u8]) -> String {

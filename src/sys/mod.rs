@@ -1,7 +1,11 @@
 //! The system calls that no safe crate offers.
 //!
-//! Owns: file leases, mappings of sealed memory, a mark that a fork wipes. Promises: the only `unsafe` of the core besides `src/ffi`, one operation a block. Leaves out:
-//! everything rustix and std wrap already.
+//! Owns: file leases, mappings of sealed memory, a mark that a fork wipes, and in [`signals`] what shields the host from signals. Promises: the only
+//! `unsafe` of the core besides `src/ffi`, one operation a block. Leaves out: everything rustix and std wrap already.
+
+mod signals;
+
+pub(crate) use signals::{NoFileSizeSignal, spawn_scoped_quietly};
 
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};

@@ -25,8 +25,12 @@ fn sample_catalog() -> Catalog {
     catalog(vec![artifact("a", Layout::File, &["a.gguf"]), b])
 }
 
+fn rendered(catalog: &Catalog) -> String {
+    render(catalog).expect("room")
+}
+
 fn sample() -> String {
-    render(&sample_catalog())
+    rendered(&sample_catalog())
 }
 
 /// The same after models under an incident were deleted: two of one name, one of them with two files.
@@ -67,7 +71,7 @@ proptest! {
         a.source = source;
         let cause = if q { Cause::Integrity } else { Cause::Incident };
         a.quarantine = Some(Quarantine { cause, reason, incident_id: id, at: "t".into() });
-        let text = render(&catalog(vec![a.clone()]));
+        let text = rendered(&catalog(vec![a.clone()]));
         prop_assert_eq!(artifacts(&parse(text.as_bytes(), None).expect("our own text")), vec![a]);
     }
 
@@ -78,7 +82,7 @@ proptest! {
         weights.sort();
         let quarantine = incident(&reason, id.as_deref()).expect("some");
         let one = Blocked { name, deleted_at, quarantine, weights };
-        let text = render(&Catalog::new(9, Vec::new(), vec![one.clone().into()]).expect("a catalog"));
+        let text = rendered(&Catalog::new(9, Vec::new(), vec![one.clone().into()]).expect("a catalog"));
         let read = parse(text.as_bytes(), None).expect("our own text");
         prop_assert_eq!((blocked(&read), read.len()), (vec![one], 0));
     }
@@ -91,7 +95,7 @@ proptest! {
         a.quarantine = incident(&reason, id.as_deref());
         let before = catalog(vec![a.clone()]);
         let after = before.with(&[Edit::Remove { name: a.name, at: crate::audit::now() }]).expect("removed");
-        prop_assert!(render(&after).len() < render(&before).len());
+        prop_assert!(rendered(&after).len() < rendered(&before).len());
     }
 
     #[test]
@@ -102,7 +106,7 @@ proptest! {
 
 #[test]
 fn an_empty_catalog_is_said_to_be_empty() {
-    let text = render(&catalog(vec![]));
+    let text = rendered(&catalog(vec![]));
     assert!(text.contains("models: []\n# end generation=9 entries=0 "), "{text}");
     assert_eq!(parse(text.as_bytes(), None).expect("empty").len(), 0);
 }
@@ -113,7 +117,7 @@ fn t10_a_torn_or_edited_manifest_is_refused_at_every_byte() {
     let text = sample();
     let whole = parse(text.as_bytes(), None).expect("whole");
     assert_eq!((whole.generation(), whole.len()), (9, 2));
-    let with_blocked = render(&sample_blocked());
+    let with_blocked = rendered(&sample_blocked());
     let whole = parse(with_blocked.as_bytes(), None).expect("whole");
     assert_eq!((whole.len(), blocked(&whole)), (2, blocked(&sample_blocked())));
     for text in [text, with_blocked] {
@@ -139,12 +143,12 @@ fn a_manifest_that_blocks_nothing_is_of_version_1_and_one_that_does_is_refused_b
     let text = sample();
     assert!(text.starts_with("version: 1\n") && !text.contains("blocked"), "{text}");
     let catalog = sample_blocked();
-    assert!(render(&catalog).starts_with("version: 2\n"));
+    assert!(rendered(&catalog).starts_with("version: 2\n"));
     let names: Vec<_> = catalog.blocked().map(|b| b.name.as_str()).collect();
     assert_eq!(names, ["w", "x", "x"]);
     let lifted = ["w", "x"].map(|name| Edit::Unblock(name.parse().expect("a name")));
     let lifted = catalog.with(&lifted).expect("lifted");
-    assert_eq!(render(&lifted).lines().next(), Some("version: 1"));
+    assert_eq!(rendered(&lifted).lines().next(), Some("version: 1"));
 }
 
 /// Threat 11, with a last line that fits: each of these must be refused for what it says.
@@ -189,7 +193,7 @@ fn t11_a_sealed_manifest_that_lies_is_refused() {
 #[test]
 fn t11_a_sealed_manifest_that_lies_of_what_is_blocked_is_refused() {
     let catalog = sample_blocked();
-    let (text, generation) = (render(&catalog), catalog.generation());
+    let (text, generation) = (rendered(&catalog), catalog.generation());
     let body = body(&text);
     assert!(parse(sealed(body, generation, 2, 3).as_bytes(), None).is_ok(), "the seal itself is right");
     let (models, list) = body.split_at(body.find("blocked:\n").expect("a list"));
@@ -282,14 +286,14 @@ fn each_character_has_one_way_to_be_written() {
 
 #[test]
 fn an_unchanged_entry_is_not_parsed_again() {
-    let first = parse(render(&sample_blocked()).as_bytes(), None).expect("whole");
+    let first = parse(rendered(&sample_blocked()).as_bytes(), None).expect("whole");
     let next = first
         .with(&[
             Edit::Put(artifact("n", Layout::File, &["n.gguf"]).into()),
             Edit::Unblock("w".parse().expect("a name")),
         ])
         .expect("put");
-    let again = parse(render(&next).as_bytes(), Some(&first)).expect("whole");
+    let again = parse(rendered(&next).as_bytes(), Some(&first)).expect("whole");
     let kept = again.artifacts().zip(first.artifacts()).filter(|(a, b)| Arc::ptr_eq(a, b)).count();
     assert_eq!((again.len(), kept), (3, 2));
     let kept = again.blocked().zip(first.blocked().skip(1)).filter(|(a, b)| Arc::ptr_eq(a, b)).count();
