@@ -1075,6 +1075,8 @@ securereg_status securereg_events_open(struct securereg_registry registry,
 /**
  * A descriptor for poll(2): readable when securereg_events_next should be asked, until it has answered
  * SECUREREG_EVENT_NONE. It belongs to the subscription: do not read or close it. Thread-safe.
+ *
+ * Errors: SECUREREG_IO when another part of the program has closed it by mistake.
  */
 securereg_status securereg_events_fd(struct securereg_events events, int *out, struct securereg_error *error);
 

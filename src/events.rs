@@ -8,6 +8,7 @@
 use crate::artifact::Artifact;
 use crate::catalog::Catalog;
 use crate::error::{Error, ErrorKind, Result};
+use crate::lent::Lent;
 use crate::registry::Registry;
 use crate::sealed;
 use crate::watch::Watch;
@@ -54,7 +55,7 @@ pub struct Events {
     /// Raised while there is something to ask for that no change of a file will tell.
     pending: OwnedFd,
     /// Readable when either of the two is.
-    either: OwnedFd,
+    either: Lent,
     seen: Arc<Catalog>,
     queue: VecDeque<Event>,
 }
@@ -70,6 +71,7 @@ impl Events {
         for fd in [watch.as_fd(), pending.as_fd()] {
             epoll::add(&either, fd, epoll::EventData::new_u64(0), epoll::EventFlags::IN).map_err(io)?;
         }
+        let either = Lent::new(either).map_err(io)?;
         Ok(Events { registry: registry.clone(), watch, pending, either, seen, queue: VecDeque::new() })
     }
 
@@ -88,6 +90,17 @@ impl Events {
         };
         self.raise(again);
         looked.map(|()| next)
+    }
+
+    /// Its descriptor, after a look at whether it is still one of the kind that was made.
+    pub fn checked_fd(&self) -> Result<BorrowedFd<'_>> {
+        if self.either.is_there() {
+            return Ok(self.either.as_fd());
+        }
+        Err(Error::new(
+            ErrorKind::Io,
+            "the descriptor for events was closed, or replaced, by another part of this program",
+        ))
     }
 
     fn look(&mut self) -> Result<()> {

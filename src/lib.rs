@@ -39,6 +39,7 @@ mod format;
 mod immutable;
 mod ingest;
 mod layout;
+mod lent;
 mod memory;
 mod mounts;
 mod name;

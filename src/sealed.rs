@@ -17,6 +17,7 @@ use crate::blobs::Check;
 use crate::buffer::{ALIGN, ReadBuf};
 use crate::digest::{Blake3Digest, Sha256Digest};
 use crate::error::{Error, ErrorKind, Result};
+use crate::lent::Lent;
 use crate::memory;
 use crate::name::{ModelName, RelPath};
 use crate::registry::Registry;
@@ -50,7 +51,7 @@ const SEALS: SealFlags = SealFlags::WRITE.union(SealFlags::SHRINK).union(SealFla
 #[derive(Debug)]
 pub struct Sealed {
     memory: Arc<Memory>,
-    fd: OwnedFd,
+    fd: Lent,
     sha256: Sha256Digest,
 }
 
@@ -117,7 +118,8 @@ impl Sealed {
 
 impl Memory {
     /// Whether `fd` is this memory, and sealed.
-    fn check(&self, fd: &OwnedFd) -> Result<()> {
+    fn check(&self, fd: impl AsFd) -> Result<()> {
+        let fd = fd.as_fd();
         let same = rustix::fs::fstat(fd)
             .is_ok_and(|s| (s.st_dev, s.st_ino) == self.id && u64::try_from(s.st_size) == Ok(self.len));
         if same && rustix::fs::fcntl_get_seals(fd).is_ok_and(|seals| seals.contains(SEALS)) {
@@ -213,6 +215,7 @@ pub(crate) fn open(registry: &Registry, name: &ModelName, path: &RelPath, task: 
         );
     }
     let fd = memory.reopen()?;
+    let fd = Lent::new(fd).map_err(|e| Error::io("looking at sealed memory", e))?;
     Ok(Sealed { memory, fd, sha256: *file.sha256() })
 }
 
@@ -430,9 +433,11 @@ mod tests {
             fd
         };
         let plain = || OwnedFd::from(File::open(dir.path().join("m.gguf")).expect("opens"));
+        let lent = |fd| Lent::new(fd).expect("open");
         for evil in [&other as &dyn Fn() -> OwnedFd, &plain] {
             let mut sealed = open_m(&registry).expect("sealed");
-            sealed.fd = evil();
+            // What was opened is forgotten, as a descriptor closed by somebody else is.
+            sealed.fd = lent(evil());
             for e in [sealed.checked_fd().map(drop), sealed.checked_path().map(drop)] {
                 let e = e.expect_err("it is not what was hashed");
                 assert!(e.to_string().contains("closed, or replaced"), "{e}");
@@ -447,7 +452,7 @@ mod tests {
             let slot = slot(&Blake3Digest::from_bytes(*blake3::hash(&bytes).as_bytes()));
             *slot.memory.lock() = Arc::downgrade(&fake);
             assert!(fake.reopen().is_err());
-            let sealed = Sealed { memory: Arc::clone(&fake), fd: evil(), sha256: *first.sha256() };
+            let sealed = Sealed { memory: Arc::clone(&fake), fd: lent(evil()), sha256: *first.sha256() };
             assert!(sealed.bytes().is_err(), "not mapped yet, and never will be");
             let again = open_m(&registry).expect("filled anew");
             assert_eq!(again.bytes().expect("mapped"), bytes);

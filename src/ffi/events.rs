@@ -12,7 +12,7 @@ use crate::name::MAX_NAME;
 use parking_lot::Mutex;
 use std::ffi::{c_char, c_int};
 use std::mem::{offset_of, size_of};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsRawFd;
 
 /// A subscription to what changes in a registry: close it with securereg_events_close.
 #[repr(C)]
@@ -84,6 +84,8 @@ pub unsafe extern "C" fn securereg_events_open(
 
 /// A descriptor for poll(2): readable when securereg_events_next should be asked, until it has answered
 /// SECUREREG_EVENT_NONE. It belongs to the subscription: do not read or close it. Thread-safe.
+///
+/// Errors: SECUREREG_IO when another part of the program has closed it by mistake.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn securereg_events_fd(
     events: securereg_events,
@@ -93,7 +95,7 @@ pub unsafe extern "C" fn securereg_events_fd(
     enter(error, || {
         // SAFETY: the caller vouches for `out`.
         let out = unsafe { Out::new(out, "out") }?;
-        out.put(table::find::<Shared>(events.id, "events")?.lock().as_fd().as_raw_fd());
+        out.put(table::find::<Shared>(events.id, "events")?.lock().checked_fd()?.as_raw_fd());
         Ok(())
     })
 }
