@@ -177,7 +177,7 @@ impl Registry {
             .iter()
             .find(|f| f.path == *path)
             .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("{name} has no file {path}")).on(name))?;
-        self.inner.open_verified(Some(name), entry, mode, catalog.generation())
+        self.inner.open_verified(Some(artifact), entry, mode, catalog.generation())
     }
 
     /// One file of a promoted model whole in sealed memory, verified: see [`Sealed`].
@@ -401,13 +401,13 @@ impl Inner {
 
     fn open_verified(
         self: &Arc<Self>,
-        name: Option<&ModelName>,
+        model: Option<&Arc<Artifact>>,
         entry: &FileEntry,
         mode: ReadMode,
         generation: u64,
     ) -> Result<VerifiedFile> {
-        let blob = self.open_blob(name, entry, mode == ReadMode::Direct)?;
-        Ok(VerifiedFile::new(Arc::clone(self), name.cloned(), entry.clone(), blob, generation))
+        let blob = self.open_blob(model.map(|m| &m.name), entry, mode == ReadMode::Direct)?;
+        Ok(VerifiedFile::new(Arc::clone(self), model.cloned(), entry.clone(), blob, generation))
     }
 
     /// Opens a stored file only to see that it is good.
