@@ -116,6 +116,11 @@ impl Blocked {
         })
     }
 
+    /// Whether a file is among its weights.
+    pub(crate) fn holds(&self, sha256: &Sha256Digest) -> bool {
+        self.weights.binary_search(&Weights { sha256: *sha256 }).is_ok()
+    }
+
     /// What sorts them, and what no two have in common: several may have one name.
     pub(crate) fn key(&self) -> (&str, &[Weights]) {
         (self.name.as_str(), &self.weights)

@@ -24,6 +24,11 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+#[cfg(all(panic = "abort", feature = "capi"))]
+compile_error!(
+    "the C ABI promises that a panic ends at its boundary, and with panic = \"abort\" it ends the program: build it with \"unwind\""
+);
+
 mod artifact;
 mod audit;
 mod blobs;

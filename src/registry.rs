@@ -177,7 +177,7 @@ impl Registry {
             .iter()
             .find(|f| f.path == *path)
             .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("{name} has no file {path}")).on(name))?;
-        self.inner.open_verified(Some(name), entry, mode, catalog.generation())
+        self.inner.open_verified(Some(artifact), entry, mode, catalog.generation())
     }
 
     /// One file of a promoted model whole in sealed memory, verified: see [`Sealed`].
@@ -259,12 +259,12 @@ impl Registry {
 
     /// The Artifact JSON of the API.
     pub fn describe(&self, artifact: &Artifact) -> Result<serde_json::Value> {
-        describe::describe(&self.inner, artifact, &Registry::default_mount())
+        describe::describe(&self.inner, artifact, &self.inner.default_mount)
     }
 
     /// The Artifact JSON of every model, sorted by name.
     pub fn describe_all(&self) -> Result<Vec<serde_json::Value>> {
-        describe::describe_all(&self.inner, &Registry::default_mount())
+        describe::describe_all(&self.inner, &self.inner.default_mount)
     }
 
     /// Where a live mount shows the model.
@@ -332,6 +332,8 @@ pub(crate) struct Inner {
     /// here even if the quarantine could not be written, until one of the two is written or replaced, or a check passes.
     condemned: Mutex<HashMap<Sha256Digest, Option<Stamps>>>,
     buffers: Mutex<Vec<ReadBuf>>,
+    /// As it was at open: it depends on the environment, and a host that changes that while another thread asks is led astray.
+    default_mount: PathBuf,
 }
 
 /// Read buffers kept for reuse.
@@ -345,9 +347,8 @@ impl Inner {
             layout.sweep_temp()?;
         }
         let blobs = Blobs::new(Arc::clone(&layout));
-        Ok(Registry {
-            inner: Arc::new(Inner { layout, store, blobs, condemned: Mutex::default(), buffers: Mutex::default() }),
-        })
+        let (condemned, buffers, default_mount) = (Mutex::default(), Mutex::default(), Registry::default_mount());
+        Ok(Registry { inner: Arc::new(Inner { layout, store, blobs, condemned, buffers, default_mount }) })
     }
 
     pub(crate) fn layout(&self) -> &Layout {
@@ -406,13 +407,13 @@ impl Inner {
 
     fn open_verified(
         self: &Arc<Self>,
-        name: Option<&ModelName>,
+        model: Option<&Arc<Artifact>>,
         entry: &FileEntry,
         mode: ReadMode,
         generation: u64,
     ) -> Result<VerifiedFile> {
-        let blob = self.open_blob(name, entry, mode == ReadMode::Direct)?;
-        Ok(VerifiedFile::new(Arc::clone(self), name.cloned(), entry.clone(), blob, generation))
+        let blob = self.open_blob(model.map(|m| &m.name), entry, mode == ReadMode::Direct)?;
+        Ok(VerifiedFile::new(Arc::clone(self), model.cloned(), entry.clone(), blob, generation))
     }
 
     /// Opens a stored file only to see that it is good.
@@ -548,5 +549,27 @@ impl Inner {
         if spare.len() < SPARE_BUFFERS {
             spare.push(buf);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The environment itself cannot be changed here: that is what makes it unsafe.
+    #[test]
+    fn a_description_names_the_default_mount_of_the_open_and_does_not_ask_the_environment_again() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let source = dir.path().join("m.gguf");
+        std::fs::write(&source, [b"GGUF\x03\0\0\0".as_slice(), &[0; 99]].concat()).expect("written");
+        let mut registry = Registry::open_or_create(&dir.path().join("root")).expect("a root");
+        assert_eq!(registry.inner.default_mount, Registry::default_mount());
+        Arc::get_mut(&mut registry.inner).expect("the only one").default_mount = PathBuf::from("/then");
+        let request = PromoteRequest::new("m".parse().expect("a name"));
+        let source = Source::open(&source).expect("a source");
+        let promoted = registry.promote(request, source, &Actor::new("test", "tester"), &Task::unattended());
+        let one = registry.describe(&promoted.expect("promoted").artifact).expect("described");
+        let all = registry.describe_all().expect("described");
+        assert_eq!((one["path"].as_str(), all[0]["path"].as_str()), (Some("/then/m.gguf"), Some("/then/m.gguf")));
     }
 }

@@ -6,22 +6,21 @@
 //! of verified bytes (the kernel does that above the mount), but for the group that a small read was last served from.
 //!
 //! An open file goes on serving checked bytes when damage elsewhere in it is found, when its model is deleted, and when its
-//! tag moves on; an incident ends it.
+//! tag moves on; an incident ends it, and a delete of the model does not bring it back.
 
-use crate::artifact::{Cause, FileEntry};
-use crate::audit;
+use crate::artifact::{Artifact, Cause, FileEntry};
 use crate::blobs::OpenBlob;
 use crate::buffer::{ALIGN, ReadBuf};
+use crate::catalog::Catalog;
 use crate::digest::{Blake3Digest, Sha256Digest};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::gguf::GgufHeader;
-use crate::name::{ModelName, RelPath};
+use crate::name::RelPath;
 use crate::registry::Inner;
 use crate::scan::Stored;
 use crate::tree::{GROUP, Tree};
 use parking_lot::Mutex;
 use std::io::{BufReader, Read};
-use std::ops::Not;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -38,8 +37,8 @@ pub enum ReadMode {
 #[derive(Debug)]
 pub struct VerifiedFile {
     inner: Arc<Inner>,
-    /// The name it was opened by; none when it was opened by digest.
-    name: Option<ModelName>,
+    /// The model it was opened of, as it was then; none when it was opened by digest.
+    model: Option<Arc<Artifact>>,
     entry: FileEntry,
     blob: OpenBlob,
     /// The generation at which its status was last looked at.
@@ -66,13 +65,13 @@ const PIECE: usize = 1 << 20;
 impl VerifiedFile {
     pub(crate) fn new(
         inner: Arc<Inner>,
-        name: Option<ModelName>,
+        model: Option<Arc<Artifact>>,
         entry: FileEntry,
         blob: OpenBlob,
         generation: u64,
     ) -> Self {
         let (seen, refused) = (AtomicU64::new(generation), AtomicBool::new(false));
-        VerifiedFile { inner, name, entry, blob, seen, refused, last: Mutex::default() }
+        VerifiedFile { inner, model, entry, blob, seen, refused, last: Mutex::default() }
     }
 
     /// Its size in bytes, as promoted.
@@ -221,16 +220,14 @@ impl VerifiedFile {
         if e.kind() == ErrorKind::Corrupt && self.inner.blobs().is_current(&self.entry.sha256, &self.blob) {
             self.inner.report_corruption(&self.entry.sha256, e.message());
         }
-        match &self.name {
-            Some(name) => e.on(name),
-            None => e,
-        }
+        self.named(e)
     }
 
-    fn was_quarantined(&self, name: &ModelName) -> bool {
-        let since = audit::quarantined_since(self.inner.layout(), self.seen.load(Ordering::Acquire));
-        // A log that cannot be read clears nobody.
-        since.is_ok_and(|names| !names.contains(name.as_str())).not()
+    fn named(&self, e: Error) -> Error {
+        match &self.model {
+            Some(model) => e.on(&model.name),
+            None => e,
+        }
     }
 
     fn check_status(&self) -> Result<()> {
@@ -239,27 +236,35 @@ impl VerifiedFile {
         if self.seen.load(Ordering::Acquire) == generation {
             return Ok(());
         }
-        let under_incident = |a: &crate::Artifact| a.quarantine.as_ref().is_some_and(|q| q.cause == Cause::Incident);
-        let mut holders = catalog.holders(self.sha256());
-        let refused = match &self.name {
-            Some(name) => match holders.find(|a| a.name == *name) {
+        let under_incident = |a: &Artifact| a.quarantine.as_ref().is_some_and(|q| q.cause == Cause::Incident);
+        let holders = || catalog.holders(self.sha256());
+        // What an incident had ended stays ended when nothing holds the bytes any more, also when both happened since the last
+        // look: the catalog remembers it for as long as it lasts, and the log only as far back as it is read.
+        let was_refused = self.refused.load(Ordering::Acquire);
+        let refused = match &self.model {
+            Some(model) => match holders().find(|a| a.name == model.name) {
                 Some(holder) => under_incident(holder),
-                // Deleted. What an incident had ended stays ended, also when both happened since the last look.
-                None => self.refused.load(Ordering::Acquire) || self.was_quarantined(name),
+                None => was_refused || left_blocked(model, &catalog),
             },
-            None => holders.all(|a| !a.is_promoted()) && catalog.holders(self.sha256()).any(|a| under_incident(a)),
+            None => {
+                let deleted = holders().next().is_none();
+                let ended = holders().any(|a| under_incident(a)) || catalog.blocks(self.sha256());
+                holders().all(|a| !a.is_promoted()) && (ended || deleted && was_refused)
+            }
         };
         self.refused.store(refused, Ordering::Release);
         if refused {
-            let e = Error::new(ErrorKind::Quarantined, format!("{} is quarantined", self.entry.path));
-            return Err(match &self.name {
-                Some(name) => e.on(name),
-                None => e,
-            });
+            return Err(self.named(Error::new(ErrorKind::Quarantined, format!("{} is quarantined", self.entry.path))));
         }
         self.seen.store(generation, Ordering::Release);
         Ok(())
     }
+}
+
+/// Whether the catalog remembers an incident under which the model, as it was opened, was deleted. Asked by its weights,
+/// also of a file that is none: a name alone may have been another model's.
+fn left_blocked(model: &Artifact, catalog: &Catalog) -> bool {
+    catalog.blocked_as(&model.name).any(|blocked| model.files.iter().any(|file| blocked.holds(&file.sha256)))
 }
 
 /// As much of `bytes` as fits in `out`.

@@ -175,6 +175,66 @@ fn a_handle_that_an_incident_ended_stays_ended_when_the_model_is_deleted() {
     assert_eq!(kept.read_at(&mut [0; 4], 0).unwrap(), 4);
 }
 
+/// Writes more refusals than the log is read back.
+fn grow_the_log(root: &Root) {
+    let log = root.path().join("audit.jsonl");
+    let before = log.metadata().unwrap().len();
+    // Each quote takes two bytes there.
+    let long = "\"".repeat(2048);
+    while log.metadata().unwrap().len() < before + (5 << 18) {
+        root.registry.audit_refusal(&long, &long, &Actor::new("test", long.as_str())).unwrap();
+    }
+}
+
+#[test]
+fn however_long_the_log_has_grown_since_what_an_incident_ended_stays_ended() {
+    let root = Root::new();
+    let (weights, words) = (gguf(100, 1), b"words");
+    for (model, seed, words) in [("hf", 1, &words[..]), ("other", 9, words), ("solo", 5, b"words of its own")] {
+        root.source(&format!("{model}/m.gguf"), &gguf(100, seed));
+        root.source(&format!("{model}/LICENSE"), words);
+        root.promote_path(model, &root.dir.path().join("source").join(model)).unwrap();
+    }
+    root.promote("rotten", &gguf(100, 2));
+    root.promote("t:1", &gguf(100, 3));
+    let open = |model: &str, path: &str| root.registry.open_file(&name(model), &rel(path), ReadMode::Cached).unwrap();
+    let by_digest = |bytes: &[u8]| root.registry.open_blob(&Sha256Digest::of(bytes), ReadMode::Cached).unwrap();
+    let ended = [open("hf", "m.gguf"), open("hf", "LICENSE"), by_digest(&weights), by_digest(b"words of its own")];
+    // Another model's licence; a licence by itself; one that integrity took; what a tag stood for before.
+    let (shared, rotten, tag) = (open("other", "LICENSE"), open("rotten", "rotten.gguf"), open("t:1", "t_1.gguf"));
+    let kept = [shared, by_digest(words), rotten, tag];
+
+    root.promote("t:1", &gguf(100, 4));
+    flip(&root.blob("rotten"), 50);
+    assert_eq!(root.verify("rotten").status, VerifyStatus::Failed);
+    // Damaged, it would not be read for that reason.
+    flip(&root.blob("rotten"), 50);
+    for model in ["hf", "t:1", "solo"] {
+        root.registry.quarantine(&name(model), "why", None, &me()).unwrap();
+    }
+    // A licence blocks nothing: of one opened by digest, only a look tells what had ended it.
+    assert_eq!(ended[3].read_at(&mut [0; 4], 0).unwrap_err().kind(), ErrorKind::Quarantined);
+    for model in ["hf", "t:1", "solo", "other", "rotten"] {
+        root.registry.delete(&name(model), &me()).unwrap();
+    }
+    grow_the_log(&root);
+    assert!(root.registry.quarantined_since(0).unwrap().is_empty(), "the log does not say it any more");
+    for _ in 0..2 {
+        for file in &ended {
+            let e = file.read_at(&mut [0; 4], 0).expect_err("an incident ended it");
+            assert_eq!(e.kind(), ErrorKind::Quarantined, "{e}");
+        }
+        for file in &kept {
+            assert_eq!(file.read_at(&mut [0; 4], 0).unwrap(), 4, "{}", file.path());
+        }
+    }
+    // A release lets the bytes come back; it does not bring back what was ended.
+    root.registry.release_deleted(&name("hf"), "looked into", &me()).unwrap();
+    for file in &ended {
+        assert_eq!(file.read_at(&mut [0; 4], 0).unwrap_err().kind(), ErrorKind::Quarantined);
+    }
+}
+
 #[test]
 fn a_file_opened_by_digest_lives_while_any_model_holding_it_is_promoted() {
     let root = Root::new();
@@ -186,6 +246,16 @@ fn a_file_opened_by_digest_lives_while_any_model_holding_it_is_promoted() {
     assert_eq!(file.read_at(&mut [0; 4], 0).unwrap(), 4);
     root.registry.quarantine(&name("a"), "why", None, &me()).unwrap();
     assert_eq!(file.read_at(&mut [0; 4], 0).unwrap_err().kind(), ErrorKind::Quarantined);
+
+    // Released, and then taken by integrity, which ends no open file: its bytes are checked in any case.
+    for model in ["a", "b"] {
+        assert!(root.release(model, "looked into").restored);
+    }
+    flip(&root.blob("a"), 50);
+    assert!(!root.registry.verify_all(&me(), &Task::unattended()).unwrap().all_verified());
+    flip(&root.blob("a"), 50);
+    assert_eq!((root.status("a"), root.status("b")), ("quarantined", "quarantined"));
+    assert_eq!(file.read_at(&mut [0; 4], 0).unwrap(), 4);
 }
 
 #[test]

@@ -142,6 +142,11 @@ impl Catalog {
         self.blocked[from..].iter().map(|e| &e.item).take_while(move |b| b.name == *name)
     }
 
+    /// Whether a model that was deleted under an incident, of whatever name, left these bytes blocked.
+    pub(crate) fn blocks(&self, sha256: &Sha256Digest) -> bool {
+        self.blocked_blobs.contains_key(sha256)
+    }
+
     pub(crate) fn entries(&self) -> &[Entry<Artifact>] {
         &self.entries
     }
