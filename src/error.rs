@@ -163,8 +163,8 @@ impl Error {
         let e = e.into();
         let kind = match e.raw_os_error() {
             Some(libc::EFBIG) => {
-                let remedy = "raise this process's limit on file sizes (ulimit -f)";
-                return Error::new(ErrorKind::NoSpace, format!("{what}: {e}: {remedy}")).because(e);
+                let limit = "it is over this process's limit on file sizes (ulimit -f: raise it), or the file system's";
+                return Error::new(ErrorKind::NoSpace, format!("{what}: {e}: {limit}")).because(e);
             }
             Some(libc::ENOSPC | libc::EDQUOT) => ErrorKind::NoSpace,
             Some(libc::EACCES | libc::EPERM | libc::EROFS) => ErrorKind::Permission,
