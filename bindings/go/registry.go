@@ -11,7 +11,7 @@ import (
 	"unsafe"
 )
 
-// Options say how a registry is opened. Without any, nothing is written to it, not even a lock.
+// Options say how a registry is opened. Without any, nothing is written to it, not even a lock file.
 type Options struct {
 	Write  bool // change what is there, too
 	Create bool // make the registry where there is none; includes Write

@@ -29,7 +29,7 @@ pub struct securereg_registry {
     pub id: u64,
 }
 
-/// securereg_open: change what is there, too. Without it nothing is written to the root, not even a lock, so it may lie on
+/// securereg_open: change what is there, too. Without it nothing is written to the root, not even a lock file, so it may lie on
 /// a read-only file system; damage that is found is then refused by this process only.
 pub const SECUREREG_OPEN_WRITE: u32 = 1;
 /// securereg_open: make the registry where there is none. Asks for SECUREREG_OPEN_WRITE.

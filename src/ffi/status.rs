@@ -36,7 +36,7 @@ pub enum securereg_status {
     SECUREREG_AUDIT = 11,
     /// No live mount shows the model.
     SECUREREG_NOT_MOUNTED = 12,
-    /// No space left on the disk.
+    /// No space left on the disk, or a limit on file sizes (`ulimit -f`).
     SECUREREG_NO_SPACE = 13,
     /// Something is over a limit.
     SECUREREG_TOO_LARGE = 14,

@@ -753,7 +753,7 @@ class Gguf : public detail::Owner<securereg_gguf, ::securereg_gguf_free> {
 
 /// How a registry is opened.
 enum class Mode : std::uint32_t {
-    read = 0,                      ///< nothing is written to the root, not even a lock
+    read = 0,                      ///< nothing is written to the root, not even a lock file
     write = SECUREREG_OPEN_WRITE,  ///< change what is there, too
     create = SECUREREG_OPEN_WRITE | SECUREREG_OPEN_CREATE,  ///< make the registry where there is none
 };
