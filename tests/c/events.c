@@ -169,6 +169,30 @@ static void without_its_manifest_it_says_so_and_catches_up(void) {
     check_none();
 }
 
+/* A program that closes a descriptor twice closes somebody else's. */
+static void a_descriptor_that_was_closed_by_mistake_is_not_given_out(void) {
+    securereg_events lost = {0};
+    int fd = -1, other = 7;
+    CHECK_OK(securereg_events_open(registry, &lost, &error), &error);
+    CHECK_OK(securereg_events_fd(lost, &fd, &error), &error);
+    REQUIRE(close(fd) == 0);
+    CHECK_FAILS(securereg_events_fd(lost, &other, &error), SECUREREG_IO, &error, "closed");
+    int file = open(kit_data(TINY), O_RDONLY | O_CLOEXEC);
+    REQUIRE(file >= 0 && (file == fd || dup2(file, fd) == fd));
+    CHECK_FAILS(securereg_events_fd(lost, &other, &error), SECUREREG_IO, &error, "closed");
+    CHECK_INT(other, 7);
+    /* What happens is told all the same, and whose number it is now keeps it. */
+    securereg_event event = {.size = sizeof event};
+    kit_promote(registry, kit_small("lost"), "lost");
+    CHECK_OK(securereg_events_next(lost, &event, &error), &error);
+    CHECK_INT(event.kind, SECUREREG_EVENT_PROMOTED);
+    CHECK_OK(securereg_events_close(lost), NULL);
+    CHECK(fcntl(fd, F_GETFD) != -1 && close(fd) == 0);
+    if (file != fd) close(file);
+    check_next(SECUREREG_EVENT_PROMOTED, "lost");
+    check_none();
+}
+
 static void a_subscription_outlives_the_handle_of_its_registry(void) {
     CHECK_OK(securereg_close(registry), NULL);
     CHECK_INT(kit_act(kit_root("root"), "delete", "many-1", NULL), 0);
@@ -187,6 +211,8 @@ static const struct test tests[] = {
     {"the_longest_name_fits", the_longest_name_fits},
     {"each_subscription_is_told_everything", each_subscription_is_told_everything},
     {"without_its_manifest_it_says_so_and_catches_up", without_its_manifest_it_says_so_and_catches_up},
+    {"a_descriptor_that_was_closed_by_mistake_is_not_given_out",
+     a_descriptor_that_was_closed_by_mistake_is_not_given_out},
     {"a_subscription_outlives_the_handle_of_its_registry", a_subscription_outlives_the_handle_of_its_registry},
 };
 TESTS(tests)

@@ -73,8 +73,8 @@ static pid_t start_writer(int number, atomic_int *stop) {
     pid_t pid = fork();
     if (pid != 0) return pid;
     int failures = 0;
-    const char *name = kit_path("writer-%d", number), *path = kit_small(name), *root = kit_root("world");
-    while (!atomic_load(stop)) {
+    for (unsigned n = 0; !atomic_load(stop); n++) {
+        const char *name = kit_path("writer-%d-%u", number, n), *path = kit_small(name), *root = kit_root("world");
         failures += kit_act(root, "promote", name, path) != 0;
         failures += kit_act(root, "delete", name, NULL) != 0;
     }

@@ -50,13 +50,15 @@ inside sh -c '! command -v securereg && ! ldconfig -p | grep -q libsecurereg' >/
 ok "nothing of it was there"
 inside dpkg -i /debs/libsecurereg0.1_0.1.0-1_amd64.deb /debs/securereg_0.1.0-1_amd64.deb
 ok "the library and the command are installed by dpkg alone: a minimal system has all they need"
-inside ldconfig -p | grep -q 'libsecurereg.so.0.1 '
+inside ldconfig -p >"$scratch/out"
+grep -q 'libsecurereg.so.0.1 ' "$scratch/out"
 ok "the linker knows the library"
 inside securereg --version
 inside securereg --root /srv/registry promote --help >/dev/null
 printf 'GGUF\003\000\000\000\000\000\000\000\000\000\000\000\000\000\000\000\000\000\000\000' >"$clean/tiny.gguf"
 inside securereg --root /srv/registry promote /tiny.gguf --name tiny
-inside securereg --root /srv/registry verify --all | grep -q tiny
+inside securereg --root /srv/registry verify --all >"$scratch/out"
+grep -q tiny "$scratch/out"
 ok "the command promotes and verifies"
 inside dpkg -i /debs/libsecurereg-dev_0.1.0-1_amd64.deb
 ok "the development package fits the library"

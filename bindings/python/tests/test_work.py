@@ -110,6 +110,9 @@ INTERRUPT = """
 import os, signal, sys, threading, time
 import securereg
 
+# A shell starts what runs in the background with SIGINT ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 def interrupt():
     # Once the work has begun: its thread is there.
     while not any(thread.name == "securereg" and thread.is_alive() for thread in threading.enumerate()):
