@@ -86,22 +86,27 @@ pub enum Release {
     Deleted(Vec<Arc<Blocked>>),
 }
 
+/// How often what failed is looked at again while the catalog goes on changing.
+const LOOKS: usize = 16;
+
 /// Where the last result of verify-all is kept.
 const LAST: &str = "integrity.json";
 
 /// Verifies one model.
 pub(crate) fn one(inner: &Arc<Inner>, name: &ModelName, actor: &Actor, task: &Task<'_>) -> Result<VerifyReport> {
-    let artifact = Arc::clone(inner.catalog()?.require(name)?);
+    let catalog = inner.catalog()?;
+    let artifact = Arc::clone(catalog.require(name)?);
     let mut reports = check(inner, &[artifact], task)?;
-    settle(inner, &mut reports, actor)?;
+    settle(inner, &mut reports, catalog.generation(), actor)?;
     reports.pop().map(|(_, report)| report).ok_or_else(|| replaced(name))
 }
 
 /// Verifies all models, each blob once.
 pub(crate) fn all(inner: &Arc<Inner>, actor: &Actor, task: &Task<'_>) -> Result<VerifyAll> {
-    let artifacts: Vec<Arc<Artifact>> = inner.catalog()?.artifacts().cloned().collect();
+    let catalog = inner.catalog()?;
+    let artifacts: Vec<Arc<Artifact>> = catalog.artifacts().cloned().collect();
     let mut reports = check(inner, &artifacts, task)?;
-    settle(inner, &mut reports, actor)?;
+    settle(inner, &mut reports, catalog.generation(), actor)?;
     let models: Vec<VerifyReport> = reports.into_iter().map(|(_, report)| report).collect();
     let all = VerifyAll { checked: models.len(), models, verified_at: now() };
     let text =
@@ -143,7 +148,7 @@ pub(crate) fn release(
     let artifact = Arc::clone(catalog.require(name)?);
     let mut reports = check(inner, std::slice::from_ref(&artifact), task)?;
     if reports.iter().any(|(_, report)| report.status != VerifyStatus::Verified) {
-        settle(inner, &mut reports, actor)?;
+        settle(inner, &mut reports, catalog.generation(), actor)?;
     }
     let (_, mut report) = reports.pop().ok_or_else(|| replaced(name))?;
     if report.status == VerifyStatus::Verified {
@@ -297,10 +302,29 @@ fn report(inner: &Inner, artifact: &Artifact, found: &HashMap<Sha256Digest, Chec
 }
 
 /// Quarantines what failed, in one change, and restores what integrity had quarantined and is good again. Reports of models
-/// that were deleted or replaced meanwhile are dropped: nothing is known of what stands there now.
-fn settle(inner: &Arc<Inner>, reports: &mut Vec<(Arc<Artifact>, VerifyReport)>, actor: &Actor) -> Result<()> {
-    let catalog = inner.catalog()?;
-    reports.retain(|(checked, _)| catalog.artifact(&checked.name).is_some_and(|now| now.files == checked.files));
+/// that were deleted or replaced meanwhile are dropped: nothing is known of what stands there now. `looked` is the generation
+/// at which it was checked: what failed is looked at again when another has come since, because a model that was deleted and
+/// promoted anew meanwhile reads as before.
+fn settle(
+    inner: &Arc<Inner>,
+    reports: &mut Vec<(Arc<Artifact>, VerifyReport)>,
+    mut looked: u64,
+    actor: &Actor,
+) -> Result<()> {
+    let mut catalog = inner.catalog()?;
+    for _ in 0..LOOKS {
+        reports.retain(|(checked, _)| catalog.artifact(&checked.name).is_some_and(|now| now.files == checked.files));
+        if catalog.generation() == looked || reports.iter().all(|(_, r)| r.status == VerifyStatus::Verified) {
+            break;
+        }
+        looked = catalog.generation();
+        for (artifact, report) in reports.iter_mut().filter(|(_, r)| r.status != VerifyStatus::Verified) {
+            if let Some(again) = check(inner, std::slice::from_ref(artifact), &Task::unattended())?.pop() {
+                (*artifact, *report) = again;
+            }
+        }
+        catalog = inner.catalog()?;
+    }
     if !inner.layout().is_writable() {
         // There is nobody to tell and nothing to lift but what this process itself holds against them.
         let passed = reports.iter().filter(|(_, report)| report.status == VerifyStatus::Verified);

@@ -459,3 +459,39 @@ fn what_is_stored_serves_a_new_name_only_while_it_is_known_to_be_good_and_never_
     assert!(!path.exists());
     assert_eq!(root.read("d").unwrap(), bytes);
 }
+
+#[test]
+fn a_model_deleted_and_promoted_anew_while_all_are_verified_is_not_taken_for_damaged() {
+    let root = Root::new();
+    let victims: Vec<(String, Vec<u8>)> = (0..30).map(|i| (format!("v{i}"), gguf(100, 1000 + i))).collect();
+    for (model, bytes) in &victims {
+        root.promote(model, bytes);
+    }
+    for i in 0..120 {
+        root.promote(&format!("s{i}"), &gguf(100, i));
+    }
+    // Files are opened some at a time: what is deleted now is missing when its turn comes, and there again afterwards.
+    let other = root.again();
+    let mut calls = 0;
+    let task = Task::unattended().with_progress(|_| {
+        calls += 1;
+        for (model, bytes) in &victims {
+            match calls {
+                1 => other.delete(&name(model), &me()).unwrap(),
+                100 => {
+                    let source = Source::open(&root.source(&format!("{model}.gguf"), bytes)).unwrap();
+                    let request = PromoteRequest::new(name(model));
+                    drop(other.promote(request, source, &me(), &Task::unattended()).unwrap());
+                }
+                _ => {}
+            }
+        }
+    });
+    let all = root.registry.verify_all(&me(), &task).unwrap();
+    drop(task);
+    assert!(calls >= 100, "{calls}");
+    assert!(all.all_verified(), "{:?}", all.models.iter().find(|m| m.status != VerifyStatus::Verified));
+    for (model, bytes) in &victims {
+        assert_eq!((root.status(model), root.read(model).unwrap()), ("promoted", bytes.clone()), "{model}");
+    }
+}
