@@ -40,7 +40,7 @@
 #define SECUREREG_PHASE_VERIFY 1
 
 /**
- * securereg_open: change what is there, too. Without it nothing is written to the root, not even a lock, so it may lie on
+ * securereg_open: change what is there, too. Without it nothing is written to the root, not even a lock file, so it may lie on
  * a read-only file system; damage that is found is then refused by this process only.
  */
 #define SECUREREG_OPEN_WRITE 1
@@ -198,7 +198,7 @@ enum securereg_status
    */
   SECUREREG_NOT_MOUNTED = 12,
   /**
-   * No space left on the disk.
+   * No space left on the disk, or a limit on file sizes (`ulimit -f`).
    */
   SECUREREG_NO_SPACE = 13,
   /**

@@ -14,7 +14,7 @@ const LAST: &str = "gguf";
 
 /// Writes the two files, or compares them.
 pub(crate) fn run(check: bool) -> ExitCode {
-    let outcome = generate(&root()).and_then(|files| files.into_iter().try_for_each(|f| settle(&f, check)));
+    let outcome = generate(&crate::root()).and_then(|files| files.into_iter().try_for_each(|f| settle(&f, check)));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
@@ -28,10 +28,6 @@ pub(crate) fn run(check: bool) -> ExitCode {
 struct Made {
     path: PathBuf,
     text: String,
-}
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_owned).unwrap_or_default()
 }
 
 fn generate(root: &Path) -> Result<[Made; 2], String> {
