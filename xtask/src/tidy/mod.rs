@@ -160,7 +160,7 @@ pub(crate) fn list() -> ExitCode {
 
 impl Tree {
     fn read() -> Result<Tree, String> {
-        let root = root();
+        let root = crate::root();
         // Also files not added yet, so that the answer before `git add` is the answer after it.
         let mut git = Command::new("git");
         git.args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"]);
@@ -195,12 +195,6 @@ impl Tree {
     fn rust(&self) -> impl Iterator<Item = (&str, &str)> {
         self.files.iter().filter(|(path, _)| path.ends_with(".rs")).map(|(path, text)| (path.as_str(), text.as_str()))
     }
-}
-
-/// The workspace's root: the folder above this package.
-fn root() -> PathBuf {
-    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
-    package.parent().unwrap_or(package).to_owned()
 }
 
 fn output(command: &mut Command) -> Result<String, String> {
