@@ -13,7 +13,6 @@ mod tests;
 
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 /// What a rule looks at.
