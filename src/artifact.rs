@@ -178,6 +178,10 @@ pub enum Format {
     Gguf,
     /// Hugging Face's safetensors.
     Safetensors,
+    /// PyTorch's `torch.save`: a zip or a tar around a pickle that holds nothing but tensors.
+    Pytorch,
+    /// ONNX, a protobuf.
+    Onnx,
 }
 
 impl Format {
@@ -186,6 +190,8 @@ impl Format {
         match self {
             Format::Gguf => "gguf",
             Format::Safetensors => "safetensors",
+            Format::Pytorch => "pytorch",
+            Format::Onnx => "onnx",
         }
     }
 }
@@ -196,9 +202,14 @@ impl FromStr for Format {
         match s.to_ascii_lowercase().as_str() {
             "gguf" => Ok(Format::Gguf),
             "safetensors" => Ok(Format::Safetensors),
+            "pytorch" => Ok(Format::Pytorch),
+            "onnx" => Ok(Format::Onnx),
             _ => Err(Error::new(
                 ErrorKind::Refused,
-                format!("format {:?} is not allowed: gguf and safetensors are", crate::digest::shorten(s)),
+                format!(
+                    "format {:?} is not allowed: gguf, safetensors, pytorch and onnx are",
+                    crate::digest::shorten(s)
+                ),
             )),
         }
     }

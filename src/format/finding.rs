@@ -1,0 +1,215 @@
+//! What inspection finds: rules, findings, and where they were found.
+//!
+//! Owns: [`Rule`], [`Severity`], [`Finding`] and the bounded list [`Findings`]. Promises: every finding names its rule, its
+//! place and, in a sentence, what could happen; text out of a file is cut and quoted before it gets into a message; a file
+//! with a million defects costs no more memory than one with a few, and none of the million is forgotten by the count.
+//! Leaves out: what follows from a finding (`policy`).
+
+use crate::digest::shorten;
+use crate::error::Error;
+use crate::name::RelPath;
+use serde::Serialize;
+
+/// How bad it is, if it is what it looks like. Policy turns it into a verdict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Worth knowing, nothing more.
+    Info,
+    /// Odd, and could mislead a person or a program.
+    Warning,
+    /// Could harm whoever loads the model; a policy may still allow it.
+    High,
+    /// Malformed, or runs code when it is loaded: no policy can allow it.
+    Critical,
+}
+
+impl Severity {
+    /// The severity's name in the policy, the API and the sidecar.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Severity::Info => "info",
+            Severity::Warning => "warning",
+            Severity::High => "high",
+            Severity::Critical => "critical",
+        }
+    }
+}
+
+/// One rule of inspection. Every module of `format` lists its own in a `RULES`.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// A stable name, `<format>.<defect>`, such as `gguf.overlap`.
+    pub id: &'static str,
+    /// How bad a finding of it is.
+    pub severity: Severity,
+    /// What it is about and what could happen, in a sentence.
+    pub summary: &'static str,
+}
+
+/// Where in a file something was found.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Place {
+    /// Bytes from the start of the file, or of the `part`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub offset: Option<u64>,
+    /// The tensor, the archive's member or the metadata key, quoted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub part: Option<String>,
+}
+
+impl Place {
+    /// The file as a whole.
+    pub(crate) fn whole() -> Place {
+        Place::default()
+    }
+
+    /// At a byte of the file.
+    pub(crate) fn at(offset: u64) -> Place {
+        Place { offset: Some(offset), part: None }
+    }
+
+    /// In a tensor, a member or a key; its name may be anything.
+    pub(crate) fn part(name: &str) -> Place {
+        Place { offset: None, part: Some(quoted(name)) }
+    }
+
+    /// At a byte inside a part.
+    pub(crate) fn part_at(name: &str, offset: u64) -> Place {
+        Place { offset: Some(offset), part: Some(quoted(name)) }
+    }
+}
+
+/// Text out of a file, fit for a message: cut, without control or bidi characters. Quote it with `{:?}` by yourself if it
+/// stands in a sentence; this is for places, which are shown on their own.
+pub(crate) fn quoted(text: &str) -> String {
+    shorten(text).escape_debug().to_string()
+}
+
+/// Something that was found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// The rule's id.
+    pub rule: &'static str,
+    /// The rule's severity.
+    pub severity: Severity,
+    /// The file, by its path inside the artifact.
+    pub file: String,
+    /// Where in the file.
+    #[serde(flatten)]
+    pub place: Place,
+    /// What is wrong and what could happen, in a sentence: lower case, names the thing.
+    pub message: String,
+}
+
+/// Findings of one rule in one file that are kept; of more only the number is.
+const KEPT_PER_RULE: usize = 16;
+/// Findings that are kept of one candidate; of more only the number is, but for one that is worse than any before.
+const KEPT: usize = 1000;
+
+/// What has been found so far.
+#[derive(Debug, Default)]
+pub struct Findings {
+    list: Vec<Finding>,
+    /// How many more there were.
+    dropped: u64,
+}
+
+impl Findings {
+    /// None yet.
+    pub(crate) fn new() -> Findings {
+        Findings::default()
+    }
+
+    /// Notes one, in `file`. The first of a rule in a file is always kept, so that no rule is lost to the verdict.
+    pub(crate) fn add(&mut self, file: &RelPath, rule: &'static Rule, place: Place, message: impl Into<String>) {
+        let same = self.list.iter().rev().filter(|f| f.rule == rule.id && f.file == file.as_str()).take(KEPT_PER_RULE);
+        let same = same.count();
+        let known = same > 0 || (self.list.len() >= KEPT && self.list.iter().any(|f| f.rule == rule.id));
+        if same >= KEPT_PER_RULE || (self.list.len() >= KEPT && known) {
+            self.dropped += 1;
+            return;
+        }
+        let Rule { id, severity, .. } = *rule;
+        let message = message.into();
+        self.list.push(Finding { rule: id, severity, file: file.as_str().to_owned(), place, message });
+    }
+
+    /// Notes what stopped a parser; passes on what is no defect of the file.
+    pub(crate) fn halt(&mut self, file: &RelPath, halt: Halt) -> Result<(), Error> {
+        match halt {
+            Halt::Failed(e) => Err(e),
+            Halt::Found(found) => {
+                let (rule, place, message) = *found;
+                self.add(file, rule, place, message);
+                Ok(())
+            }
+        }
+    }
+
+    /// All that were kept, in the order in which they were found.
+    pub fn list(&self) -> &[Finding] {
+        &self.list
+    }
+
+    /// How many were found beyond those that were kept, each of a rule that stands in the list.
+    pub fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    /// Whether a finding of this rule was made.
+    pub fn has(&self, rule: &str) -> bool {
+        self.list.iter().any(|f| f.rule == rule)
+    }
+}
+
+/// What stops a parser: a defect after which nothing more can be said of the file, or a failure to read it.
+#[derive(Debug)]
+pub(crate) enum Halt {
+    /// The file is at fault.
+    Found(Box<(&'static Rule, Place, String)>),
+    /// The disk, the memory, the caller.
+    Failed(Error),
+}
+
+impl Halt {
+    pub(crate) fn found(rule: &'static Rule, place: Place, message: impl Into<String>) -> Halt {
+        Halt::Found(Box::new((rule, place, message.into())))
+    }
+}
+
+impl From<Error> for Halt {
+    fn from(e: Error) -> Halt {
+        Halt::Failed(e)
+    }
+}
+
+/// What a parser gives.
+pub(crate) type Parsed<T> = Result<T, Halt>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    static ODD: Rule = Rule { id: "test.odd", severity: Severity::Warning, summary: "odd" };
+    static BAD: Rule = Rule { id: "test.bad", severity: Severity::Critical, summary: "bad" };
+
+    #[test]
+    fn a_million_findings_cost_little_and_hide_no_other_rule() {
+        let mut findings = Findings::new();
+        for i in 0..100_000u64 {
+            let file = format!("f{}", i % 500).parse().expect("a path");
+            findings.add(&file, &ODD, Place::at(i), "odd");
+        }
+        assert_eq!(findings.list().len(), KEPT);
+        findings.add(&"late".parse().expect("a path"), &BAD, Place::whole(), "bad");
+        assert_eq!((findings.list().len(), findings.dropped()), (KEPT + 1, 100_000 - KEPT as u64));
+        assert!(findings.has("test.bad") && findings.has("test.odd"));
+    }
+
+    #[test]
+    fn what_stands_in_a_place_can_be_printed() {
+        let place = Place::part("a\u{202e}b\n\0").part.expect("a part");
+        assert_eq!(place, "a\\u{202e}b\\n\\0");
+    }
+}
