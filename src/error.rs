@@ -3,6 +3,7 @@
 //! Owns: what can go wrong, as a closed list of kinds. Promises: a message says what failed, on which name, and the
 //! remedy; `Corrupt` is never `Io`. Leaves out: errno, HTTP and C codes, which each boundary maps in one `match`.
 
+use crate::format::finding::Finding;
 use std::fmt;
 
 /// What went wrong, for a caller that decides by it.
@@ -105,6 +106,7 @@ pub struct Error {
     message: String,
     name: Option<String>,
     digests: Option<Box<(String, String)>>,
+    findings: Vec<Finding>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
@@ -114,7 +116,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// An error of `kind` with `message` (lower case, what failed, the remedy).
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Error { kind, message: message.into(), name: None, digests: None, source: None }
+        Error { kind, message: message.into(), name: None, digests: None, findings: Vec::new(), source: None }
     }
 
     /// The same error, about the model `name`.
@@ -128,6 +130,13 @@ impl Error {
     #[must_use]
     pub fn with_digests(mut self, expected: impl fmt::Display, actual: impl fmt::Display) -> Self {
         self.digests = Some(Box::new((expected.to_string(), actual.to_string())));
+        self
+    }
+
+    /// The same error, with the findings that led to it.
+    #[must_use]
+    pub fn with_findings(mut self, findings: Vec<Finding>) -> Self {
+        self.findings = findings;
         self
     }
 
@@ -151,6 +160,11 @@ impl Error {
     /// The expected and the actual digest, of a mismatch.
     pub fn digests(&self) -> Option<(&str, &str)> {
         self.digests.as_deref().map(|(e, a)| (e.as_str(), a.as_str()))
+    }
+
+    /// What was found, of a refusal by policy.
+    pub fn findings(&self) -> &[Finding] {
+        &self.findings
     }
 
     /// The message alone, without the causes.

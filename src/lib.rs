@@ -69,10 +69,13 @@ pub use catalog::{Catalog, holder_of_path};
 pub use digest::{Blake3Digest, Sha256Digest};
 pub use error::{Error, ErrorKind, Result};
 pub use events::{Event, EventKind, Events};
+pub use format::description::{Adapter, Description, Tensor};
+pub use format::finding::{Finding, Place, Rule, Severity};
 pub use format::ggml_type::GgmlType;
 pub use format::gguf::{Array, GgufHeader, MAX_HEADER, Strings, TensorInfo, Value, ValueType};
 pub use mounts::{MountGuard, MountRecord};
 pub use name::{MAX_DEPTH, MAX_NAME, MAX_TAG, ModelName, RelPath};
+pub use policy::{Action, Judged, Policy, SCANNER, Verdict};
 pub use registry::{
     MAX_EVIDENCE, Method, Outcome, PromoteRequest, Promotion, Registry, Release, Transfer, VerifyAll, VerifyReport,
     VerifyStatus,

@@ -13,7 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ingest::{self, Meter, Staged};
 use crate::layout::{Folder, blob_name};
 use crate::name::{ModelName, RelPath};
-use crate::policy::{self, Cleared, Evidence};
+use crate::policy::{Cleared, Evidence, Policy};
 use crate::registry::Inner;
 use crate::source::{Source, SourceFile, Taken};
 use crate::task::{Actor, Task};
@@ -153,8 +153,9 @@ fn attempt(
     if let Some(claimed) = request.sha256.filter(|claimed| *claimed != sha256) {
         return Err(mismatch("SHA-256", claimed, sha256).with_digests(claimed, sha256));
     }
-    let evidence = Evidence { kinds: staging.staged.iter().map(|s| (s.entry.path.clone(), s.kind)).collect() };
-    let cleared = policy::judge(source.shape, files, &evidence, request.format)?;
+    let kinds = staging.staged.iter().map(|s| (s.entry.path.clone(), s.kind)).collect();
+    let evidence = Evidence { kinds, ..Evidence::default() };
+    let cleared = Policy::built_in().judge(source.shape, files, evidence, request.format)?;
     staging.sidecar = stage_evidence(inner, request)?;
     let sidecar = staging.sidecar.as_ref().map(|(digest, _)| *digest);
     let candidate = artifact_of(request, source.shape, sha256, cleared, sidecar);
@@ -235,7 +236,7 @@ fn artifact_of(
     cleared: Cleared,
     evidence: Option<Sha256Digest>,
 ) -> Artifact {
-    let (files, format) = cleared.into_parts();
+    let (files, format, _) = cleared.into_parts();
     Artifact {
         name: request.name.clone(),
         sha256,

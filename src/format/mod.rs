@@ -29,6 +29,13 @@ pub(crate) enum Kind {
     Model(Format),
     /// A file that belongs to a model's folder: configuration, vocabulary, words.
     Companion,
+    /// Nothing that a model's folder should hold: a finding says what it is.
+    Refused,
+}
+
+/// Every rule of inspection and of judging, in no order.
+pub(crate) fn rules() -> impl Iterator<Item = &'static finding::Rule> {
+    [crate::policy::RULES].into_iter().flatten().copied()
 }
 
 /// Files other than weights that a Hugging Face folder holds, by extension. Nothing here is executed by a loader.
