@@ -450,9 +450,9 @@ fn what_the_tests_promote_ends_where_its_last_tensor_does() {
         assert_eq!(*file, format!("set-0000{}-of-00003.gguf", no + 1));
         let open = root.registry.open_file(&name("set"), &rel(file), ReadMode::Cached).unwrap();
         let header = open.gguf_header().unwrap();
-        assert_eq!(header.value("split.no"), Some(&Value::U16(no)));
-        assert_eq!(header.value("split.count"), Some(&Value::U16(3)));
-        assert_eq!(header.value("split.tensors.count"), Some(&Value::I32(3)));
+        assert_eq!(header.value("split.no"), Some(&Value::Unsigned(ValueType::U16, no)));
+        assert_eq!(header.value("split.count"), Some(&Value::Unsigned(ValueType::U16, 3)));
+        assert_eq!(header.value("split.tensors.count"), Some(&Value::Signed(ValueType::I32, 3)));
         assert_eq!((header.tensors.len(), header.data_offset + 64), (1, bytes.len() as u64));
     }
 
