@@ -7,6 +7,8 @@
 #![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark: what fails ends it")]
 
 mod abi;
+#[path = "../tests/support/models.rs"]
+mod models;
 
 use securereg::{Actor, ModelName, PromoteRequest, Registry, Source, Task};
 use securereg_fusefs::{Mount, MountOptions};
@@ -111,10 +113,10 @@ fn me() -> Actor {
     Actor::this_process("library")
 }
 
-/// A GGUF of `len` bytes that do not compress and do not repeat.
+/// A GGUF of `len` bytes: one tensor, whose bytes do not compress and do not repeat.
 fn model_file(path: &Path, len: u64, seed: u64) {
     let mut file = File::create(path).unwrap();
-    let mut piece = [b"GGUF\x03\0\0\0".as_slice(), &[0; 16]].concat();
+    let mut piece = models::gguf_start(len);
     let mut state = seed | 1;
     let mut left = len;
     while left > 0 {

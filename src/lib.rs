@@ -46,6 +46,9 @@ mod ingest;
 mod layout;
 mod lent;
 mod memory;
+#[cfg(test)]
+#[path = "../tests/support/models.rs"]
+mod models;
 mod mounts;
 mod name;
 mod policy;

@@ -561,7 +561,7 @@ mod tests {
     fn a_description_names_the_default_mount_of_the_open_and_does_not_ask_the_environment_again() {
         let dir = tempfile::tempdir().expect("a folder");
         let source = dir.path().join("m.gguf");
-        std::fs::write(&source, [b"GGUF\x03\0\0\0".as_slice(), &[0; 99]].concat()).expect("written");
+        std::fs::write(&source, crate::models::gguf(100, 1)).expect("written");
         let mut registry = Registry::open_or_create(&dir.path().join("root")).expect("a root");
         assert_eq!(registry.inner.default_mount, Registry::default_mount());
         Arc::get_mut(&mut registry.inner).expect("the only one").default_mount = PathBuf::from("/then");

@@ -408,8 +408,8 @@ mod tests {
         (dir, registry)
     }
 
-    fn model(seed: u8) -> Vec<u8> {
-        [b"GGUF\x03\0\0\0".as_slice(), &[0; 16], &[seed; 5000]].concat()
+    fn model(seed: u64) -> Vec<u8> {
+        crate::models::gguf(5024, seed)
     }
 
     fn open_m(registry: &Registry) -> Result<Sealed> {

@@ -470,7 +470,7 @@ mod tests {
     fn a_verification_that_passes_ends_what_a_read_only_process_held_against_a_file() {
         let dir = tempfile::tempdir().expect("a folder");
         let source = dir.path().join("m.gguf");
-        std::fs::write(&source, [b"GGUF\x03\0\0\0".as_slice(), &[0; 99]].concat()).expect("written");
+        std::fs::write(&source, crate::models::gguf(100, 1)).expect("written");
         let (me, name) = (Actor::new("test", "tester"), "m".parse::<ModelName>().expect("a name"));
         let root = dir.path().join("root");
         let writer = Registry::open_or_create(&root).expect("a root");

@@ -80,13 +80,13 @@ fn a_move_never_trusts_a_stored_file_it_has_not_checked() {
 fn a_moved_source_that_changed_after_it_was_read_stays() {
     let root = Root::new();
     let early = root.source("hf/a.json", b"{}");
-    std::fs::hard_link(&early, root.dir.path().join("second")).unwrap();
+    // Open for writing, so that its bytes are copied and the name goes only at the end.
+    let mut writer = std::fs::OpenOptions::new().append(true).open(&early).unwrap();
     root.source("hf/b.gguf", &gguf(12 << 20, 1));
-    let victim = early.clone();
     let mut once = false;
     let task = Task::unattended().with_progress(move |p| {
         if p.done > 4 << 20 && !std::mem::replace(&mut once, true) {
-            std::fs::OpenOptions::new().append(true).open(&victim).unwrap().write_all(b"news").unwrap();
+            writer.write_all(b"news").unwrap();
         }
     });
     let request = PromoteRequest { transfer: Transfer::Move, ..PromoteRequest::new(name("hf")) };

@@ -270,7 +270,7 @@ fn near_a_limit_on_memory_reads_and_checks_are_errors_and_not_the_end_of_the_pro
     // The longest read there may be.
     const LONGEST: usize = 64 << 20;
     let root = Root::new();
-    let mut bytes = gguf(99, 1);
+    let mut bytes = gguf_start(LONGEST as u64);
     bytes.resize(LONGEST, 7);
     root.promote("m", &bytes);
     let large = root.source("large.gguf", &bytes);

@@ -416,16 +416,54 @@ fn the_header_of_a_real_model_is_read_without_its_weights() {
 #[test]
 fn a_header_longer_than_one_read_is_read_whole() {
     let root = Root::new();
-    let mut bytes = [b"GGUF\x03\0\0\0".as_slice(), &0u64.to_le_bytes(), &1u64.to_le_bytes()].concat();
-    bytes.extend([&4u64.to_le_bytes()[..], b"list", &9u32.to_le_bytes(), &8u32.to_le_bytes()].concat());
     let words: Vec<String> = (0..40_000).map(|i| format!("word{i}")).collect();
-    bytes.extend((words.len() as u64).to_le_bytes());
-    words.iter().for_each(|w| bytes.extend([&(w.len() as u64).to_le_bytes(), w.as_bytes()].concat()));
-    root.promote("m", &bytes);
+    let list: Vec<&str> = words.iter().map(String::as_str).collect();
+    root.promote("m", &gguf_with(&[("list", Meta::Strs(&list))], &[("t", I8, &[1], &[7])]));
     let header = root.open("m").unwrap().gguf_header().unwrap();
     let Some(Value::Array(Array::Strings(strings))) = header.value("list") else { panic!("strings") };
     assert_eq!(strings.len(), words.len());
     assert!(words.iter().enumerate().all(|(i, w)| strings.get(i) == Some(w.as_bytes())));
+}
+
+#[test]
+fn what_the_tests_promote_ends_where_its_last_tensor_does() {
+    let root = Root::new();
+    let two = gguf_with(
+        &[("a.name", Meta::Str("x")), ("a.ids", Meta::I32s(&[1, -1]))],
+        &[("a", F32, &[3], &[1; 12]), ("b", F16, &[2, 2], &[2; 8])],
+    );
+    for (model, bytes) in [("least", gguf(65, 1)), ("large", gguf(3 * G + 7, 1)), ("two", two), ("none", gguf(24, 1))] {
+        root.promote(model, &bytes);
+        let header = root.open(model).unwrap().gguf_header().unwrap();
+        let ends: Vec<u64> = header.tensors.iter().map(|t| header.data_offset + t.offset + t.size_bytes).collect();
+        assert_eq!(*ends.last().unwrap_or(&24), bytes.len() as u64, "{model}");
+        for (tensor, end) in header.tensors.iter().skip(1).zip(ends) {
+            assert_eq!(header.data_offset + tensor.offset, end.next_multiple_of(32), "{model}: no gap, no overlap");
+        }
+    }
+    assert_eq!((gguf(65, 1).len(), gguf(100, 1) == gguf(100, 2)), (65, false));
+
+    let shards = split_of("set", 3, 7);
+    shards.iter().for_each(|(file, bytes)| drop(root.source(file, bytes)));
+    root.promote_path("set", &root.dir.path().join("source").join(&shards[0].0)).unwrap();
+    for (no, (file, bytes)) in (0..).zip(&shards) {
+        assert_eq!(*file, format!("set-0000{}-of-00003.gguf", no + 1));
+        let open = root.registry.open_file(&name("set"), &rel(file), ReadMode::Cached).unwrap();
+        let header = open.gguf_header().unwrap();
+        assert_eq!(header.value("split.no"), Some(&Value::Unsigned(ValueType::U16, no)));
+        assert_eq!(header.value("split.count"), Some(&Value::Unsigned(ValueType::U16, 3)));
+        assert_eq!(header.value("split.tensors.count"), Some(&Value::Signed(ValueType::I32, 3)));
+        assert_eq!((header.tensors.len(), header.data_offset + 64), (1, bytes.len() as u64));
+    }
+
+    assert_eq!(safetensors(&[]), b"\x02\0\0\0\0\0\0\0{}");
+    let bytes = safetensors(&[("a", "U8", &[3], b"abc"), ("b.c", "I16", &[1, 2], b"defg"), ("none", "F32", &[0], b"")]);
+    root.promote_path("st", &root.source("st.safetensors", &bytes)).unwrap();
+    let (length, rest) = bytes.split_first_chunk::<8>().unwrap();
+    let (header, data) = rest.split_at(u64::from_le_bytes(*length) as usize);
+    let header: serde_json::Value = serde_json::from_slice(header).unwrap();
+    assert_eq!(header["b.c"], serde_json::json!({"dtype": "I16", "shape": [1, 2], "data_offsets": [3, 7]}));
+    assert_eq!((header.as_object().unwrap().len(), data), (3, b"abcdefg".as_slice()));
 }
 
 #[test]

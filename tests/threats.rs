@@ -17,10 +17,10 @@ const G: usize = GROUP as usize;
 fn t01_a_path_that_leaves_the_staging_folder_is_refused_by_the_kernel_too() {
     let root = Root::new();
     let staging = root.registry.staging();
-    std::fs::write(staging.join("good.gguf"), gguf(50, 1)).unwrap();
+    std::fs::write(staging.join("good.gguf"), gguf(100, 1)).unwrap();
     std::fs::create_dir(staging.join("sub")).unwrap();
-    std::fs::write(staging.join("sub/deep.gguf"), gguf(50, 2)).unwrap();
-    let outside = root.source("secret.gguf", &gguf(50, 3));
+    std::fs::write(staging.join("sub/deep.gguf"), gguf(100, 2)).unwrap();
+    let outside = root.source("secret.gguf", &gguf(100, 3));
     for path in [
         "../root/quarantine/good.gguf",
         "sub/../../secret.gguf",
@@ -35,7 +35,7 @@ fn t01_a_path_that_leaves_the_staging_folder_is_refused_by_the_kernel_too() {
         assert!(matches!(e.kind(), ErrorKind::InvalidInput | ErrorKind::NotFound), "{path}: {e}");
     }
     for path in ["good.gguf", "sub/deep.gguf", staging.join("good.gguf").to_str().unwrap()] {
-        assert_eq!(Source::open_beneath(&staging, Path::new(path)).unwrap().size_bytes(), 50, "{path}");
+        assert_eq!(Source::open_beneath(&staging, Path::new(path)).unwrap().size_bytes(), 100, "{path}");
     }
 }
 
@@ -43,7 +43,7 @@ fn t01_a_path_that_leaves_the_staging_folder_is_refused_by_the_kernel_too() {
 fn t02_links_are_refused_and_a_swap_after_the_open_changes_nothing() {
     let root = Root::new();
     let staging = root.registry.staging();
-    let secret = root.source("secret.gguf", &gguf(50, 3));
+    let secret = root.source("secret.gguf", &gguf(100, 3));
     symlink(&secret, staging.join("link.gguf")).unwrap();
     symlink(secret.parent().unwrap(), staging.join("folder")).unwrap();
     for path in ["link.gguf", "folder/secret.gguf", "folder"] {
@@ -52,17 +52,17 @@ fn t02_links_are_refused_and_a_swap_after_the_open_changes_nothing() {
     }
     assert!(Source::open(&staging.join("link.gguf")).is_err(), "the last component is no link for a local user either");
     std::fs::create_dir(staging.join("model")).unwrap();
-    std::fs::write(staging.join("model/m.gguf"), gguf(50, 4)).unwrap();
+    std::fs::write(staging.join("model/m.gguf"), gguf(100, 4)).unwrap();
     symlink(&secret, staging.join("model/n.gguf")).unwrap();
     assert!(Source::open(&staging.join("model")).unwrap_err().to_string().contains("link"), "nor anything in a folder");
 
-    let path = root.source("m.gguf", &gguf(50, 1));
+    let path = root.source("m.gguf", &gguf(100, 1));
     let source = Source::open(&path).unwrap();
     std::fs::remove_file(&path).unwrap();
     symlink(&secret, &path).unwrap();
     let outcome = root.registry.promote(PromoteRequest::new(name("m")), source, &me(), &Task::unattended());
     match outcome {
-        Ok(_) => assert_eq!(root.read("m").unwrap(), gguf(50, 1), "what was opened is what is stored"),
+        Ok(_) => assert_eq!(root.read("m").unwrap(), gguf(100, 1), "what was opened is what is stored"),
         // Unlinking changes the inode's ctime, which counts as a change.
         Err(e) => assert_eq!(e.kind(), ErrorKind::SourceChanged),
     }
@@ -158,7 +158,7 @@ fn t05_a_source_that_grows_shrinks_or_changes_while_it_is_read_is_refused() {
 #[test]
 fn t06_a_source_larger_than_the_free_space_is_refused_before_it_is_read() {
     let root = Root::new();
-    let path = root.source("huge.gguf", &gguf(100, 1));
+    let path = root.source("huge.gguf", &gguf_start(15 << 40));
     OpenOptions::new().write(true).open(&path).unwrap().set_len(15 << 40).unwrap();
     let e = root.promote_path("huge", &path).unwrap_err();
     assert_eq!(e.kind(), ErrorKind::NoSpace);
@@ -246,8 +246,8 @@ fn fill_and_promote(disk: &Path, aside: &Path) {
 #[test]
 fn t07_files_of_a_folder_that_differ_only_by_case_are_a_conflict() {
     let root = Root::new();
-    root.source("hf/Model.gguf", &gguf(50, 1));
-    root.source("hf/model.gguf", &gguf(50, 2));
+    root.source("hf/Model.gguf", &gguf(100, 1));
+    root.source("hf/model.gguf", &gguf(100, 2));
     let e = root.promote_path("hf", &root.dir.path().join("source/hf")).unwrap_err();
     assert_eq!(e.kind(), ErrorKind::Conflict);
     assert!(e.to_string().contains("differ only by case"), "{e}");

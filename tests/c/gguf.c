@@ -248,23 +248,14 @@ static void every_type_of_value_comes_through(void) {
 
 static void what_is_no_sound_gguf_is_refused(void) {
     securereg_gguf out = {7};
-    /* Promoted, for it begins like one; its header claims a pair that is not there. */
-    made_len = 0;
-    put("GGUF", 4);
-    put_u32(3);
-    put_u64(0);
-    put_u64(1);
-    put_key("cut", STRING);
-    put_u64(1000);
-    const char *path = kit_path("%s/cut.gguf", kit_scratch());
-    kit_write(path, made, made_len);
-    kit_promote(registry, path, "cut");
-    CHECK_INT(securereg_gguf_open(registry, "cut", NULL, &out, &error), SECUREREG_REFUSED);
-    CHECK_TEXT(securereg_error_model(error), "cut");
+    /* A model of another format: what only begins like a GGUF is not promoted. */
+    kit_promote(registry, kit_data("hostile/s00_ok.safetensors"), "other");
+    CHECK_INT(securereg_gguf_open(registry, "other", NULL, &out, &error), SECUREREG_REFUSED);
+    CHECK_TEXT(securereg_error_model(error), "other");
     CHECK_OK(securereg_error_free(error), NULL);
     error.id = 0;
     CHECK_FAILS(securereg_gguf_open(registry, "none", NULL, &out, &error), SECUREREG_NOT_FOUND, &error, "none");
-    CHECK_FAILS(securereg_gguf_open(registry, "cut", "none", &out, &error), SECUREREG_NOT_FOUND, &error, "none");
+    CHECK_FAILS(securereg_gguf_open(registry, "other", "none", &out, &error), SECUREREG_NOT_FOUND, &error, "none");
     CHECK_INT(out.id, 7);
 }
 

@@ -33,9 +33,9 @@ char *kit_read(const char *path, size_t *len);
 unsigned kit_count(const char *folder);
 int kit_exists(const char *path);
 
-/* A GGUF without tensors that differs by its last bytes: 24 bytes and the tail. Its path. */
+/* A GGUF of one tensor, whose bytes are the tail, which may not be empty: 64 bytes and the tail. Its path. */
 const char *kit_small(const char *tail);
-/* One of this size, sparse. */
+/* One of this size (more than 64), sparse. */
 const char *kit_sized(const char *name, uint64_t size);
 
 /* An empty registry at <scratch>/<name>, made by this. */

@@ -2,6 +2,9 @@
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "each test file uses its own part")]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+pub mod models;
+
+pub use models::*;
 use securereg::*;
 use std::fs::{File, OpenOptions, Permissions};
 use std::os::unix::fs::{FileExt, PermissionsExt};
@@ -22,20 +25,6 @@ pub fn name(s: &str) -> ModelName {
 
 pub fn rel(s: &str) -> RelPath {
     s.parse().unwrap()
-}
-
-/// A GGUF of `len` bytes whose content past the header depends on `seed`.
-pub fn gguf(len: usize, seed: u64) -> Vec<u8> {
-    let mut bytes = [b"GGUF\x03\0\0\0".as_slice(), &[0; 16]].concat();
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    while bytes.len() < len {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        bytes.extend_from_slice(&state.to_le_bytes());
-    }
-    bytes.truncate(len.max(24));
-    bytes
 }
 
 impl Root {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import stat
+import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -21,10 +22,16 @@ DATA = REPOSITORY / "tests" / "data"
 GROUP = 64 << 10
 
 
+def gguf_start(size: int) -> bytes:
+    """The first 64 bytes of a GGUF of one tensor: any bytes may follow, up to its size."""
+    tensor = struct.pack("<Q1sIQIQ", 1, b"t", 1, size - 64, 24, 0)  # ggml's type I8, at the start of the data
+    return (b"GGUF" + struct.pack("<IQQ", 3, 1, 0) + tensor).ljust(64, b"\0")
+
+
 def gguf(size: int, seed: int = 1) -> bytes:
-    """A file that passes for a GGUF, with bytes that differ everywhere."""
-    body = b"".join((seed * 1_000_003 + at).to_bytes(8, "little") for at in range((size - 24) // 8 + 1))
-    return (b"GGUF\x03\0\0\0" + bytes(16) + body)[:size]
+    """A GGUF of one tensor and of exactly this size, more than 64, with bytes that differ everywhere."""
+    body = b"".join((seed * 1_000_003 + at).to_bytes(8, "little") for at in range((size - 64) // 8 + 1))
+    return (gguf_start(size) + body)[:size]
 
 
 def blob(root: Path, model: securereg.Model, index: int = 0) -> Path:

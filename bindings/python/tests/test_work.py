@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import securereg
-from conftest import DATA, gguf, run_python
+from conftest import DATA, gguf_start, run_python
 from securereg import Phase, Progress
 
 SIZE = 48 << 20
@@ -22,7 +22,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Large enough to be in the middle of for a while."""
     path = tmp_path_factory.mktemp("large") / "large.gguf"
     with path.open("wb") as file:
-        file.write(gguf(1 << 20))
+        file.write(gguf_start(SIZE))
         file.truncate(SIZE)
     return path
 

@@ -3,8 +3,11 @@
 //!
 //! A machine that cannot mount skips, visibly and by name; with `SECUREREG_REQUIRE_FUSE=1` a skip is a failure.
 
+#[path = "../../../tests/support/models.rs"]
+pub mod models;
 pub mod probe;
 
+pub use models::gguf;
 use securereg::{Actor, ModelName, PromoteRequest, Promotion, Registry, Sha256Digest, Source, Task};
 use securereg_fusefs::{Allow, Mount, MountOptions, can_mount};
 use std::fs::{File, OpenOptions, Permissions};
@@ -57,20 +60,6 @@ pub fn me() -> Actor {
 
 pub fn name(s: &str) -> ModelName {
     s.parse().expect("a name")
-}
-
-/// A GGUF of `len` bytes whose content past the header depends on `seed`.
-pub fn gguf(len: usize, seed: u64) -> Vec<u8> {
-    let mut bytes = [b"GGUF\x03\0\0\0".as_slice(), &[0; 16]].concat();
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    while bytes.len() < len {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        bytes.extend_from_slice(&state.to_le_bytes());
-    }
-    bytes.truncate(len.max(24));
-    bytes
 }
 
 impl Fixture {

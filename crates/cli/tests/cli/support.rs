@@ -3,6 +3,10 @@
 //! Owns: running the real binary in a folder of its own. Promises: no test sees this machine's registry, environment or
 //! terminal; a daemon that a test started ends with it. Leaves out: what is tested.
 
+#[path = "../../../../tests/support/models.rs"]
+pub(crate) mod models;
+
+use models::Meta;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -217,24 +221,8 @@ pub(crate) fn can_mount(test: &str) -> bool {
 
 /// A complete GGUF file of one small tensor, different for each `seed`.
 pub(crate) fn gguf(seed: &str) -> Vec<u8> {
-    let mut file = header(seed, 16);
-    file.extend((0..16_u8).flat_map(|i| f32::from(i).to_le_bytes()));
-    file
-}
-
-/// The part of a GGUF file before its data: one tensor of `elements` F32.
-pub(crate) fn header(seed: &str, elements: u64) -> Vec<u8> {
-    let string = |text: &str| [&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat();
-    let mut file = b"GGUF\x03\0\0\0".to_vec();
-    file.extend(1_u64.to_le_bytes());
-    file.extend(2_u64.to_le_bytes());
-    for (key, value) in [("general.architecture", "test"), ("general.name", seed)] {
-        file.extend([string(key), 8_u32.to_le_bytes().to_vec(), string(value)].concat());
-    }
-    file.extend([string("t"), 1_u32.to_le_bytes().to_vec(), elements.to_le_bytes().to_vec()].concat());
-    file.extend([0; 4 + 8]);
-    file.resize(file.len().next_multiple_of(32), 0);
-    file
+    let data: Vec<u8> = (0..16_u8).flat_map(|i| f32::from(i).to_le_bytes()).collect();
+    models::gguf_with(&[("general.name", Meta::Str(seed))], &[("t", models::F32, &[16], &data)])
 }
 
 /// What lies below `folder`, folders apart.

@@ -1,6 +1,6 @@
 //! Each verb through the real binary: what it does, what it prints, what it ends with.
 
-use crate::support::{Daemon, Place, binary, ended, files_below, gguf, header, until};
+use crate::support::{Daemon, Place, binary, ended, files_below, gguf, models, until};
 use nix::sys::signal::Signal;
 use serde_json::json;
 use std::process::{Command, Stdio};
@@ -379,10 +379,10 @@ fn ctrl_c_during_a_promote_leaves_nothing() {
     let manifest = std::fs::read(place.root().join("manifest.yaml")).expect("the manifest");
     let stored = files_below(&place.root().join("blobs"));
     // Sparse, so that it costs no space, and long enough to hash for the signal to come in the middle.
-    let elements = 1 << 30;
-    let big = place.file("big.gguf", &header("big", elements));
+    let len = (4 << 30) + models::GGUF_START as u64;
+    let big = place.file("big.gguf", &models::gguf_start(len));
     let file = std::fs::OpenOptions::new().write(true).open(&big).expect("it is there");
-    file.set_len(file.metadata().expect("its size").len() + 4 * elements).expect("it grows");
+    file.set_len(len).expect("it grows");
 
     let mut child = place.command(&["promote", &big, "--name", "big"]).spawn().expect("it starts");
     let tmp = place.root().join("tmp");
