@@ -41,6 +41,7 @@ mod error;
 mod events;
 mod ffi;
 mod format;
+pub mod guard;
 mod immutable;
 mod ingest;
 mod layout;

@@ -61,6 +61,8 @@ pub(crate) enum Verb {
     Audit(Audit),
     /// Say how the registry stands
     Status,
+    /// Say of a GGUF file what gguf-guard says: its output, its exit codes; the registry is not needed
+    Guard(Guard),
     /// Print a completion script for a shell
     Completions(Completions),
     /// Write the man pages
@@ -200,6 +202,44 @@ pub(crate) struct Audit {
     /// Print only the last N lines
     #[arg(long, value_name = "N", conflicts_with = "verify")]
     pub(crate) last: Option<usize>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Guard {
+    #[command(subcommand)]
+    pub(crate) verb: GuardVerb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum GuardVerb {
+    /// Print a structural fingerprint: the hashes of the file and of its tensors' names, shapes and types
+    Fingerprint(GuardFile),
+    /// Print a manifest: the hash of each tensor's bytes, and a Merkle root over them
+    Manifest(GuardFile),
+    /// Compare a file with a manifest in everything that the manifest says; ends with 2 when they differ
+    VerifyManifest(VerifyManifest),
+    /// Print the structural policy and how well known families of models match; ends with 2 on any violation
+    Inspect(GuardFile),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GuardFile {
+    /// The GGUF file
+    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) file: PathBuf,
+    /// Write to this file instead of standard output
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) output: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyManifest {
+    /// The GGUF file
+    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) file: PathBuf,
+    /// The manifest, as `guard manifest` or gguf-guard wrote it
+    #[arg(value_name = "MANIFEST", value_hint = ValueHint::FilePath)]
+    pub(crate) manifest: PathBuf,
 }
 
 #[derive(Debug, Args)]

@@ -8,6 +8,7 @@ mod change;
 mod daemon;
 mod demo;
 mod generate;
+mod guard;
 mod look;
 mod promote;
 mod sample;
@@ -78,6 +79,7 @@ pub(crate) fn run(context: &mut Context, verb: Verb) -> Result<Code> {
         Verb::Delete(args) => change::delete(context, &args.name),
         Verb::Audit(args) => audit::audit(context, args),
         Verb::Status => look::status(context),
+        Verb::Guard(args) => guard::guard(context, args),
         Verb::Completions(args) => generate::completions(context, args),
         Verb::Man(args) => generate::man(context, args),
     }
