@@ -1,8 +1,8 @@
 //! The SHA-256 of every tensor of a file, while the file goes by.
 //!
-//! Owns: which bytes belong to which tensor. Promises: each tensor's hash is that of its bytes and of no others, wherever the
-//! pieces of the file are cut; a tensor that was not whole is an error, never a hash. Leaves out: where the ranges come from
-//! (`format`), who reads the file (`ingest`).
+//! Owns: the plan of a GGUF's tensors, and which bytes belong to which. Promises: each tensor's hash is that of its bytes and of no others, wherever the
+//! pieces of the file are cut; a tensor that was not whole is an error, never a hash. Leaves out: the header's
+//! parser (`format::gguf`), who reads the file (`ingest`).
 //!
 //! ```text
 //! file     |header|pad|--- a ---|pad|- b -|---- c ----|end
@@ -13,7 +13,62 @@
 use crate::buffer;
 use crate::digest::Sha256Digest;
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::gguf::GgufHeader;
 use crate::sha256::Stream;
+use std::fs::File;
+use std::io::{BufReader, Read};
+
+/// The hashes of a GGUF's tensors, and the header that said where they lie: it was read before the bytes were hashed, so
+/// whoever uses the hashes compares it with the header of what was stored.
+#[derive(Debug)]
+pub(crate) struct Tensors {
+    pub(crate) header: GgufHeader,
+    /// In the order of the header.
+    pub(crate) digests: Vec<Sha256Digest>,
+}
+
+/// A header, and the hasher of the tensors it names.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) header: GgufHeader,
+    pub(crate) hasher: TensorHasher,
+}
+
+impl Plan {
+    /// Of a file of `size` bytes, if it is a GGUF whose tensors can be hashed: inspection says what is wrong with another.
+    ///
+    /// # Errors
+    /// When `file` cannot be read, or memory is short.
+    pub(crate) fn of(file: &File, size: u64) -> Result<Option<Plan>> {
+        let planned = GgufHeader::read(BufReader::with_capacity(READ, At { file, at: 0 }), size).and_then(|header| {
+            let data = header.tensors.iter().map(|t| (header.data_offset.saturating_add(t.offset), t.size_bytes));
+            let hasher = TensorHasher::new(data, size)?;
+            Ok(Plan { header, hasher })
+        });
+        match planned {
+            Ok(plan) => Ok(Some(plan)),
+            Err(e) if e.kind() == ErrorKind::Refused => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+/// One read of a header.
+const READ: usize = 64 << 10;
+
+/// Reads a file from its start without moving its offset, which others share.
+struct At<'a> {
+    file: &'a File,
+    at: u64,
+}
+
+impl Read for At<'_> {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        let n = rustix::io::retry_on_intr(|| rustix::io::pread(self.file, &mut *out, self.at))?;
+        self.at += n as u64;
+        Ok(n)
+    }
+}
 
 /// Where a tensor's data lie.
 #[derive(Debug, Clone, Copy)]
