@@ -7,9 +7,9 @@
 #![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark: what fails ends it")]
 
 mod abi;
-#[path = "../tests/support/models.rs"]
-mod models;
+mod model;
 
+use model::model_file;
 use securereg::{Actor, ModelName, PromoteRequest, Registry, Source, Task};
 use securereg_fusefs::{Mount, MountOptions};
 use std::fs::File;
@@ -111,27 +111,6 @@ fn gib() -> u64 {
 
 fn me() -> Actor {
     Actor::this_process("library")
-}
-
-/// A GGUF of `len` bytes: one tensor, whose bytes do not compress and do not repeat.
-fn model_file(path: &Path, len: u64, seed: u64) {
-    let mut file = File::create(path).unwrap();
-    let mut piece = models::gguf_start(len);
-    let mut state = seed | 1;
-    let mut left = len;
-    while left > 0 {
-        while piece.len() < 4 << 20 {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            piece.extend_from_slice(&state.to_le_bytes());
-        }
-        let n = left.min(piece.len() as u64) as usize;
-        file.write_all(&piece[..n]).unwrap();
-        left -= n as u64;
-        piece.clear();
-    }
-    file.sync_all().unwrap();
 }
 
 fn take_in(registry: &Registry, model: &str, path: &Path) -> PathBuf {

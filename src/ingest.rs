@@ -19,12 +19,13 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format;
 use crate::layout::{Folder, Layout};
 use crate::registry::{Method, Transfer};
+use crate::sha256::Stream;
 use crate::source::{SourceFile, Taken};
 use crate::sys::{NoFileSizeSignal, ReadLease, spawn_scoped_quietly};
 use crate::task::{Phase, Progress, Task};
+use crate::tensors::{Plan, TensorHasher, Tensors};
 use crate::tree;
 use rustix::fs::{Mode, OFlags};
-use sha2::Digest as _;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::sync::Arc;
@@ -44,6 +45,8 @@ pub(crate) struct Staged {
     /// Of an adopted file: it is the source's own, to be published while nobody may write it.
     pub(crate) adopted: Option<Adopted>,
     pub(crate) method: Method,
+    /// Of a GGUF whose header names tensors that can be hashed.
+    pub(crate) tensors: Option<Tensors>,
 }
 
 /// The source's own file, and what keeps writers off it.
@@ -149,6 +152,7 @@ struct Pass {
     blake3: Blake3Digest,
     tree: Vec<u8>,
     kind: format::Kind,
+    tensors: Option<Tensors>,
 }
 
 impl Pass {
@@ -163,7 +167,7 @@ impl Pass {
         let (path, size_bytes) = (source.path.clone(), source.size());
         let entry = FileEntry { path, size_bytes, sha256: self.sha256, blake3: self.blake3 };
         let tree_temp = layout.write_temp(&self.tree)?;
-        Ok(Staged { entry, kind: self.kind, temp, tree_temp, adopted, method })
+        Ok(Staged { entry, kind: self.kind, temp, tree_temp, adopted, method, tensors: self.tensors })
     }
 }
 
@@ -187,9 +191,10 @@ impl Piece {
     }
 }
 
-/// Reads `from` once to its end; hashes it both ways; writes it to `to` if given.
+/// Reads `from` once to its end; hashes it both ways, and the tensors in it; writes it to `to` if given.
 fn read_pass(source: &SourceFile, from: &File, to: Option<(&File, bool)>, meter: &mut Meter<'_, '_>) -> Result<Pass> {
     let size = source.size();
+    let (header, hasher) = Plan::of(from, size)?.map(|plan| (plan.header, plan.hasher)).unzip();
     if let Some((temp, direct)) = to {
         reserve(temp, if direct { size.next_multiple_of(ALIGN as u64) } else { size })?;
     }
@@ -197,12 +202,15 @@ fn read_pass(source: &SourceFile, from: &File, to: Option<(&File, bool)>, meter:
         let (to_hash, inbox) = sync_channel::<Arc<Piece>>(PIECES);
         let (hashed, hash_done) = sync_channel::<()>(PIECES);
         let hashing = spawn_scoped_quietly(scope, move || {
-            let mut hasher = sha2::Sha256::new();
+            let (mut whole, mut tensors) = (Stream::new(), hasher);
             each(&inbox, &hashed, |piece| {
-                hasher.update(piece.bytes());
+                match &mut tensors {
+                    Some(tensors) => tensors.update_beside(piece.bytes(), &mut whole, piece.bytes()),
+                    None => whole.update(piece.bytes()),
+                }
                 Ok(())
             })?;
-            Ok(Sha256Digest::from_bytes(hasher.finalize().into()))
+            Ok((whole.finish(), tensors.map(TensorHasher::finish).transpose()?))
         })
         .map_err(no_thread)?;
         let mut others = vec![(to_hash, hash_done)];
@@ -217,13 +225,16 @@ fn read_pass(source: &SourceFile, from: &File, to: Option<(&File, bool)>, meter:
         let read = read_pieces(source, from, &others, meter);
         // Their inboxes end, and so do they.
         drop(others);
-        let sha256: Result<Sha256Digest> = hashing.join().unwrap_or_else(|_| Err(ended_early()));
+        let hashed: Result<(Sha256Digest, Option<Vec<Sha256Digest>>)> =
+            hashing.join().unwrap_or_else(|_| Err(ended_early()));
         let written: Result<()> = writing.map_or(Ok(()), |w| w.join().unwrap_or_else(|_| Err(ended_early())));
         // The writer's own failure says more than the reader's, which only saw it end.
         written?;
         let (kind, tree) = read?;
         let (blake3, tree) = tree.finish()?;
-        Ok(Pass { sha256: sha256?, blake3, tree, kind })
+        let (sha256, digests) = hashed?;
+        let tensors = header.zip(digests).map(|(header, digests)| Tensors { header, digests });
+        Ok(Pass { sha256, blake3, tree, kind, tensors })
     })?;
     if let Some((temp, true)) = to {
         // The last O_DIRECT write was padded to whole blocks. Making a file shorter is never over a limit.

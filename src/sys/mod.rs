@@ -1,10 +1,13 @@
-//! The system calls that no safe crate offers.
+//! The system calls and instructions that no safe crate offers.
 //!
-//! Owns: file leases, mappings of sealed memory, a mark that a fork wipes, and in [`signals`] what shields the host from signals. Promises: the only
+//! Owns: file leases, mappings of sealed memory, a mark that a fork wipes, in [`signals`] what shields the host from signals, and in
+//! [`sha256`] the one computation that needs instructions of the CPU's own. Promises: the only
 //! `unsafe` of the core besides `src/ffi`, one operation a block. Leaves out: everything rustix and std wrap already.
 
+mod sha256;
 mod signals;
 
+pub(crate) use sha256::{Block, State, compress_two};
 pub(crate) use signals::{NoFileSizeSignal, spawn_scoped_quietly};
 
 use std::fs::File;

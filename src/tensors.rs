@@ -1,0 +1,305 @@
+//! The SHA-256 of every tensor of a file, while the file goes by.
+//!
+//! Owns: the plan of a GGUF's tensors, and which bytes belong to which. Promises: each tensor's hash is that of its bytes and of no others, wherever the
+//! pieces of the file are cut; a tensor that was not whole is an error, never a hash. Leaves out: the header's
+//! parser (`format::gguf`), who reads the file (`ingest`).
+//!
+//! ```text
+//! file     |header|pad|--- a ---|pad|- b -|---- c ----|end
+//! pieces   |--------------|--------------|---------------|
+//! tensors             a a   a     b b   c   c c
+//! ```
+
+use crate::buffer;
+use crate::digest::Sha256Digest;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::gguf::GgufHeader;
+use crate::sha256::Stream;
+use std::fs::File;
+use std::io::{BufReader, Read};
+
+/// The hashes of a GGUF's tensors, and the header that said where they lie: it was read before the bytes were hashed, so
+/// whoever uses the hashes compares it with the header of what was stored.
+#[derive(Debug)]
+pub(crate) struct Tensors {
+    pub(crate) header: GgufHeader,
+    /// In the order of the header.
+    pub(crate) digests: Vec<Sha256Digest>,
+}
+
+/// A header, and the hasher of the tensors it names.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) header: GgufHeader,
+    pub(crate) hasher: TensorHasher,
+}
+
+impl Plan {
+    /// Of a file of `size` bytes, if it is a GGUF whose tensors can be hashed: inspection says what is wrong with another.
+    ///
+    /// # Errors
+    /// When `file` cannot be read, or memory is short.
+    pub(crate) fn of(file: &File, size: u64) -> Result<Option<Plan>> {
+        let planned = GgufHeader::read(BufReader::with_capacity(READ, At { file, at: 0 }), size).and_then(|header| {
+            let data = header.tensors.iter().map(|t| (header.data_offset.saturating_add(t.offset), t.size_bytes));
+            let hasher = TensorHasher::new(data, size)?;
+            Ok(Plan { header, hasher })
+        });
+        match planned {
+            Ok(plan) => Ok(Some(plan)),
+            Err(e) if e.kind() == ErrorKind::Refused => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+/// One read of a header.
+const READ: usize = 64 << 10;
+
+/// Reads a file from its start without moving its offset, which others share.
+struct At<'a> {
+    file: &'a File,
+    at: u64,
+}
+
+impl Read for At<'_> {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        let n = rustix::io::retry_on_intr(|| rustix::io::pread(self.file, &mut *out, self.at))?;
+        self.at += n as u64;
+        Ok(n)
+    }
+}
+
+/// Where a tensor's data lie.
+#[derive(Debug, Clone, Copy)]
+struct Range {
+    start: u64,
+    end: u64,
+    /// Its place among the tensors as they were given.
+    index: usize,
+}
+
+/// Hashes tensors as the bytes of their file are given to it in order.
+#[derive(Debug)]
+pub(crate) struct TensorHasher {
+    /// In the order of the file.
+    ranges: Vec<Range>,
+    /// The first that is not whole yet.
+    next: usize,
+    /// The one at `next`, as far as it has come.
+    stream: Stream,
+    /// Bytes of the file so far.
+    at: u64,
+    digests: Vec<Sha256Digest>,
+}
+
+impl TensorHasher {
+    /// For tensors at `(start, length)` in a file of `size` bytes, in any order.
+    ///
+    /// # Errors
+    /// `Refused` when one does not lie in the file, or when two share bytes.
+    pub(crate) fn new(tensors: impl ExactSizeIterator<Item = (u64, u64)>, size: u64) -> Result<TensorHasher> {
+        let digests = buffer::filled(Sha256Digest::from_bytes([0; 32]), tensors.len())?;
+        let mut ranges = buffer::with_room(tensors.len())?;
+        for (index, (start, length)) in tensors.enumerate() {
+            let Some(end) = start.checked_add(length).filter(|end| *end <= size) else {
+                return Err(refused(format!("the data of tensor {index} do not lie in the file")));
+            };
+            ranges.push(Range { start, end, index });
+        }
+        // Of two that begin together at most the first may have bytes, so an empty one comes first.
+        ranges.sort_unstable_by_key(|r| (r.start, r.end));
+        if let Some(pair) = ranges.windows(2).find(|pair| pair[0].end > pair[1].start) {
+            return Err(refused(format!("the tensors {} and {} share bytes", pair[0].index, pair[1].index)));
+        }
+        Ok(TensorHasher { ranges, next: 0, stream: Stream::new(), at: 0, digests })
+    }
+
+    /// Takes the next bytes of the file, and the next of `other`, side by side.
+    pub(crate) fn update_beside(&mut self, bytes: &[u8], other: &mut Stream, other_bytes: &[u8]) {
+        let mut left = other_bytes;
+        self.walk(bytes, |stream, part| {
+            let (now, rest) = left.split_at(part.len().min(left.len()));
+            Stream::update_two((stream, part), (other, now));
+            left = rest;
+        });
+        other.update(left);
+    }
+
+    /// Takes the next bytes of the file.
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
+        self.walk(bytes, Stream::update);
+    }
+
+    /// The hash of each tensor, in the order in which they were given.
+    ///
+    /// # Errors
+    /// `SourceChanged` when the file ended before the last one did.
+    pub(crate) fn finish(mut self) -> Result<Vec<Sha256Digest>> {
+        self.close();
+        if self.next < self.ranges.len() {
+            let why = "the file ended inside a tensor: stop what writes it and try again";
+            return Err(Error::new(ErrorKind::SourceChanged, why));
+        }
+        Ok(self.digests)
+    }
+
+    /// Gives each part of `bytes` that belongs to a tensor to its stream.
+    fn walk(&mut self, bytes: &[u8], mut take: impl FnMut(&mut Stream, &[u8])) {
+        let end = self.at + bytes.len() as u64;
+        let mut left = bytes;
+        loop {
+            self.close();
+            let Some(range) = self.ranges.get(self.next).filter(|r| r.start < end) else { break };
+            let padding = range.start.saturating_sub(self.at);
+            // Both are at most what is left of `bytes`.
+            let part = &left[padding as usize..(range.end.min(end) - self.at) as usize];
+            left = &left[padding as usize + part.len()..];
+            self.at += padding + part.len() as u64;
+            take(&mut self.stream, part);
+            if self.at == end {
+                break;
+            }
+        }
+        self.at = end;
+    }
+
+    /// Notes the hashes of the tensors that are whole.
+    fn close(&mut self) {
+        while let Some(range) = self.ranges.get(self.next).filter(|r| r.end <= self.at) {
+            self.digests[range.index] = std::mem::replace(&mut self.stream, Stream::new()).finish();
+            self.next += 1;
+        }
+    }
+}
+
+fn refused(why: String) -> Error {
+    Error::new(ErrorKind::Refused, why)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn data(len: usize) -> Vec<u8> {
+        (0..len).map(|i| (i as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes()[1]).collect()
+    }
+
+    /// The plain way: each tensor cut out and hashed by itself.
+    fn plain(file: &[u8], tensors: &[(u64, u64)]) -> Vec<Sha256Digest> {
+        tensors.iter().map(|(at, len)| Sha256Digest::of(&file[*at as usize..(at + len) as usize])).collect()
+    }
+
+    fn hasher(tensors: &[(u64, u64)], size: usize) -> Result<TensorHasher> {
+        TensorHasher::new(tensors.iter().copied(), size as u64)
+    }
+
+    #[test]
+    fn each_tensor_has_the_hash_of_its_own_bytes() {
+        let file = data(1000);
+        for tensors in [
+            &[][..],
+            &[(0, 1000)],
+            &[(0, 0)],
+            &[(1000, 0)],
+            &[(0, 1), (999, 1)],
+            &[(100, 200), (300, 1), (301, 64), (400, 600)],
+            // Out of order, with empty ones at each end, between and inside the padding.
+            &[(500, 500), (0, 0), (10, 0), (64, 64), (64, 0), (128, 0), (128, 64), (300, 0), (1000, 0)],
+        ] {
+            for piece in [1, 7, 64, 100, 999, 1000] {
+                let (mut alone, mut beside) =
+                    (hasher(tensors, 1000).expect("sound"), hasher(tensors, 1000).expect("sound"));
+                let mut whole = Stream::new();
+                for bytes in file.chunks(piece) {
+                    alone.update(bytes);
+                    beside.update_beside(bytes, &mut whole, bytes);
+                }
+                let expected = plain(&file, tensors);
+                assert_eq!(alone.finish().expect("whole"), expected, "{tensors:?} in pieces of {piece}");
+                assert_eq!(beside.finish().expect("whole"), expected, "{tensors:?} in pieces of {piece}");
+                assert_eq!(whole.finish(), Sha256Digest::of(&file));
+            }
+        }
+    }
+
+    #[test]
+    fn ranges_outside_the_file_or_over_each_other_are_refused() {
+        for (tensors, why) in [
+            (&[(0, 11)][..], "tensor 0 do not lie"),
+            (&[(0, 10), (10, 1)], "tensor 1 do not lie"),
+            (&[(11, 0)], "do not lie"),
+            (&[(u64::MAX, 1)], "do not lie"),
+            (&[(1, u64::MAX)], "do not lie"),
+            (&[(0, 5), (4, 5)], "tensors 0 and 1 share"),
+            (&[(4, 5), (0, 5)], "tensors 1 and 0 share"),
+            (&[(3, 2), (3, 2)], "share"),
+            (&[(0, 10), (5, 0)], "share"),
+        ] {
+            let e = hasher(tensors, 10).expect_err("refused");
+            assert_eq!(e.kind(), ErrorKind::Refused);
+            assert!(e.to_string().contains(why), "{e} should say {why:?}");
+        }
+        for tensors in [&[(0, 10)][..], &[(0, 5), (5, 5)], &[(10, 0)], &[(5, 0), (5, 5), (5, 0)]] {
+            assert!(hasher(tensors, 10).is_ok(), "{tensors:?}");
+        }
+    }
+
+    #[test]
+    fn a_tensor_that_did_not_come_whole_has_no_hash() {
+        let file = data(100);
+        for (tensors, len, whole) in [
+            (&[(10, 50)][..], 59, false),
+            (&[(10, 50)], 60, true),
+            (&[(10, 50), (60, 0)], 60, true),
+            (&[(10, 50), (61, 0)], 60, false),
+        ] {
+            let mut hasher = hasher(tensors, 100).expect("sound");
+            hasher.update(&file[..len]);
+            let outcome = hasher.finish().map_err(|e| e.kind());
+            assert_eq!(
+                outcome,
+                if whole { Ok(plain(&file, tensors)) } else { Err(ErrorKind::SourceChanged) },
+                "{tensors:?}"
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn cuts_and_gaps_anywhere(
+            parts in prop::collection::vec((0u64..150, 0u64..300), 0..12),
+            tail in 0u64..200,
+            cuts in prop::collection::vec(1usize..500, 1..8),
+            lag in 0usize..4,
+        ) {
+            let mut tensors = Vec::new();
+            let mut at = 0;
+            for (gap, len) in parts {
+                tensors.push((at + gap, len));
+                at += gap + len;
+            }
+            let file = data((at + tail) as usize);
+            tensors.reverse();
+            let mut hasher = hasher(&tensors, file.len()).expect("sound");
+            let mut whole = Stream::new();
+            let mut pieces = Vec::new();
+            let mut left = file.as_slice();
+            for cut in cuts.iter().cycle() {
+                let (now, rest) = left.split_at(left.len().min(*cut));
+                pieces.push(now);
+                left = rest;
+                if left.is_empty() { break }
+            }
+            // The whole file's stream may be some pieces ahead.
+            let behind = std::iter::repeat_n([].as_slice(), lag).chain(pieces.iter().copied());
+            let ahead = pieces.iter().copied().chain(std::iter::repeat_n([].as_slice(), lag));
+            for (old, new) in behind.zip(ahead) {
+                hasher.update_beside(old, &mut whole, new);
+            }
+            prop_assert_eq!(hasher.finish().expect("whole"), plain(&file, &tensors));
+            prop_assert_eq!(whole.finish(), Sha256Digest::of(&file));
+        }
+    }
+}
