@@ -34,6 +34,10 @@ pub struct Artifact {
     /// The sidecar with what the promoter sent along (scan results and so on), pinned by its digest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evidence: Option<Sha256Digest>,
+    /// The sidecar with what inspection found, what the policy said, and the tensor manifests of GGUF files, pinned by its
+    /// digest. Models that were promoted before there was one have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inspection: Option<Sha256Digest>,
     /// Present while the model is quarantined.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quarantine: Option<Quarantine>,
@@ -219,6 +223,11 @@ impl Artifact {
     /// Whether it may be served.
     pub fn is_promoted(&self) -> bool {
         self.quarantine.is_none()
+    }
+
+    /// The sidecars that its entry pins.
+    pub(crate) fn sidecars(&self) -> impl Iterator<Item = Sha256Digest> {
+        self.evidence.into_iter().chain(self.inspection)
     }
 
     /// `promoted` or `quarantined`, as the API says it.

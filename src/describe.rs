@@ -9,12 +9,16 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::mounts::{self, MountRecord};
 use crate::name::ModelName;
 use crate::registry::Inner;
+use crate::sidecar;
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// What the registry says itself: nothing sent along may pass for it.
-const RESERVED: [&str; 16] = [
+const RESERVED: [&str; 19] = [
+    "adapter",
+    "findings",
+    "inspection",
     "name",
     "path",
     "mounted",
@@ -32,6 +36,9 @@ const RESERVED: [&str; 16] = [
     "error",
     "kind",
 ];
+
+/// What gguf-guard says; of a model that was promoted before there were inspections, as the promoter sent it.
+const GUARD: [&str; 2] = ["gguf_guard_fingerprint", "gguf_guard_manifest"];
 
 /// The Artifact JSON of one model.
 pub(crate) fn describe(inner: &Inner, artifact: &Artifact, default_mount: &Path) -> Result<Value> {
@@ -57,6 +64,11 @@ fn show(inner: &Inner, artifact: &Artifact, live: &[MountRecord], default_mount:
         None => Map::new(),
     };
     RESERVED.iter().for_each(|key| drop(out.remove(*key)));
+    if let Some(kept) = sidecar::read(inner, artifact)? {
+        // Of what was inspected here, these are said by the registry, or by nobody.
+        GUARD.iter().for_each(|key| drop(out.remove(*key)));
+        sidecar::describe(kept, &mut out);
+    }
     let mount = live.first().map_or(default_mount, |m| &m.mountpoint);
     let mut put = |key: &str, value: Value| drop(out.insert(key.to_owned(), value));
     put("name", json!(artifact.name));

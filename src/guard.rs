@@ -21,7 +21,7 @@ mod policy;
 mod verify;
 
 pub use families::FamilyMatch;
-pub use fingerprint::{Fingerprint, TensorBrief, structure_hash};
+pub use fingerprint::{Fingerprint, TensorBrief, structure_hash, structure_hash_of};
 pub use gojson::to_json;
 pub use manifest::{MAX_MANIFEST, TensorEntry, TensorManifest, merkle_root};
 pub use pass::{Wanted, survey};

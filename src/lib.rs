@@ -44,6 +44,7 @@ mod format;
 pub mod guard;
 mod immutable;
 mod ingest;
+mod inspect;
 mod layout;
 mod lent;
 mod memory;
@@ -58,10 +59,12 @@ mod registry;
 mod scan;
 mod sealed;
 mod sha256;
+mod sidecar;
 mod source;
 mod stamp;
 mod sys;
 mod task;
+mod tensorcheck;
 mod tensors;
 mod tree;
 mod verified;
@@ -79,11 +82,12 @@ pub use format::description::{Adapter, Description, Tensor};
 pub use format::finding::{Finding, Place, Rule, Severity};
 pub use format::ggml_type::GgmlType;
 pub use format::gguf::{Array, GgufHeader, MAX_HEADER, Strings, TensorInfo, Value, ValueType};
+pub use inspect::{Inspected, Inspection, inspect};
 pub use mounts::{MountGuard, MountRecord};
 pub use name::{MAX_DEPTH, MAX_NAME, MAX_TAG, ModelName, RelPath};
 pub use policy::{Action, Judged, Policy, SCANNER, Verdict};
 pub use registry::{
-    MAX_EVIDENCE, Method, Outcome, PromoteRequest, Promotion, Registry, Release, Transfer, VerifyAll, VerifyReport,
+    MAX_EVIDENCE, ManifestReport, Method, Outcome, PromoteRequest, Promotion, Registry, Release, Transfer, VerifyAll, VerifyReport,
     VerifyStatus,
 };
 pub use sealed::Sealed;

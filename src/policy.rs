@@ -8,7 +8,10 @@
 //! A finding's verdict is that of its rule's own line in `rules`, else of the longest line that ends in `.*` and fits, else of
 //! its severity. A critical finding is a refusal whatever stands there.
 
+mod sent;
 mod text;
+
+pub(crate) use sent::{compare_guard, scanners as sent};
 
 use crate::artifact::{FileEntry, Format, Layout};
 use crate::digest::Sha256Digest;
@@ -16,6 +19,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::finding::{Finding, Findings, Place, Rule, Severity};
 use crate::format::{self, Kind};
 use crate::name::RelPath;
+use sent::Sent;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write;
@@ -66,6 +70,12 @@ static MIXED: Rule = Rule {
     severity: Severity::High,
     summary: "the candidate holds models of several formats: which one is loaded depends on who loads it",
 };
+static GUARD: Rule = Rule {
+    id: "policy.guard-mismatch",
+    severity: Severity::High,
+    summary: "the gguf-guard fingerprint or manifest that was sent along is of another file: what was scanned is not what \
+              would be promoted",
+};
 static FORMAT: Rule = Rule {
     id: "policy.format",
     severity: Severity::Critical,
@@ -73,7 +83,7 @@ static FORMAT: Rule = Rule {
 };
 
 /// The rules of judging itself, which are no parser's.
-pub(crate) static RULES: &[&Rule] = &[&UNINSPECTED, &SCAN_FAILED, &NO_MODEL, &MIXED, &FORMAT];
+pub(crate) static RULES: &[&Rule] = &[&UNINSPECTED, &SCAN_FAILED, &NO_MODEL, &MIXED, &FORMAT, &GUARD];
 
 /// What is refused, what is told, and what must have run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -118,15 +128,6 @@ pub(crate) struct Evidence {
     pub(crate) findings: Findings,
     /// The scanners whose results were sent along, each with its version and, of one that found something, its word for it.
     pub(crate) sent: BTreeMap<String, Sent>,
-}
-
-/// One scanner of the promoter's.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Sent {
-    /// Its version; none when the promoter does not say that it ran.
-    pub(crate) version: Option<String>,
-    /// Its result's word, when that is a bad one.
-    pub(crate) bad: Option<String>,
 }
 
 /// What the policy says of a candidate.
@@ -216,8 +217,13 @@ pub(crate) struct Cleared {
 }
 
 impl Cleared {
-    pub(crate) fn into_parts(self) -> (Vec<FileEntry>, Format, Verdict) {
-        (self.files, self.format, self.verdict)
+    pub(crate) fn into_parts(self) -> (Vec<FileEntry>, Format) {
+        (self.files, self.format)
+    }
+
+    /// What it was cleared by.
+    pub(crate) fn verdict(&self) -> &Verdict {
+        &self.verdict
     }
 }
 
@@ -273,8 +279,8 @@ impl Policy {
         })
     }
 
-    /// What this policy says of findings alone: for whoever looks at files that are not promoted.
-    pub(crate) fn verdict(&self, findings: &Findings, scanners: BTreeMap<String, String>) -> Verdict {
+    /// What this policy says of findings.
+    fn verdict(&self, findings: &Findings, scanners: BTreeMap<String, String>) -> Verdict {
         let judge = |f: &Finding| Judged { action: self.action(f.rule, f.severity), finding: f.clone() };
         let mut judged: Vec<Judged> = findings.list().iter().map(judge).collect();
         judged.sort_by_key(|j| std::cmp::Reverse((j.action, j.finding.severity)));
@@ -293,30 +299,30 @@ impl Policy {
         mut evidence: Evidence,
         claimed: Option<Format>,
     ) -> Result<Cleared> {
-        let whole = files.first().map(|f| f.path.clone());
-        let whole = whole.ok_or_else(|| Error::new(ErrorKind::Refused, "it holds no files"))?;
-        let (format, scanners) = self.look(layout, &whole, &files, &mut evidence, claimed);
-        let verdict = self.verdict(&evidence.findings, scanners).admit()?;
+        let paths: Vec<&RelPath> = files.iter().map(|f| &f.path).collect();
+        let (format, verdict) = self.look(layout, &paths, &mut evidence, claimed)?;
+        let verdict = verdict.admit()?;
         // Without one there was a finding that refused.
         let format = format.ok_or_else(|| Error::new(ErrorKind::Refused, NO_MODEL.summary))?;
         Ok(Cleared { files, format, verdict })
     }
 
-    /// Looks at the candidate as a whole, adding findings of its own. Its format, and the scanners that have run.
+    /// Looks at the candidate as a whole, adding findings of its own to the evidence. Its format where it has one, and what
+    /// this policy says of it: a verdict that refuses is no error here.
     pub(crate) fn look(
         &self,
         layout: Layout,
-        whole: &RelPath,
-        files: &[FileEntry],
+        files: &[&RelPath],
         evidence: &mut Evidence,
         claimed: Option<Format>,
-    ) -> (Option<Format>, BTreeMap<String, String>) {
+    ) -> Result<(Option<Format>, Verdict)> {
+        let whole = *files.first().ok_or_else(|| Error::new(ErrorKind::Refused, "it holds no files"))?;
         let Evidence { kinds, findings, sent } = evidence;
         let mut found =
             |rule: &'static Rule, file: &RelPath, why: String| findings.add(file, rule, Place::whole(), why);
         let inspected: HashSet<&RelPath> = kinds.iter().map(|(path, _)| path).collect();
-        for file in files.iter().filter(|file| !inspected.contains(&file.path)) {
-            found(&UNINSPECTED, &file.path, format!("{} was not inspected", file.path));
+        for file in files.iter().filter(|file| !inspected.contains(**file)) {
+            found(&UNINSPECTED, file, format!("{file} was not inspected"));
         }
         let mut scanners = BTreeMap::new();
         for name in &self.scanners {
@@ -348,7 +354,7 @@ impl Policy {
                 let why = "it holds no model: no GGUF, safetensors, PyTorch or ONNX file".to_owned();
                 findings.add(whole, &NO_MODEL, Place::whole(), why);
             }
-            return (None, scanners);
+            return Ok((None, self.verdict(findings, scanners)));
         };
         if let Some((other, its)) = models.iter().find(|(_, f)| *f != format) {
             let why = format!("it mixes formats: {first} is {}, {other} is {}", format.as_str(), its.as_str());
@@ -366,7 +372,12 @@ impl Policy {
             let why = format!("it is claimed to be {}, its content is {}", claim.as_str(), format.as_str());
             found(&FORMAT, first, why);
         }
-        (Some(format), scanners)
+        Ok((Some(format), self.verdict(findings, scanners)))
+    }
+
+    /// Refuses what can be refused for these findings alone, before more is read.
+    pub(crate) fn admit_so_far(&self, findings: &Findings) -> Result<()> {
+        self.verdict(findings, BTreeMap::new()).admit().map(drop)
     }
 
     /// Every rule there is, with what this policy makes of it, by id.

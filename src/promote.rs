@@ -10,11 +10,17 @@ use crate::catalog::store::Decision;
 use crate::catalog::{Catalog, Edit};
 use crate::digest::Sha256Digest;
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::description::Facts;
+use crate::format::finding::Findings;
+use crate::format::{self, Candidate};
+use crate::guard::{FileDigests, TensorManifest};
 use crate::ingest::{self, Meter, Staged};
+use crate::inspect::Plain;
 use crate::layout::{Folder, blob_name};
 use crate::name::{ModelName, RelPath};
-use crate::policy::{Cleared, Evidence, Policy};
+use crate::policy::{self, Cleared, Evidence, Policy, Verdict};
 use crate::registry::Inner;
+use crate::sidecar::{self, FileNote, Guarded};
 use crate::source::{Source, SourceFile, Taken};
 use crate::task::{Actor, Task};
 use std::cell::RefCell;
@@ -80,6 +86,8 @@ pub struct Promotion {
     pub method: Method,
     /// Hidden names that were left out of a folder.
     pub skipped: Vec<String>,
+    /// What the policy said of what was found.
+    pub verdict: Verdict,
 }
 
 /// What a promotion did to its name.
@@ -141,8 +149,10 @@ fn attempt(
     }
     // What cannot succeed is refused before gigabytes are read; the commit asks again.
     refuse_early(inner, request, &source)?;
+    let policy = inner.policy()?;
+    look_ahead(&source, &policy)?;
     let _temp = inner.layout().use_temp()?;
-    let mut staging = Staging { inner, staged: Vec::new(), sidecar: None };
+    let mut staging = Staging { inner, staged: Vec::new(), sidecars: Vec::new() };
     let mut meter = Meter { task, done: 0, total: size };
     let intake = if source.files.len() > MAX_ADOPTED { Transfer::Copy } else { request.transfer };
     for file in &source.files {
@@ -153,15 +163,72 @@ fn attempt(
     if let Some(claimed) = request.sha256.filter(|claimed| *claimed != sha256) {
         return Err(mismatch("SHA-256", claimed, sha256).with_digests(claimed, sha256));
     }
-    let kinds = staging.staged.iter().map(|s| (s.entry.path.clone(), s.kind)).collect();
-    let evidence = Evidence { kinds, ..Evidence::default() };
-    let cleared = Policy::built_in().judge(source.shape, files, evidence, request.format)?;
-    staging.sidecar = stage_evidence(inner, request)?;
-    let sidecar = staging.sidecar.as_ref().map(|(digest, _)| *digest);
-    let candidate = artifact_of(request, source.shape, sha256, cleared, sidecar);
-    let published = publish(inner, &candidate, request.transfer, &staging, &source, actor, task)?;
+    let Inspected { evidence, notes, guarded } = inspect(&source, &staging.staged, request, &policy)?;
+    let cleared = policy.judge(source.shape, files, evidence, request.format)?;
+    let verdict = cleared.verdict().clone();
+    let sent = staging.add(sent_along(request)?)?;
+    let found = staging.add(Some(sidecar::write(&verdict, notes, guarded)?))?;
+    let candidate = artifact_of(request, source.shape, sha256, cleared, [sent, found]);
+    let (artifact, outcome, method) =
+        publish(inner, &candidate, &verdict, request.transfer, &staging, &source, actor, task)?;
     finish_move(inner, request, &source, &staging);
-    Ok(Promotion { skipped: source.skipped.clone(), ..published })
+    Ok(Promotion { artifact, outcome, method, skipped: source.skipped.clone(), verdict })
+}
+
+/// Above this, a container whose members must be unpacked is looked at once only, when it has been copied.
+const LOOKED_AHEAD: u64 = 64 << 20;
+
+/// Refuses what can be refused by a look at the source, before gigabytes are copied. What it sees is not what will be
+/// stored, so nothing it does not find counts for anything.
+fn look_ahead(source: &Source, policy: &Policy) -> Result<()> {
+    let mut findings = Findings::new();
+    source.report(&mut findings);
+    policy.admit_so_far(&findings)?;
+    let mut candidates = Vec::new();
+    for file in &source.files {
+        let input = Plain::open(file)?;
+        if file.size() > LOOKED_AHEAD && format::unpacks(&input)? {
+            return Ok(());
+        }
+        let description = format::inspect(&file.path, &input, &mut findings)?;
+        policy.admit_so_far(&findings)?;
+        candidates.push(Candidate { path: file.path.clone(), size_bytes: file.size(), description });
+    }
+    format::inspect_set(source.shape, &candidates, &mut findings);
+    policy.admit_so_far(&findings)
+}
+
+/// What inspection made of the staged files.
+struct Inspected {
+    evidence: Evidence,
+    notes: Vec<FileNote>,
+    guarded: Vec<Guarded>,
+}
+
+/// Inspects what was staged, out of bytes that are checked against the hashes just computed: what is judged is what is stored.
+fn inspect(source: &Source, staged: &[Staged], request: &PromoteRequest, policy: &Policy) -> Result<Inspected> {
+    let mut evidence = Evidence { sent: policy::sent(&request.evidence), ..Evidence::default() };
+    source.report(&mut evidence.findings);
+    let (mut candidates, mut guarded) = (Vec::new(), Vec::new());
+    for (staged, file) in staged.iter().zip(&source.files) {
+        let FileEntry { path, size_bytes, sha256, .. } = &staged.entry;
+        let description = format::inspect(path, &staged.checked()?, &mut evidence.findings)?;
+        policy.admit_so_far(&evidence.findings)?;
+        if let Facts::Gguf(header) = &description.facts {
+            // Its tensors were hashed by the header that the source had before it was copied.
+            let planned = staged.tensors.as_ref().filter(|t| t.header == **header).ok_or_else(|| file.changed())?;
+            let tensors = planned.digests.clone();
+            let digests = FileDigests { size_bytes: *size_bytes, sha256: *sha256, tensors };
+            let manifest = TensorManifest::of(header, &digests)?;
+            guarded.push(Guarded { path: path.clone(), manifest });
+        }
+        evidence.kinds.push((path.clone(), description.kind));
+        candidates.push(Candidate { path: path.clone(), size_bytes: *size_bytes, description });
+    }
+    format::inspect_set(source.shape, &candidates, &mut evidence.findings);
+    policy::compare_guard(&request.evidence, &guarded, &mut evidence.findings);
+    let note = |c: Candidate| FileNote { path: c.path, what: c.description.what, adapter: c.description.adapter };
+    Ok(Inspected { evidence, notes: candidates.into_iter().map(note).collect(), guarded })
 }
 
 fn refuse_early(inner: &Arc<Inner>, request: &PromoteRequest, source: &Source) -> Result<()> {
@@ -224,6 +291,7 @@ fn early(request: &PromoteRequest, source: &Source) -> Artifact {
         promoted_at: String::new(),
         size_bytes: source.size_bytes(),
         evidence: None,
+        inspection: None,
         quarantine: None,
         files: files.collect(),
     }
@@ -234,9 +302,9 @@ fn artifact_of(
     shape: Shape,
     sha256: Sha256Digest,
     cleared: Cleared,
-    evidence: Option<Sha256Digest>,
+    [evidence, inspection]: [Option<Sha256Digest>; 2],
 ) -> Artifact {
-    let (files, format, _) = cleared.into_parts();
+    let (files, format) = cleared.into_parts();
     Artifact {
         name: request.name.clone(),
         sha256,
@@ -246,13 +314,14 @@ fn artifact_of(
         promoted_at: now(),
         size_bytes: files.iter().map(|f| f.size_bytes).sum(),
         evidence,
+        inspection,
         quarantine: None,
         files,
     }
 }
 
-/// Writes what was sent along to tmp/: a sidecar, named by its digest once it is published.
-fn stage_evidence(inner: &Inner, request: &PromoteRequest) -> Result<Option<(Sha256Digest, String)>> {
+/// What was sent along, as a sidecar.
+fn sent_along(request: &PromoteRequest) -> Result<Option<Vec<u8>>> {
     if request.evidence.is_empty() {
         return Ok(None);
     }
@@ -262,33 +331,46 @@ fn stage_evidence(inner: &Inner, request: &PromoteRequest) -> Result<Option<(Sha
         let why = format!("the evidence sent along has {} bytes, over {MAX_EVIDENCE}", text.len());
         return Err(Error::new(ErrorKind::TooLarge, why));
     }
-    Ok(Some((Sha256Digest::of(&text), inner.layout().write_temp(&text)?)))
+    Ok(Some(text))
 }
 
 /// Staged files; whatever was not published is discarded when this is dropped.
 struct Staging<'a> {
     inner: &'a Arc<Inner>,
     staged: Vec<Staged>,
-    sidecar: Option<(Sha256Digest, String)>,
+    /// Sidecars in tmp/, each named by its digest once it is published.
+    sidecars: Vec<(Sha256Digest, String)>,
+}
+
+impl Staging<'_> {
+    /// Writes a sidecar to tmp/.
+    fn add(&mut self, text: Option<Vec<u8>>) -> Result<Option<Sha256Digest>> {
+        let Some(text) = text else { return Ok(None) };
+        let digest = Sha256Digest::of(&text);
+        self.sidecars.push((digest, self.inner.layout().write_temp(&text)?));
+        Ok(Some(digest))
+    }
 }
 
 impl Drop for Staging<'_> {
     fn drop(&mut self) {
         let files = self.staged.iter().flat_map(|s| [&s.temp, &s.tree_temp]);
-        files.chain(self.sidecar.iter().map(|(_, temp)| temp)).for_each(|temp| self.inner.layout().discard(temp));
+        files.chain(self.sidecars.iter().map(|(_, temp)| temp)).for_each(|temp| self.inner.layout().discard(temp));
     }
 }
 
 /// Under the commit lock: asks once more, publishes the files, writes the catalog.
+#[expect(clippy::too_many_arguments, reason = "the last step of the line takes what all others made")]
 fn publish(
     inner: &Arc<Inner>,
     candidate: &Artifact,
+    verdict: &Verdict,
     transfer: Transfer,
     staging: &Staging<'_>,
     source: &Source,
     actor: &Actor,
     task: &Task<'_>,
-) -> Result<Promotion> {
+) -> Result<(Arc<Artifact>, Outcome, Method)> {
     let layout = inner.layout();
     let mut method = Method::Shared;
     let fresh: RefCell<Vec<Sha256Digest>> = RefCell::default();
@@ -303,24 +385,27 @@ fn publish(
             layout.sync(Folder::Blobs)?;
             layout.sync(Folder::Trees)?;
         }
-        if outcome == Outcome::AlreadyThere {
-            return Ok(Decision::Keep(outcome));
-        }
-        if let Some((digest, temp)) = &staging.sidecar {
+        let entry = match catalog.artifact(&candidate.name).filter(|_| outcome == Outcome::AlreadyThere) {
+            Some(there) if there.inspection.is_some() => return Ok(Decision::Keep(outcome)),
+            // Promoted before there were inspections: it stays what it is, and has one now.
+            Some(there) => Artifact { inspection: candidate.inspection, ..Artifact::clone(there) },
+            None => candidate.clone(),
+        };
+        for (digest, temp) in staging.sidecars.iter().filter(|(digest, _)| entry.sidecars().any(|s| s == *digest)) {
             layout.publish(temp, Folder::Sidecars, &digest.to_hex())?;
-            layout.sync(Folder::Sidecars)?;
         }
-        let why = format!("sha256 {} from {:?}", candidate.sha256, candidate.source);
-        let edits = vec![Edit::Put(Box::new(candidate.clone()))];
+        layout.sync(Folder::Sidecars)?;
+        let why = format!("sha256 {} from {:?}; {}", candidate.sha256, candidate.source, verdict.summary());
+        let edits = vec![Edit::Put(Box::new(entry))];
         Ok(Decision::Change { event: "promote", names: vec![candidate.name.to_string()], why, edits, value: outcome })
     };
     let undo = |stays: &Catalog| {
         let unheld = |sha256: &&Sha256Digest| stays.holders(sha256).next().is_none();
         fresh.borrow().iter().filter(unheld).for_each(|sha256| inner.remove_blob(sha256));
-        if let Some((digest, _)) = &staging.sidecar
-            && !stays.artifacts().any(|a| a.evidence == Some(*digest))
-        {
-            let _ = layout.remove(Folder::Sidecars, &digest.to_hex());
+        for (digest, _) in &staging.sidecars {
+            if !stays.artifacts().any(|a| a.sidecars().any(|s| s == *digest)) {
+                let _ = layout.remove(Folder::Sidecars, &digest.to_hex());
+            }
         }
         // An adopted file goes back to its owner as it was.
         for adopted in staging.staged.iter().filter_map(|s| s.adopted.as_ref()) {
@@ -338,7 +423,7 @@ fn publish(
     let (catalog, outcome) = committed?;
     inner.absolve(&fresh);
     let artifact = Arc::clone(catalog.require(&candidate.name)?);
-    Ok(Promotion { artifact, outcome, method, skipped: Vec::new() })
+    Ok((artifact, outcome, method))
 }
 
 /// What promoting `candidate` means for its name.

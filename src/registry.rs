@@ -15,15 +15,18 @@ use crate::digest::Sha256Digest;
 use crate::durable;
 use crate::error::{Error, ErrorKind, Result};
 use crate::events::Events;
-use crate::layout::{Access, Folder, Layout, blob_name};
+use crate::layout::{Access, Folder, Layout, blob_name, read_bounded};
 use crate::mounts::{self, MountGuard, MountRecord};
 use crate::name::{ModelName, RelPath};
+use crate::policy::Policy;
 use crate::promote;
 use crate::sealed::{self, Sealed};
+use crate::sidecar::MAX_SIDECAR;
 use crate::source::Source;
 use crate::stamp::Stamps;
 use crate::sys::NoFileSizeSignal;
 use crate::task::{Actor, Task};
+use crate::tensorcheck;
 use crate::verified::{ReadMode, VerifiedFile};
 use crate::verify;
 use crate::watch::Watch;
@@ -34,6 +37,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use crate::promote::{MAX_EVIDENCE, Method, Outcome, PromoteRequest, Promotion, Transfer};
+pub use crate::tensorcheck::ManifestReport;
 pub use crate::verify::{Release, VerifyAll, VerifyReport, VerifyStatus};
 
 /// An open registry root.
@@ -275,6 +279,20 @@ impl Registry {
         describe::path(&self.inner, name)
     }
 
+    /// The policy that judges promotions: that of policy.yaml in the root, or the built-in one where there is none.
+    ///
+    /// # Errors
+    /// `Manifest` when policy.yaml cannot be read or understood: nothing is promoted until it can.
+    pub fn policy(&self) -> Result<Policy> {
+        self.inner.policy()
+    }
+
+    /// Checks each tensor of a model's GGUF files against the manifest recorded at promotion, and the rest of the file too.
+    /// A model that fails is an `Ok` report that names what differs, and is quarantined.
+    pub fn verify_manifest(&self, name: &ModelName, actor: &Actor, task: &Task<'_>) -> Result<ManifestReport> {
+        tensorcheck::verify(&self.inner, name, actor, task)
+    }
+
     /// Announces a mount for as long as the guard lives.
     pub fn record_mount(&self, mountpoint: &Path) -> Result<MountGuard> {
         mounts::record(&self.inner.layout, mountpoint)
@@ -335,6 +353,10 @@ pub(crate) struct Inner {
     /// As it was at open: it depends on the environment, and a host that changes that while another thread asks is led astray.
     default_mount: PathBuf,
 }
+
+/// The operator's policy, in the root.
+const POLICY: &str = "policy.yaml";
+const MAX_POLICY: u64 = 1 << 20;
 
 /// Read buffers kept for reuse.
 const SPARE_BUFFERS: usize = 16;
@@ -492,9 +514,7 @@ impl Inner {
     pub(crate) fn sidecar(&self, digest: &Sha256Digest) -> Result<serde_json::Map<String, serde_json::Value>> {
         let corrupt = |why: &str| Error::new(ErrorKind::Corrupt, format!("the evidence kept with the model {why}"));
         let bytes =
-            self.layout.read_small(Folder::Sidecars, &digest.to_hex(), 2 * MAX_EVIDENCE as u64).map_err(|e| match e
-                .kind()
-            {
+            self.layout.read_small(Folder::Sidecars, &digest.to_hex(), MAX_SIDECAR).map_err(|e| match e.kind() {
                 ErrorKind::NotFound => corrupt("is missing"),
                 ErrorKind::TooLarge => corrupt("was altered"),
                 _ => e,
@@ -503,6 +523,25 @@ impl Inner {
             return Err(corrupt("was altered"));
         }
         serde_json::from_slice(&bytes).map_err(|e| corrupt("is not JSON").because(e))
+    }
+
+    /// As it is now: a change of policy.yaml holds from the next promotion on.
+    pub(crate) fn policy(&self) -> Result<Policy> {
+        let bad = |e: &dyn std::fmt::Display| {
+            let why = format!("policy.yaml cannot be read: {e}; nothing is promoted until it can");
+            Error::new(ErrorKind::Manifest, why)
+        };
+        let file = match self.layout.read(Folder::Root, POLICY, OFlags::empty()) {
+            Ok(file) => file,
+            Err(rustix::io::Errno::NOENT) => return Ok(Policy::built_in()),
+            Err(e) => return Err(bad(&e)),
+        };
+        let mode = rustix::fs::fstat(&file).map_err(|e| bad(&e))?.st_mode;
+        if mode & 0o022 != 0 {
+            return Err(bad(&format_args!("others may write it (mode {:o}): chmod 600 it", mode & 0o7777)));
+        }
+        // One byte more than the limit shows that it is over it.
+        Policy::parse(&read_bounded(&file, POLICY, MAX_POLICY).map_err(|e| bad(&e))?)
     }
 
     /// Gives a blob that still has a second link an inode of its own.

@@ -7,6 +7,8 @@
 use crate::artifact::Layout as Shape;
 use crate::digest::shorten;
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::finding::Findings;
+use crate::format::folder::{self, Entry};
 use crate::name::{MAX_DEPTH, RelPath};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 use std::fs::File;
@@ -74,6 +76,21 @@ impl Source {
             rustix::fs::openat2(&top, parent, FOLDER, Mode::empty(), BENEATH).map_err(|e| refusal(path, e))?
         };
         open_at(parent, &name, path)
+    }
+
+    /// What its names, links and modes give rise to: a folder's only, a single file is copied whatever its inode is.
+    pub(crate) fn report(&self, findings: &mut Findings) {
+        if self.shape != Shape::Folder {
+            return;
+        }
+        let files = self.files.iter().map(|f| Entry {
+            path: f.path.as_str().to_owned(),
+            hidden: false,
+            nlink: f.stat.st_nlink,
+            mode: f.stat.st_mode,
+        });
+        let hidden = self.skipped.iter().map(|path| Entry { path: path.clone(), hidden: true, nlink: 1, mode: 0 });
+        folder::check_source(&files.chain(hidden).collect::<Vec<_>>(), findings);
     }
 
     /// Bytes of all its files.

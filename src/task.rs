@@ -15,6 +15,8 @@ pub enum Phase {
     Copy,
     /// Hashing stored bytes.
     Verify,
+    /// Looking at what files are.
+    Inspect,
 }
 
 /// One step of progress.

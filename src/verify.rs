@@ -224,6 +224,18 @@ pub(crate) fn quarantine_holders(inner: &Arc<Inner>, sha256: &Sha256Digest, why:
     inner.commit(actor, fail).map(drop)
 }
 
+/// Quarantines one model whose records are wrong, though its bytes may not be.
+pub(crate) fn fail_record(inner: &Arc<Inner>, checked: &Artifact, why: &str, actor: &Actor) -> Result<()> {
+    if !inner.layout().is_writable() {
+        return Ok(());
+    }
+    let fail = |catalog: &Catalog| {
+        let still = catalog.artifact(&checked.name).filter(|now| now.inspection == checked.inspection);
+        fail_all(inner, catalog, still.map(|a| (a, why)).into_iter(), actor)
+    };
+    inner.commit(actor, fail).map(drop)
+}
+
 /// Hashes the files of all artifacts, each blob once, and reports without changing anything.
 fn check(
     inner: &Arc<Inner>,
@@ -283,7 +295,7 @@ fn report(inner: &Inner, artifact: &Artifact, found: &HashMap<Sha256Digest, Chec
             }
         }
     }
-    if let Some(e) = artifact.evidence.and_then(|digest| inner.sidecar(&digest).err()) {
+    if let Some(e) = artifact.sidecars().find_map(|digest| inner.sidecar(&digest).err()) {
         all_known = false;
         match (e.kind(), report.status) {
             (ErrorKind::Corrupt, _) => report.status = VerifyStatus::Failed,
@@ -345,9 +357,9 @@ fn settle(
             let still = failed.filter_map(|(checked, report)| {
                 let now = catalog.artifact(&checked.name).filter(|now| now.files == checked.files)?;
                 // Replaced by good bytes since it was read.
-                let healed = now.evidence == checked.evidence
+                let healed = now.sidecars().eq(checked.sidecars())
                     && now.files.iter().all(|f| inner.has_good(&f.sha256))
-                    && now.evidence.is_none_or(|digest| inner.sidecar(&digest).is_ok());
+                    && now.sidecars().all(|digest| inner.sidecar(&digest).is_ok());
                 (!healed).then_some((now, report.error.as_deref().unwrap_or("")))
             });
             fail_all(inner, catalog, still, actor)

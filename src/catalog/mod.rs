@@ -307,6 +307,7 @@ pub(crate) mod tests {
             promoted_at: "2026-01-01T00:00:00Z".into(),
             size_bytes: 7 * files.len() as u64,
             evidence: None,
+            inspection: None,
             quarantine: None,
             files,
         }

@@ -355,8 +355,8 @@ impl Store {
     /// readable. What cannot be removed now is garbage, not a failure.
     fn drop_unheld(&self, old: &Catalog, new: &Catalog, edits: &[Edit]) {
         let gone: Vec<&Arc<Artifact>> = edits.iter().filter_map(|edit| old.artifact(edit.replaces()?)).collect();
-        let evidence: HashSet<_> = if gone.iter().any(|a| a.evidence.is_some()) {
-            new.artifacts().filter_map(|a| a.evidence).collect()
+        let pinned: HashSet<_> = if gone.iter().any(|a| a.sidecars().next().is_some()) {
+            new.artifacts().flat_map(|a| a.sidecars()).collect()
         } else {
             HashSet::new()
         };
@@ -366,7 +366,7 @@ impl Store {
                     self.remove_blob(&file.sha256);
                 }
             }
-            if let Some(sidecar) = artifact.evidence.filter(|digest| !evidence.contains(digest)) {
+            for sidecar in artifact.sidecars().filter(|digest| !pinned.contains(digest)) {
                 self.remove(Folder::Sidecars, &sidecar.to_hex());
             }
         }

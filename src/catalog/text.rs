@@ -247,6 +247,9 @@ pub(crate) fn encode(a: &Artifact) -> String {
     if let Some(evidence) = &a.evidence {
         pair(&mut out, "  evidence", &evidence.to_hex());
     }
+    if let Some(inspection) = &a.inspection {
+        pair(&mut out, "  inspection", &inspection.to_hex());
+    }
     if let Some(q) = &a.quarantine {
         quarantine(&mut out, q);
     }

@@ -67,7 +67,8 @@ impl Caller {
     fn go_on(&mut self, phase: Phase, done: u64, total: u64) -> bool {
         let phase = match phase {
             Phase::Copy => SECUREREG_PHASE_COPY,
-            Phase::Verify => SECUREREG_PHASE_VERIFY,
+            // No function of the ABI inspects without promoting, and a promotion tells only what takes long.
+            Phase::Verify | Phase::Inspect => SECUREREG_PHASE_VERIFY,
         };
         IN_CALLBACK.set(true);
         // SAFETY: the caller vouches that this may be called with its `user` until the call returns.

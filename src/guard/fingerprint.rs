@@ -6,6 +6,7 @@
 
 use crate::digest::Sha256Digest;
 use crate::format::ggml_type::GgmlType;
+use super::manifest::TensorEntry;
 use crate::format::gguf::{GgufHeader, TensorInfo, Value};
 use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
@@ -74,11 +75,20 @@ impl Fingerprint {
 
 /// SHA-256 over the lines `name:[d0,d1,...]:TYPE`, sorted by bytes, each ended by a line feed.
 pub fn structure_hash(header: &GgufHeader) -> Sha256Digest {
-    let line = |t: &TensorInfo| {
-        let shape: Vec<String> = t.dimensions.iter().map(u64::to_string).collect();
-        format!("{}:[{}]:{}\n", t.name, shape.join(","), type_name(t.kind))
-    };
-    let mut lines: Vec<String> = header.tensors.iter().map(line).collect();
+    hash_lines(header.tensors.iter().map(|t| line(&t.name, &t.dimensions, &type_name(t.kind))).collect())
+}
+
+/// The same over the tensors of several manifests: of a set of shards it is what one file of them all would have.
+pub fn structure_hash_of<'a>(tensors: impl Iterator<Item = &'a TensorEntry>) -> Sha256Digest {
+    hash_lines(tensors.map(|t| line(&t.name, &t.shape, &t.kind)).collect())
+}
+
+fn line(name: &str, shape: &[u64], kind: &str) -> String {
+    let shape: Vec<String> = shape.iter().map(u64::to_string).collect();
+    format!("{name}:[{}]:{kind}\n", shape.join(","))
+}
+
+fn hash_lines(mut lines: Vec<String>) -> Sha256Digest {
     // Without its line feed a line may be the beginning of another; a name may itself hold one.
     lines.sort_unstable_by(|a, b| without_end(a).cmp(without_end(b)));
     let mut hasher = sha2::Sha256::new();

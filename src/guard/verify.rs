@@ -14,6 +14,8 @@ use std::collections::{HashMap, HashSet};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DifferenceKind {
+    /// The file has no sound header any more, so that nothing can be said of its tensors.
+    Header,
     /// The manifest is of a version that is not known.
     ManifestVersion,
     /// The whole file's SHA-256.
@@ -63,6 +65,7 @@ impl DifferenceKind {
     /// What gguf-guard calls it in its lines.
     fn words(self) -> &'static str {
         match self {
+            DifferenceKind::Header => "no sound header",
             DifferenceKind::ManifestVersion => "unsupported manifest version",
             DifferenceKind::FileHash => "file hash mismatch",
             DifferenceKind::StructureHash => "structure hash mismatch",
@@ -103,6 +106,13 @@ pub struct Difference {
 }
 
 impl Difference {
+    /// Of a file whose header cannot be read: `why` says what is wrong with it.
+    pub(crate) fn unsound(why: &str) -> Difference {
+        let message = format!("its header is not the one recorded: {why}");
+        let (expected, actual) = (String::new(), String::new());
+        Difference { kind: DifferenceKind::Header, tensor: None, expected, actual, message }
+    }
+
     fn of(kind: DifferenceKind, expected: &str, actual: &str) -> Difference {
         let (expected, actual) = (shorten(expected), shorten(actual));
         let message = format!("{}: expected {expected:?}, found {actual:?}", kind.words());

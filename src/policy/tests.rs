@@ -27,7 +27,9 @@ const S: Kind = Kind::Model(Format::Safetensors);
 fn a_whole_and_uniform_candidate_is_cleared() {
     let kinds = [("c.json", Kind::Companion), ("m.gguf", G)];
     let cleared = judge(&["c.json", "m.gguf"], evidence(&kinds), Some(Format::Gguf), Layout::Folder);
-    let (files, format, verdict) = cleared.expect("cleared").into_parts();
+    let cleared = cleared.expect("cleared");
+    let verdict = cleared.verdict().clone();
+    let (files, format) = cleared.into_parts();
     assert_eq!((files.len(), format, verdict.action), (2, Format::Gguf, Action::Allow));
     assert_eq!(verdict.scanners, BTreeMap::from([("format".to_owned(), env!("CARGO_PKG_VERSION").to_owned())]));
     assert_eq!(verdict.summary(), "policy built-in: nothing to object");
@@ -124,7 +126,7 @@ fn scanners_that_the_policy_names_must_have_run_and_found_nothing() {
         policy.judge(Layout::File, vec![entry("m.gguf")], found, None)
     };
     let cleared = with(&[("clamav", Some("1.2"), None), ("other", Some("3"), None)]).expect("ran");
-    assert_eq!(cleared.into_parts().2.scanners["clamav"], "1.2");
+    assert_eq!(cleared.verdict().scanners["clamav"], "1.2");
     for (sent, why) in [
         (&[][..], "wants the scanner \"clamav\" to have run"),
         (&[("other", Some("1"), None)], "wants the scanner \"clamav\" to have run"),

@@ -42,6 +42,10 @@ pub(crate) enum Verb {
     Serve(Serve),
     /// Copy a model into the registry, hash it, check it and register it
     Promote(Promote),
+    /// Say what a file, a folder or a split set is, what is wrong with it, and whether the policy admits it; changes nothing
+    Inspect(Inspect),
+    /// Print the policy in force: each rule, and what follows from it; or check a policy file
+    Policy(PolicyArgs),
     /// List the models
     List(List),
     /// Show one model in full
@@ -146,7 +150,7 @@ pub(crate) struct Promote {
     /// The SHA-256 that it must have (of a folder: that of the sorted `sha256sum` lines)
     #[arg(long, value_name = "HEX")]
     pub(crate) sha256: Option<String>,
-    /// The format that it must have: gguf or safetensors [default: what its bytes say]
+    /// The format that it must have: gguf, safetensors, pytorch or onnx [default: what its bytes say]
     #[arg(long)]
     pub(crate) format: Option<String>,
     /// Where it came from, for the record
@@ -158,6 +162,26 @@ pub(crate) struct Promote {
     /// Take the source over instead of copying it, where that is provably safe; it is gone from its place afterwards
     #[arg(long = "move")]
     pub(crate) take: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Inspect {
+    /// A model file, a folder (Hugging Face layout), or the first shard of a split GGUF set
+    #[arg(value_name = "PATH", value_hint = ValueHint::AnyPath)]
+    pub(crate) path: PathBuf,
+    /// Show every tensor and every key
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Judge by this policy file [default: policy.yaml in the registry's root, else the built-in policy]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) policy: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PolicyArgs {
+    /// A policy file to check and print [default: policy.yaml in the registry's root, else the built-in policy]
+    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) file: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -90,6 +90,9 @@ pub(crate) fn complain(form: Form, error: &Error) {
                 value["expected"] = expected.into();
                 value["actual"] = actual.into();
             }
+            if !error.findings().is_empty() {
+                value["findings"] = serde_json::json!(error.findings());
+            }
             text::plain_json(&value.to_string()) + "\n"
         }
     };

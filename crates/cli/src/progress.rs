@@ -22,7 +22,7 @@ impl Bar {
             ProgressDrawTarget::hidden()
         };
         let bar = ProgressBar::with_draw_target(None, target);
-        let style = "{msg:9} {wide_bar} {binary_bytes} of {binary_total_bytes}  {binary_bytes_per_sec}  {eta} left";
+        let style = "{msg:10} {wide_bar} {binary_bytes} of {binary_total_bytes}  {binary_bytes_per_sec}  {eta} left";
         bar.set_style(ProgressStyle::with_template(style).expect("the template is well formed"));
         Bar(bar)
     }
@@ -37,6 +37,7 @@ impl Bar {
                 bar.set_message(match progress.phase {
                     Phase::Copy => "copying",
                     Phase::Verify => "verifying",
+                    Phase::Inspect => "inspecting",
                 });
             }
             bar.set_length(progress.total);

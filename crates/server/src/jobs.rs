@@ -115,6 +115,7 @@ impl Job {
             let phase = match step.phase {
                 Phase::Copy => "copy",
                 Phase::Verify => "verify",
+                Phase::Inspect => "inspect",
             };
             body["progress"] = json!({"phase": phase, "done_bytes": step.done, "total_bytes": step.total});
         }

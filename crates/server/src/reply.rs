@@ -1,7 +1,7 @@
 //! What a handler answers: a status and a JSON body.
 //!
-//! Owns: [`Reply`], the shape of every error (`{"error","kind"}`, with `name`, `expected` and `actual` where they are
-//! known), and the headers each answer carries. Promises: every body is JSON and says so, is not sniffed and not cached.
+//! Owns: [`Reply`], the shape of every error (`{"error","kind"}`, with `name`, `expected`, `actual` and `findings` where
+//! they are known), and the headers each answer carries. Promises: every body is JSON and says so, is not sniffed and not cached.
 //! Leaves out: which kind is which status (`status`).
 
 use crate::status;
@@ -91,6 +91,9 @@ impl From<Error> for Reply {
         if let Some((expected, actual)) = e.digests() {
             body["expected"] = expected.into();
             body["actual"] = actual.into();
+        }
+        if !e.findings().is_empty() {
+            body["findings"] = json!(e.findings());
         }
         Reply { error: true, ..Reply::json(status::of(e.kind()), &body) }
     }

@@ -23,6 +23,7 @@ fn artifact(name: &str, layout: Layout, files: &[(&str, u8)]) -> Artifact {
         promoted_at: "2026-01-02T03:04:05Z".into(),
         size_bytes: files.iter().map(|f| f.size_bytes).sum(),
         evidence: None,
+        inspection: None,
         quarantine: None,
         files,
     }

@@ -22,6 +22,7 @@ fn sample_catalog() -> Catalog {
     let mut b = artifact("b/c:v1", Layout::Folder, &["config.json", "x/y.gguf"]);
     b.quarantine = incident("why", Some("i"));
     b.evidence = Some(b.sha256);
+    b.inspection = Some(b.files[0].sha256);
     catalog(vec![artifact("a", Layout::File, &["a.gguf"]), b])
 }
 

@@ -9,6 +9,7 @@ mod daemon;
 mod demo;
 mod generate;
 mod guard;
+mod inspect;
 mod look;
 mod promote;
 mod sample;
@@ -69,6 +70,8 @@ pub(crate) fn run(context: &mut Context, verb: Verb) -> Result<Code> {
         Verb::Mount(args) => daemon::mount(context, args),
         Verb::Serve(args) => daemon::serve(context, args),
         Verb::Promote(args) => promote::promote(context, args),
+        Verb::Inspect(args) => inspect::inspect(context, &args),
+        Verb::Policy(args) => inspect::policy(context, &args),
         Verb::List(args) if args.blocked => look::list_blocked(context),
         Verb::List(_) => look::list(context),
         Verb::Show(args) => look::show(context, &args.name),

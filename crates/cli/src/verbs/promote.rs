@@ -9,7 +9,7 @@ use crate::exit::Code;
 use crate::progress::Bar;
 use crate::signals::Signals;
 use crate::text;
-use securereg::{Method, Outcome, PromoteRequest, Promotion, Result, Source, Transfer};
+use securereg::{Action, Method, Outcome, PromoteRequest, Promotion, Result, Source, Transfer};
 use std::fmt::Write;
 
 pub(crate) fn promote(context: &mut Context, args: Promote) -> Result<Code> {
@@ -53,6 +53,10 @@ fn sentence(promotion: &Promotion) -> String {
         method(promotion.method),
         artifact.sha256,
     );
+    for finding in promotion.verdict.with_action(Action::Warn) {
+        let what = text::plain(&format!("{}: {} [{}]", finding.file, finding.message, finding.rule));
+        writeln!(line, "warning: {what}").expect("writing to a String never fails");
+    }
     for skipped in &promotion.skipped {
         writeln!(line, "not taken along: {}", text::plain(skipped)).expect("writing to a String never fails");
     }

@@ -28,14 +28,17 @@ const MAX_DEPTH: usize = 32;
 
 /// What an Artifact says of itself. A caller that sends such a member, an Artifact it read back for instance, must not be
 /// able to say it in the registry's place, so these are dropped.
-const OWN: [&str; 16] = [
+const OWN: [&str; 19] = [
     "action",
+    "adapter",
     "blake3",
     "error",
     "evidence",
     "files",
+    "findings",
     "generation",
     "incident_id",
+    "inspection",
     "kind",
     "layout",
     "mounted",

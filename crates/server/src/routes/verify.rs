@@ -39,10 +39,8 @@ pub(super) async fn verify(
 }
 
 /// Without a name: all models, always 200, `failed` entries inside. With one: 200 `{"status":"verified","name","detail"}`;
-/// 409 as for [`verify`].
-///
-/// No per-tensor manifest is recorded yet, so what is checked of one model is every stored byte against its promoted
-/// digest, and `detail` says so. That covers the tensors; it cannot name a bad one.
+/// 409 `{"status":"failed","name","error","tensors":[{"file","tensor","kind","expected","actual","message"}],...}`, which names
+/// each tensor that differs, and what else does: see docs/http.md.
 pub(super) async fn verify_manifest(
     State(app): State<Arc<App>>,
     caller: Extension<Caller>,
@@ -56,17 +54,7 @@ pub(super) async fn verify_manifest(
     let key = Key::VerifyManifest(name.clone());
     let Extension(Caller { actor, .. }) = caller;
     let work = move |app: &App, job: &Job| {
-        either(check(app, job, &name, &actor).map(|verdict| match verdict {
-            Verdict::Safe(report) => {
-                let detail = format!(
-                    "all {} bytes of {} file(s) match the promoted sha256; no per-tensor manifest is recorded",
-                    report.bytes, report.files,
-                );
-                let (name, sha256) = (report.name, report.sha256);
-                Reply::ok(&json!({"status": "verified", "name": name, "sha256": sha256, "detail": detail}))
-            }
-            Verdict::Unsafe(body) => Reply::json(StatusCode::CONFLICT, &body),
-        }))
+        either(check_tensors(app, job, &name, &actor))
     };
     Jobs::answer(&app, &headers, key, |reply| reply, work).await
 }
@@ -77,7 +65,11 @@ enum Verdict {
 }
 
 fn check(app: &App, job: &Job, name: &ModelName, actor: &Actor) -> Result<Verdict, Reply> {
-    let report = job.attend(|task| app.registry.verify(name, actor, task))?;
+    verdict(app, job.attend(|task| app.registry.verify(name, actor, task))?)
+}
+
+fn verdict(app: &App, report: VerifyReport) -> Result<Verdict, Reply> {
+    let name = &report.name;
     if report.status != VerifyStatus::Verified {
         return Ok(Verdict::Unsafe(failed(&report)));
     }
@@ -91,6 +83,23 @@ fn check(app: &App, job: &Job, name: &ModelName, actor: &Actor) -> Result<Verdic
             "error": format!("its bytes are intact, but it is quarantined: {}", quarantine.reason),
             "kind": "quarantined", "safe_to_use": "false",
         })),
+    })
+}
+
+/// The check of one model's tensors, of the rest of its bytes, and of whether it may be used.
+fn check_tensors(app: &App, job: &Job, name: &ModelName, actor: &Actor) -> Answer {
+    let report = job.attend(|task| app.registry.verify_manifest(name, actor, task))?;
+    let verdict = verdict(app, report.whole)?;
+    Ok(match verdict {
+        Verdict::Safe(whole) => Reply::ok(&json!({
+            "status": "verified", "name": whole.name, "sha256": whole.sha256, "detail": report.detail,
+            "tensors_checked": report.tensors,
+        })),
+        Verdict::Unsafe(mut body) => {
+            body["detail"] = report.detail.into();
+            body["tensors"] = json!(report.differences);
+            Reply::json(StatusCode::CONFLICT, &body)
+        }
     })
 }
 

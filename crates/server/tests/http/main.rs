@@ -6,6 +6,7 @@
 
 mod connections;
 mod containment;
+mod hostile;
 mod jobs;
 mod models;
 mod promote;
