@@ -22,6 +22,11 @@ impl GgmlType {
         TYPES.binary_search_by_key(&id, |t| t.id).ok().map(|i| &TYPES[i])
     }
 
+    /// The name of a type that ggml once had under this number.
+    pub(crate) fn removed(id: u32) -> Option<&'static str> {
+        REMOVED.iter().find(|(gone, _)| *gone == id).map(|(_, name)| *name)
+    }
+
     /// Bytes of a tensor with these dimensions (ne0 first); none when ne0 is not a whole number of blocks or the product
     /// does not fit.
     pub fn size_of(&self, dimensions: &[u64]) -> Option<u64> {
@@ -37,7 +42,19 @@ const fn t(id: u32, name: &'static str, block: u64, bytes: u64) -> GgmlType {
     GgmlType { id, name, block, bytes }
 }
 
-/// Sorted by number. 4, 5, 31 to 33 and 36 to 38 were taken out of ggml; no file may hold them.
+/// What was taken out of ggml: its block size is 0 there, and no file may hold it.
+const REMOVED: [(u32, &str); 8] = [
+    (4, "Q4_2"),
+    (5, "Q4_3"),
+    (31, "Q4_0_4_4"),
+    (32, "Q4_0_4_8"),
+    (33, "Q4_0_8_8"),
+    (36, "IQ4_NL_4_4"),
+    (37, "IQ4_NL_4_8"),
+    (38, "IQ4_NL_8_8"),
+];
+
+/// Sorted by number; 43 (`GGML_TYPE_COUNT`) and above are not known yet.
 const TYPES: [GgmlType; 35] = [
     t(0, "F32", 1, 4),
     t(1, "F16", 1, 2),
@@ -92,5 +109,11 @@ mod tests {
         for gone in [4, 5, 31, 36, 38, 43, u32::MAX] {
             assert_eq!(GgmlType::of(gone), None, "{gone}");
         }
+        assert_eq!((GgmlType::removed(4), GgmlType::removed(38)), (Some("Q4_2"), Some("IQ4_NL_8_8")));
+        // Every number below ggml's count is one or the other.
+        for id in 0..43 {
+            assert_ne!(GgmlType::of(id).is_some(), GgmlType::removed(id).is_some(), "{id}");
+        }
+        assert_eq!((GgmlType::removed(0), GgmlType::removed(43)), (None, None));
     }
 }

@@ -1,39 +1,51 @@
-//! The header of a GGUF file: its metadata and its table of tensors.
+//! GGUF: its header, as a type that is public, and what there is to say against a file of it.
 //!
-//! Owns: the parser. Promises: it reads the header once, from front to back, and no weights; every length is bounded by
-//! the file and by [`MAX_HEADER`] before memory is taken for it, and memory is taken only as bytes arrive; a file that
-//! breaks the format is refused with what is wrong and where. Leaves out: judging what the metadata say (`policy`).
+//! Owns: the types, [`GgufHeader::read`], [`inspect`] and the order in which its parts look. Promises: the header is read once,
+//! from front to back, and of the weights nothing but the padding between them; every length is bounded by the file and by
+//! [`MAX_HEADER`] before memory is taken for it, and memory is taken only as bytes arrive. What stands here follows ggml
+//! (gguf.cpp) and llama.cpp (llama-vocab.cpp, llama-model.cpp, llama-model-loader.cpp): what they refuse is refused, and so
+//! is what they would abort on. Leaves out: the bytes of the weights (`guard`), chat templates' language (`template`),
+//! what follows from a finding (`policy`).
 //!
 //! ```text
 //! "GGUF" version:u32 tensors:u64 pairs:u64          (ggml, docs/gguf.md; all little-endian)
 //! pair*    key:string type:u32 value
 //! tensor*  name:string dimensions:u32 ne:u64[dimensions] type:u32 offset:u64
-//! padding to general.alignment, then the data; offsets count from there
+//! padding to general.alignment, then the data; offsets count from there, each at the padded end of the one before
 //! string   length:u64 bytes      array   type:u32 count:u64 values
+//!
+//! parse      bytes -> GgufHeader        architecture  hyperparameters llama.cpp asserts, divides by or indexes with
+//! layout     tensors against the file   adapter       LoRA pairs, control vectors, mmproj and imatrix files
+//! vocabulary tokenizer.ggml.*           split         split.* against the name, and a set of shards
+//! describe   what is shown              charsmap      tokenizer.ggml.precompiled_charsmap
 //! ```
 
+mod adapter;
+mod architecture;
+mod charsmap;
+mod describe;
+mod layout;
+mod parse;
+mod split;
+mod vocabulary;
+
+pub(crate) use describe::templates;
+pub(crate) use split::check_split;
+
+use super::Kind;
+use super::description::{Description, Facts};
+use super::finding::{Findings, Halt, Parsed, Place, Rule, Severity};
 use super::ggml_type::GgmlType;
+use super::input::{Input, Reader};
+use crate::artifact::Format;
 use crate::error::{Error, ErrorKind, Result};
+use crate::name::RelPath;
 use std::io::Read;
 
 /// No header is longer, in bytes: the largest vocabularies of today take some 20 MiB.
 pub const MAX_HEADER: u64 = 256 << 20;
-/// Keys are at most this long (docs/gguf.md: 2^16-1 bytes).
-const MAX_KEY: u64 = 65_535;
-/// Tensor names are at most this long: `GGML_MAX_NAME` is 64, with its NUL.
-const MAX_TENSOR_NAME: u64 = 63;
-/// `GGML_MAX_DIMS`.
-const MAX_DIMENSIONS: u32 = 4;
-/// Arrays nest no deeper; ggml itself refuses nested ones.
-const MAX_NESTING: u32 = 4;
 /// Where data starts when the file does not say (docs/gguf.md, `general.alignment`).
 const DEFAULT_ALIGNMENT: u64 = 32;
-/// Far more than any model has: what each takes in memory beside its bytes is bounded by these.
-const MAX_PAIRS: u64 = 1 << 16;
-const MAX_TENSORS: u64 = 1 << 18;
-const MAX_ARRAYS: u64 = 1 << 16;
-/// Memory is taken in pieces of at most this, so that a length alone costs nothing.
-const PIECE: u64 = 1 << 20;
 
 /// The header of a GGUF file.
 #[derive(Debug, Clone, PartialEq)]
@@ -46,6 +58,8 @@ pub struct GgufHeader {
     pub tensors: Vec<TensorInfo>,
     /// The alignment of tensor data, in bytes: a power of two.
     pub alignment: u64,
+    /// Where the table of tensors ends, in bytes from the start of the file.
+    pub table_end: u64,
     /// Where tensor data begins, in bytes from the start of the file.
     pub data_offset: u64,
 }
@@ -144,9 +158,29 @@ pub enum ValueType {
 }
 
 impl ValueType {
+    /// The type of this number, when there is one.
     fn of(id: u32) -> Option<ValueType> {
         use ValueType::*;
         [U8, I8, U16, I16, U32, I32, F32, Bool, String, Array, U64, I64, F64].into_iter().find(|t| *t as u32 == id)
+    }
+
+    /// ggml's name of the type.
+    fn as_str(self) -> &'static str {
+        match self {
+            ValueType::U8 => "u8",
+            ValueType::I8 => "i8",
+            ValueType::U16 => "u16",
+            ValueType::I16 => "i16",
+            ValueType::U32 => "u32",
+            ValueType::I32 => "i32",
+            ValueType::F32 => "f32",
+            ValueType::Bool => "bool",
+            ValueType::String => "str",
+            ValueType::Array => "arr",
+            ValueType::U64 => "u64",
+            ValueType::I64 => "i64",
+            ValueType::F64 => "f64",
+        }
     }
 
     /// Bytes of one value; none for those that say their length themselves.
@@ -164,9 +198,9 @@ impl ValueType {
 /// One tensor, as the table describes it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TensorInfo {
-    /// Its name.
+    /// Its name. Bytes that are not UTF-8 stand as U+FFFD: such a file is refused unless a policy allows it.
     pub name: String,
-    /// Its dimensions, ne0 first: 1 to 4 of them, none 0.
+    /// Its dimensions, ne0 first: up to 4 of them. A scalar may have none; one of 0 makes a tensor without bytes.
     pub dimensions: Vec<u64>,
     /// Its type.
     pub kind: &'static GgmlType,
@@ -182,7 +216,32 @@ impl GgufHeader {
     /// # Errors
     /// `Refused` when the bytes are not a GGUF header that fits the file; whatever kind `input`'s own error carries.
     pub fn read(input: impl Read, size: u64) -> Result<GgufHeader> {
-        Parser { input, at: 0, size, limit: size.min(MAX_HEADER), arrays: 0 }.header()
+        // Only what breaks the format: what a policy may have allowed must stay readable.
+        let mut broken = None;
+        let note = |rule: &'static Rule, place: Place, why: String| {
+            if rule.severity == Severity::Critical && broken.is_none() {
+                broken = Some((place, why));
+            }
+        };
+        let mut header = GgufHeader::empty();
+        let refuse = |place: Place, why: String| {
+            let at = place.offset.unwrap_or(0);
+            Err(Error::new(ErrorKind::Refused, format!("not a sound GGUF header (byte {at}): {why}")))
+        };
+        match (parse::header(input, size, &mut header, note), broken) {
+            (Err(Halt::Failed(e)), _) => Err(e),
+            (_, Some((place, why))) => refuse(place, why),
+            (Err(Halt::Found(found)), None) => refuse(found.1, found.2),
+            (Ok(()), None) => match layout::outside(&header, size) {
+                Some((tensor, why)) => refuse(Place::part(&tensor.name), why),
+                None => Ok(header),
+            },
+        }
+    }
+
+    fn empty() -> GgufHeader {
+        let (pairs, tensors) = (Vec::new(), Vec::new());
+        GgufHeader { version: 0, pairs, tensors, alignment: DEFAULT_ALIGNMENT, table_end: 0, data_offset: 0 }
     }
 
     /// The value of a key.
@@ -191,246 +250,154 @@ impl GgufHeader {
     }
 }
 
-struct Parser<R> {
-    input: R,
-    at: u64,
-    size: u64,
-    limit: u64,
-    /// Arrays inside arrays so far.
-    arrays: u64,
+impl GgufHeader {
+    /// The value of a key, when it is a string of UTF-8.
+    fn text(&self, key: &str) -> Option<&str> {
+        match self.value(key) {
+            Some(Value::String(bytes)) => std::str::from_utf8(bytes).ok(),
+            _ => None,
+        }
+    }
+
+    /// The value of a key, when it is an integer of any width that is not negative.
+    fn number(&self, key: &str) -> Option<u64> {
+        self.value(key).and_then(Value::number)
+    }
 }
 
-impl<R: Read> Parser<R> {
-    fn header(mut self) -> Result<GgufHeader> {
-        if self.array::<4>("magic")? != *b"GGUF" {
-            return Err(self.refuse("it does not begin with \"GGUF\""));
-        }
-        let version = self.u32("version")?;
-        if !(2..=3).contains(&version) {
-            return Err(self.refuse(format!("it claims version {version}; 2 and 3 are known")));
-        }
-        let tensor_count = self.u64("tensor count")?;
-        let pair_count = self.u64("key count")?;
-        // The shortest of each: a key of 1 byte and a value of 1; a name of 1 byte and one dimension.
-        self.check_count("keys", pair_count, 8 + 1 + 4 + 1, MAX_PAIRS)?;
-        self.check_count("tensors", tensor_count, 8 + 1 + 4 + 8 + 4 + 8, MAX_TENSORS)?;
-        let mut seen = std::collections::HashSet::new();
-        let mut pairs = Vec::new();
-        for _ in 0..pair_count {
-            let key = self.text("a key", MAX_KEY)?;
-            if !seen.insert(key.clone()) {
-                return Err(self.refuse(format!("the key {key:?} stands twice")));
-            }
-            let kind = self.value_type(&key)?;
-            let value = self.value(kind, &key)?;
-            pairs.push((key, value));
-        }
-        let alignment = self.alignment(&pairs)?;
-        let mut tensors = Vec::new();
-        seen.clear();
-        for _ in 0..tensor_count {
-            let tensor = self.tensor(alignment)?;
-            if !seen.insert(tensor.name.clone()) {
-                return Err(self.refuse(format!("the tensor {:?} stands twice", tensor.name)));
-            }
-            tensors.push(tensor);
-        }
-        let data_offset = self.at.next_multiple_of(alignment);
-        let room = self.size.saturating_sub(data_offset);
-        for tensor in &tensors {
-            if tensor.offset.checked_add(tensor.size_bytes).is_none_or(|end| end > room) {
-                return Err(self.refuse(format!("the data of tensor {:?} do not lie in the file", tensor.name)));
-            }
-        }
-        Ok(GgufHeader { version, pairs, tensors, alignment, data_offset })
-    }
-
-    fn alignment(&self, pairs: &[(String, Value)]) -> Result<u64> {
-        let stated = pairs.iter().find(|(key, _)| key == "general.alignment");
-        match stated.map(|(_, value)| value) {
-            None => Ok(DEFAULT_ALIGNMENT),
-            Some(Value::Unsigned(ValueType::U32, n)) if n.is_power_of_two() && *n <= PIECE => Ok(*n),
-            // Not shown: it may be anything, of any length.
-            Some(_) => Err(self.refuse("general.alignment is not a power of two as uint32")),
+impl Value {
+    /// An integer of any width that is not negative.
+    fn number(&self) -> Option<u64> {
+        match self {
+            Value::Unsigned(_, n) => Some(*n),
+            Value::Signed(_, n) => u64::try_from(*n).ok(),
+            _ => None,
         }
     }
 
-    fn tensor(&mut self, alignment: u64) -> Result<TensorInfo> {
-        let name = self.text("a tensor's name", MAX_TENSOR_NAME)?;
-        let count = self.u32("a tensor's dimensions")?;
-        if !(1..=MAX_DIMENSIONS).contains(&count) {
-            return Err(self.refuse(format!("the tensor {name:?} has {count} dimensions; 1 to 4 are known")));
+    /// Its type's name, as ggml prints it.
+    fn type_name(&self) -> String {
+        match self {
+            Value::Unsigned(kind, _) | Value::Signed(kind, _) | Value::Float(kind, _) => kind.as_str().to_owned(),
+            Value::Bool(_) => "bool".into(),
+            Value::String(_) => "str".into(),
+            Value::Array(array) => format!("array of {}", array.element().as_str()),
         }
-        let mut dimensions = Vec::new();
-        for _ in 0..count {
-            match self.u64("a dimension")? {
-                0 => return Err(self.refuse(format!("the tensor {name:?} has a dimension of 0"))),
-                n => dimensions.push(n),
-            }
+    }
+}
+
+impl Array {
+    fn element(&self) -> ValueType {
+        match self {
+            Array::Packed { of, .. } => *of,
+            Array::Strings(_) => ValueType::String,
+            Array::Arrays(_) => ValueType::Array,
         }
-        let id = self.u32("a tensor's type")?;
-        let Some(kind) = GgmlType::of(id) else {
-            return Err(self.refuse(format!("the tensor {name:?} is of type {id}, which ggml does not know")));
-        };
-        let offset = self.u64("a tensor's offset")?;
-        if offset % alignment != 0 {
-            return Err(self.refuse(format!("the tensor {name:?} begins at {offset}, not a multiple of {alignment}")));
-        }
-        let Some(size_bytes) = kind.size_of(&dimensions) else {
-            return Err(
-                self.refuse(format!("the tensor {name:?} cannot have {dimensions:?} elements of {}", kind.name))
-            );
-        };
-        Ok(TensorInfo { name, dimensions, kind, offset, size_bytes })
     }
 
-    fn value_type(&mut self, key: &str) -> Result<ValueType> {
-        let id = self.u32("a value's type")?;
-        ValueType::of(id)
-            .ok_or_else(|| self.refuse(format!("the value of {key:?} is of type {id}, which is not known")))
+    fn count(&self) -> u64 {
+        match self {
+            Array::Packed { count, .. } => *count,
+            Array::Strings(strings) => strings.len() as u64,
+            Array::Arrays(arrays) => arrays.len() as u64,
+        }
     }
 
-    fn value(&mut self, kind: ValueType, key: &str) -> Result<Value> {
+    /// The integers of an array of them.
+    fn integers(&self) -> Option<impl Iterator<Item = i128> + '_> {
         use ValueType as T;
-        Ok(match kind {
-            T::U8 => Value::Unsigned(kind, u64::from(self.array::<1>("a value")?[0])),
-            T::U16 => Value::Unsigned(kind, u64::from(u16::from_le_bytes(self.array("a value")?))),
-            T::U32 => Value::Unsigned(kind, u64::from(self.u32("a value")?)),
-            T::U64 => Value::Unsigned(kind, self.u64("a value")?),
-            T::I8 => Value::Signed(kind, i64::from(i8::from_le_bytes(self.array("a value")?))),
-            T::I16 => Value::Signed(kind, i64::from(i16::from_le_bytes(self.array("a value")?))),
-            T::I32 => Value::Signed(kind, i64::from(i32::from_le_bytes(self.array("a value")?))),
-            T::I64 => Value::Signed(kind, i64::from_le_bytes(self.array("a value")?)),
-            T::F32 => Value::Float(kind, f64::from(f32::from_le_bytes(self.array("a value")?))),
-            T::F64 => Value::Float(kind, f64::from_le_bytes(self.array("a value")?)),
-            T::Bool => match self.array::<1>("a value")?[0] {
-                n @ 0..=1 => Value::Bool(n == 1),
-                n => return Err(self.refuse(format!("the boolean {key:?} is {n}"))),
-            },
-            T::String => {
-                let length = self.u64("a string's length")?;
-                Value::String(self.bytes("a string", length)?)
-            }
-            T::Array => Value::Array(self.values(key, 1)?),
-        })
-    }
-
-    fn values(&mut self, key: &str, depth: u32) -> Result<Array> {
-        if depth > MAX_NESTING {
-            return Err(self.refuse(format!("the arrays of {key:?} nest over {MAX_NESTING} deep")));
-        }
-        let of = self.value_type(key)?;
-        let count = self.u64("an array's count")?;
-        if let Some(width) = of.width() {
-            self.check_count("array values", count, width, MAX_HEADER)?;
-            let bytes = self.bytes("an array", count * width)?;
-            if of == ValueType::Bool && bytes.iter().any(|b| *b > 1) {
-                return Err(self.refuse(format!("the booleans of {key:?} are not 0 or 1")));
-            }
-            return Ok(Array::Packed { of, count, bytes });
-        }
-        if of == ValueType::String {
-            self.check_count("strings", count, 8, MAX_HEADER)?;
-            let mut strings = Strings::default();
-            for _ in 0..count {
-                let length = self.u64("a string's length")?;
-                self.append("a string", length, &mut strings.bytes)?;
-                // The header's limit is far below 4 GiB.
-                strings
-                    .ends
-                    .push(u32::try_from(strings.bytes.len()).map_err(|_| self.refuse("it has too many strings"))?);
-            }
-            return Ok(Array::Strings(strings));
-        }
-        self.check_count("arrays", count, 12, MAX_ARRAYS - self.arrays)?;
-        self.arrays += count;
-        let mut arrays = Vec::new();
-        for _ in 0..count {
-            arrays.push(self.values(key, depth + 1)?);
-        }
-        Ok(Array::Arrays(arrays))
-    }
-
-    /// Whether `count` things of at least `least` bytes can still come: a count that cannot is a lie.
-    fn check_count(&self, what: &str, count: u64, least: u64, most: u64) -> Result<()> {
-        if count > most {
-            return Err(self.refuse(format!("it claims {count} {what}; at most {most} are allowed")));
-        }
-        if count.checked_mul(least).is_none_or(|n| n > self.limit - self.at) {
-            return Err(self.refuse(format!("it claims {count} {what}, more than can follow")));
-        }
-        Ok(())
-    }
-
-    fn text(&mut self, what: &str, limit: u64) -> Result<String> {
-        let length = self.u64(what)?;
-        if length == 0 || length > limit {
-            return Err(self.refuse(format!("{what} is {length} bytes long; 1 to {limit} are allowed")));
-        }
-        let bytes = self.bytes(what, length)?;
-        match String::from_utf8(bytes) {
-            Ok(text) if !text.contains('\0') => Ok(text),
-            _ => Err(self.refuse(format!("{what} is not text"))),
-        }
-    }
-
-    fn u32(&mut self, what: &str) -> Result<u32> {
-        self.array(what).map(u32::from_le_bytes)
-    }
-
-    fn u64(&mut self, what: &str) -> Result<u64> {
-        self.array(what).map(u64::from_le_bytes)
-    }
-
-    fn array<const N: usize>(&mut self, what: &str) -> Result<[u8; N]> {
-        let mut bytes = [0; N];
-        self.fill(what, &mut bytes)?;
-        Ok(bytes)
-    }
-
-    fn bytes(&mut self, what: &str, length: u64) -> Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        self.append(what, length, &mut bytes)?;
-        Ok(bytes)
-    }
-
-    fn append(&mut self, what: &str, length: u64, to: &mut Vec<u8>) -> Result<()> {
-        if length > self.limit - self.at {
-            return Err(self.refuse(format!("{what} of {length} bytes does not fit")));
-        }
-        let mut left = length;
-        while left > 0 {
-            let piece = left.min(PIECE) as usize;
-            let start = to.len();
-            to.try_reserve(piece).map_err(no_memory)?;
-            to.resize(start + piece, 0);
-            self.fill(what, &mut to[start..])?;
-            left -= piece as u64;
-        }
-        Ok(())
-    }
-
-    fn fill(&mut self, what: &str, out: &mut [u8]) -> Result<()> {
-        if out.len() as u64 > self.limit - self.at {
-            return Err(self.refuse(format!("its header ends inside {what}")));
-        }
-        self.input.read_exact(out).map_err(|e| match e.downcast::<Error>() {
-            Ok(ours) => ours,
-            Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => self.refuse(format!("it ends inside {what}")),
-            Err(e) => Error::io("reading a GGUF header", e),
-        })?;
-        self.at += out.len() as u64;
-        Ok(())
-    }
-
-    fn refuse(&self, why: impl std::fmt::Display) -> Error {
-        Error::new(ErrorKind::Refused, format!("not a sound GGUF header (byte {}): {why}", self.at))
+        let Array::Packed { of, bytes, .. } = self else { return None };
+        let signed = match of {
+            T::I8 | T::I16 | T::I32 | T::I64 => true,
+            T::U8 | T::U16 | T::U32 | T::U64 => false,
+            T::F32 | T::F64 | T::Bool | T::String | T::Array => return None,
+        };
+        let width = of.width()? as usize;
+        Some(bytes.chunks_exact(width).map(move |chunk| {
+            let n = chunk.iter().rev().fold(0u64, |n, b| n << 8 | u64::from(*b));
+            let unused = 64 - 8 * width as u32;
+            if signed { i128::from((n << unused) as i64 >> unused) } else { i128::from(n) }
+        }))
     }
 }
 
-fn no_memory(e: std::collections::TryReserveError) -> Error {
-    Error::new(ErrorKind::NoMemory, "no memory for a GGUF header").because(e)
+impl Strings {
+    fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        (0..self.len()).filter_map(|i| self.get(i))
+    }
 }
 
+/// Looks at a whole file.
+///
+/// # Errors
+/// Only what is no defect of the file: its disk, the memory, the caller's wish to stop.
+pub(crate) fn inspect(path: &RelPath, input: &dyn Input, findings: &mut Findings) -> Result<Description> {
+    let mut header = GgufHeader::empty();
+    let size = input.size();
+    let read = parse::header(Reader::new(input, 0, size), size, &mut header, |rule, place, message| {
+        findings.add(path, rule, place, message);
+    });
+    let whole = read.is_ok();
+    let looked = read.and_then(|()| look(path, input, &header, findings));
+    if let Err(halt) = looked {
+        findings.halt(path, halt)?;
+    }
+    let mut description = Description::new(Kind::Model(Format::Gguf), describe::what(&header, whole));
+    description.metadata = describe::metadata(&header);
+    description.tensors = describe::tensors(&header);
+    description.adapter = adapter::of(&header);
+    if whole {
+        description.facts = Facts::Gguf(Box::new(header));
+    }
+    Ok(description)
+}
+
+fn look(path: &RelPath, input: &dyn Input, header: &GgufHeader, findings: &mut Findings) -> Parsed<()> {
+    layout::check(path, input, header, findings)?;
+    vocabulary::check(path, header, findings);
+    architecture::check(path, header, findings);
+    adapter::check(path, header, findings);
+    split::check_file(path, header, findings);
+    describe::check_templates(path, header, findings);
+    Ok(())
+}
+
+/// Every rule of the parts.
+pub(crate) static RULES: &[&Rule] = &{
+    let mut all = [parse::RULES[0]; COUNT];
+    let (mut part, mut at) = (0, 0);
+    while part < PARTS.len() {
+        let mut i = 0;
+        while i < PARTS[part].len() {
+            all[at] = PARTS[part][i];
+            (i, at) = (i + 1, at + 1);
+        }
+        part += 1;
+    }
+    all
+};
+
+const PARTS: [&[&Rule]; 8] = [
+    parse::RULES,
+    layout::RULES,
+    vocabulary::RULES,
+    charsmap::RULES,
+    architecture::RULES,
+    adapter::RULES,
+    split::RULES,
+    describe::RULES,
+];
+
+const COUNT: usize = {
+    let (mut part, mut count) = (0, 0);
+    while part < PARTS.len() {
+        count += PARTS[part].len();
+        part += 1;
+    }
+    count
+};
+
+#[cfg(test)]
+mod build;
 #[cfg(test)]
 mod tests;

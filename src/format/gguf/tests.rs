@@ -1,33 +1,13 @@
-//! Tests of the GGUF header's parser.
+//! Tests of the GGUF header's parser, and of whole files.
 //!
-//! Owns: headers that are sound, and one that breaks each rule. Promises: nothing. Leaves out: real models (tests/library.rs).
+//! Owns: headers that are sound, and one that breaks each rule; the hostile and the real files of tests/data. Promises: nothing.
+//! Leaves out: the other parts' own tests (beside them).
 
+use super::build::*;
 use super::*;
 use proptest::prelude::*;
-
-fn string(s: &str) -> Vec<u8> {
-    [&(s.len() as u64).to_le_bytes(), s.as_bytes()].concat()
-}
-
-fn pair(key: &str, kind: u32, value: &[u8]) -> Vec<u8> {
-    [&string(key)[..], &kind.to_le_bytes(), value].concat()
-}
-
-fn tensor(name: &str, ne: &[u64], kind: u32, offset: u64) -> Vec<u8> {
-    let ne_bytes: Vec<u8> = ne.iter().flat_map(|n| n.to_le_bytes()).collect();
-    [&string(name)[..], &(ne.len() as u32).to_le_bytes(), &ne_bytes, &kind.to_le_bytes(), &offset.to_le_bytes()]
-        .concat()
-}
-
-fn file(pairs: &[Vec<u8>], tensors: &[Vec<u8>], data: usize) -> Vec<u8> {
-    let mut out = [b"GGUF".as_slice(), &3u32.to_le_bytes()].concat();
-    out.extend((tensors.len() as u64).to_le_bytes());
-    out.extend((pairs.len() as u64).to_le_bytes());
-    out.extend(pairs.concat());
-    out.extend(tensors.concat());
-    out.resize(out.len().next_multiple_of(32) + data, 0);
-    out
-}
+use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 fn read(bytes: &[u8]) -> Result<GgufHeader> {
     GgufHeader::read(bytes, bytes.len() as u64)
@@ -35,7 +15,6 @@ fn read(bytes: &[u8]) -> Result<GgufHeader> {
 
 #[test]
 fn every_type_of_value_is_read() {
-    let strings = [&8u32.to_le_bytes()[..], &3u64.to_le_bytes(), &string("a"), &string(""), &string("ccc")].concat();
     let numbers = [&5u32.to_le_bytes()[..], &2u64.to_le_bytes(), &(-1i32).to_le_bytes(), &7i32.to_le_bytes()].concat();
     let nested = [&9u32.to_le_bytes()[..], &1u64.to_le_bytes(), &numbers].concat();
     let pairs = [
@@ -43,12 +22,12 @@ fn every_type_of_value_is_read() {
         pair("i8", 1, &[255]),
         pair("u16", 2, &[1, 1]),
         pair("i16", 3, &[255, 255]),
-        pair("u32", 4, &7u32.to_le_bytes()),
-        pair("i32", 5, &(-7i32).to_le_bytes()),
-        pair("f32", 6, &1.5f32.to_le_bytes()),
-        pair("bool", 7, &[1]),
-        pair("string", 8, &string("llama")),
-        pair("strings", 9, &strings),
+        u32("u32", 7),
+        i32("i32", -7),
+        f32("f32", 1.5),
+        boolean("bool", true),
+        text("string", "llama"),
+        strings("strings", &["a", "", "ccc"]),
         pair("numbers", 9, &numbers),
         pair("nested", 9, &nested),
         pair("u64", 10, &u64::MAX.to_le_bytes()),
@@ -85,57 +64,157 @@ fn every_type_of_value_is_read() {
     assert_eq!((header.alignment, header.data_offset % 32, header.version), (32, 0, 3));
 }
 
+/// Each with what [`GgufHeader::read`] says, and the rule that [`inspect`] finds.
 #[test]
 fn a_header_that_breaks_the_format_is_refused_with_what_is_wrong() {
-    let array = |of: u32, count: u64| [&of.to_le_bytes()[..], &count.to_le_bytes()].concat();
-    let deep = (0..5).flat_map(|_| array(9, 1)).collect::<Vec<u8>>();
+    let list = |of: u32, count: u64| [&of.to_le_bytes()[..], &count.to_le_bytes()].concat();
+    let deep = (0..5).flat_map(|_| list(9, 1)).collect::<Vec<u8>>();
     let long = "n".repeat(64);
-    for (bytes, why) in [
-        (b"GGML".to_vec(), "begin"),
-        (b"GG".to_vec(), "magic"),
-        ([b"GGUF".as_slice(), &9u32.to_le_bytes()].concat(), "version 9"),
+    let long_key = "k".repeat(65_536);
+    let one = |ne: &[u64], kind: u32| file(&[], &[tensor("t", ne, kind, 0)], 64);
+    for (bytes, rule, why) in [
+        (b"GGML".to_vec(), "gguf.magic", "begin"),
+        (b"GG".to_vec(), "gguf.magic", "begin"),
+        (b"GGUF\x03\0\0".to_vec(), "gguf.truncated", "inside the version"),
+        (b"GGUF\x03\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0".to_vec(), "gguf.truncated", "inside the key count"),
+        (header(0, 0, 0), "gguf.version", "version 0"),
+        (header(1, 0, 0), "gguf.version", "version 1"),
+        (header(4, 0, 0), "gguf.version", "version 4"),
+        (header(3 << 24, 0, 0), "gguf.version", "big-endian GGUF (version 3"),
+        (header(3, 0, u64::MAX), "gguf.count", "keys; at most 65536"),
+        (header(3, u64::MAX, 0), "gguf.count", "tensors"),
+        ([header(3, 1, 0), vec![0; 23]].concat(), "gguf.count", "1 tensors, more than can follow in 23"),
+        ([header(3, 0, 1), vec![0; 13]].concat(), "gguf.count", "1 keys, more than can follow in 13"),
+        (header(3, 0, 9), "gguf.count", "keys, more"),
+        (file(&[pair("k", 0, &[1]), pair("k", 0, &[1])], &[], 0), "gguf.key-duplicate", "twice"),
+        ([header(3, 0, 1), pair("", 0, &[1]), vec![0; 9]].concat(), "gguf.key", "0 bytes long"),
+        (file(&[pair(&long_key, 0, &[1])], &[], 0), "gguf.key", "65536 bytes long"),
+        (file(&[pair("k\0", 0, &[1])], &[], 0), "gguf.key", "not text"),
+        (file(&[pair(b"k\xff", 0, &[1])], &[], 0), "gguf.key", "not text"),
+        (file(&[pair("k", 13, &[1])], &[], 0), "gguf.value-type", "type 13"),
+        (file(&[pair("k", 9, &list(13, 0))], &[], 0), "gguf.value-type", "type 13"),
+        (file(&[pair("k", 7, &[2])], &[], 0), "gguf.boolean", "boolean"),
+        (file(&[pair("k", 8, &u64::MAX.to_le_bytes())], &[], 0), "gguf.count", "does not fit"),
         (
-            [b"GGUF".as_slice(), &3u32.to_le_bytes(), &0u64.to_le_bytes(), &u64::MAX.to_le_bytes()].concat(),
-            "keys; at most 65536",
+            [header(3, 0, 1), pair("k", 8, &[&4u64.to_le_bytes()[..], b"abc"].concat())].concat(),
+            "gguf.count",
+            "4 bytes",
         ),
-        ([b"GGUF".as_slice(), &3u32.to_le_bytes(), &u64::MAX.to_le_bytes(), &0u64.to_le_bytes()].concat(), "tensors"),
-        (file(&[pair("k", 0, &[1]), pair("k", 0, &[1])], &[], 0), "twice"),
-        ([b"GGUF".as_slice(), &3u32.to_le_bytes(), &0u64.to_le_bytes(), &9u64.to_le_bytes()].concat(), "keys, more"),
-        (file(&[pair("k", 9, &array(9, 1 << 20))], &[], 64 << 20), "arrays; at most 65536"),
-        (file(&[pair("", 0, &[1])], &[], 64), "0 bytes long"),
-        (file(&[pair("k\0", 0, &[1])], &[], 0), "not text"),
-        (file(&[pair("k", 13, &[1])], &[], 0), "type 13"),
-        (file(&[pair("k", 7, &[2])], &[], 0), "boolean"),
-        (file(&[pair("k", 8, &u64::MAX.to_le_bytes())], &[], 0), "does not fit"),
-        (file(&[pair("k", 9, &array(0, u64::MAX))], &[], 0), "array values"),
-        (file(&[pair("k", 9, &array(10, 1 << 61))], &[], 0), "array values"),
-        (file(&[pair("k", 9, &array(8, 1 << 40))], &[], 0), "strings"),
-        (file(&[pair("k", 9, &[&array(7, 1)[..], &[3]].concat())], &[], 0), "booleans"),
-        (file(&[pair("k", 9, &deep)], &[], 64), "nest"),
-        (file(&[pair("general.alignment", 4, &3u32.to_le_bytes())], &[], 0), "power of two"),
-        (file(&[pair("general.alignment", 4, &0u32.to_le_bytes())], &[], 0), "power of two"),
-        (file(&[pair("general.alignment", 8, &string("32"))], &[], 0), "power of two"),
-        (file(&[], &[tensor("t", &[], 0, 0)], 0), "0 dimensions"),
-        (file(&[], &[tensor("t", &[1, 1, 1, 1, 1], 0, 0)], 64), "5 dimensions"),
-        (file(&[], &[tensor("t", &[1, 0], 0, 0)], 64), "dimension of 0"),
-        (file(&[], &[tensor("t", &[32], 4, 0)], 64), "type 4"),
-        (file(&[], &[tensor("t", &[31], 2, 0)], 64), "elements of Q4_0"),
-        (file(&[], &[tensor("t", &[1 << 62, 1 << 62], 0, 0)], 64), "elements of F32"),
-        (file(&[], &[tensor("t", &[1], 0, 1)], 64), "multiple of 32"),
-        (file(&[], &[tensor("t", &[17], 0, 0)], 64), "do not lie in the file"),
-        (file(&[], &[tensor("t", &[1], 0, u64::MAX - 31)], 64), "do not lie in the file"),
-        (file(&[], &[tensor("t", &[1], 0, 0), tensor("t", &[1], 0, 0)], 64), "twice"),
-        (file(&[], &[tensor(&long, &[1], 0, 0)], 64), "64 bytes long"),
+        (file(&[pair("k", 9, &list(0, u64::MAX))], &[], 0), "gguf.count", "array values"),
+        (file(&[pair("k", 9, &list(10, 1 << 61))], &[], 0), "gguf.count", "array values"),
+        (file(&[pair("k", 9, &list(8, 1 << 40))], &[], 0), "gguf.count", "strings"),
+        (file(&[pair("k", 9, &[&list(7, 1)[..], &[3]].concat())], &[], 0), "gguf.boolean", "booleans"),
+        (file(&[u32("general.alignment", 3)], &[], 0), "gguf.alignment", "3, not a power of two"),
+        (file(&[u32("general.alignment", 0)], &[], 0), "gguf.alignment", "0, not a power of two"),
+        (file(&[u32("general.alignment", 1 << 21)], &[], 0), "gguf.alignment", "2097152, not a power of two"),
+        (file(&[text("general.alignment", "32")], &[], 0), "gguf.alignment", "type str"),
+        (file(&[pair("general.alignment", 10, &32u64.to_le_bytes())], &[], 0), "gguf.alignment", "type u64"),
+        (one(&[1, 1, 1, 1, 1], 0), "gguf.dimensions", "5 dimensions"),
+        (one(&[1 << 63], 0), "gguf.dimensions", "negative dimension"),
+        (one(&[32], 4), "gguf.tensor-type", "Q4_2 was removed"),
+        (one(&[32], 33), "gguf.tensor-type", "Q4_0_8_8 was removed"),
+        (one(&[32], 43), "gguf.tensor-type", "43, which ggml does not know"),
+        (one(&[32], u32::MAX), "gguf.tensor-type", "does not know"),
+        (one(&[31], 2), "gguf.blocks", "31 elements of Q4_0"),
+        (one(&[33], 2), "gguf.blocks", "33 elements of Q4_0"),
+        (one(&[], 2), "gguf.blocks", "1 elements of Q4_0"),
+        (one(&[1 << 62, 1 << 62], 0), "gguf.size", "elements of F32"),
+        (one(&[1 << 62], 0), "gguf.size", "elements of F32"),
+        (one(&[1 << 61], 0), "gguf.size", "elements of F32"),
+        // More elements than int64_t, in fewer bytes.
+        (one(&[1 << 60, 8], 10), "gguf.size", "elements of Q2_K"),
+        (one(&[1 << 62, 2, 0], 24), "gguf.size", "elements of I8"),
+        (file(&[], &[tensor("t", &[1], 0, 1)], 64), "gguf.unaligned", "multiple of 32"),
+        (file(&[], &[tensor("t", &[17], 0, 0)], 64), "gguf.outside", "do not lie in the file"),
+        (file(&[], &[tensor("t", &[1], 0, u64::MAX - 31)], 64), "gguf.outside", "do not lie in the file"),
+        (file(&[], &[tensor("t", &[8], 0, 0), tensor("t", &[8], 0, 32)], 64), "gguf.tensor-duplicate", "twice"),
+        (file(&[], &[tensor(&long, &[1], 0, 0)], 64), "gguf.tensor-name", "64 bytes long"),
+        (file(&[], &[tensor("a\0b", &[1], 0, 0)], 64), "gguf.tensor-name", "NUL"),
     ] {
         let e = read(&bytes).expect_err(why);
         assert_eq!(e.kind(), ErrorKind::Refused, "{why}");
         assert!(e.to_string().contains(why), "{e} should say {why:?}");
+        assert_found(why, &bytes, rule, why);
+    }
+    let many = file(&[pair("k", 9, &list(9, 65_537))], &[], 1 << 20);
+    assert!(read(&many).expect_err("many").to_string().contains("arrays; at most 65536"));
+    assert!(findings_of(&many).has("gguf.count"));
+    let too_deep = file(&[pair("k", 9, &deep)], &[], 64);
+    assert!(read(&too_deep).expect_err("deep").to_string().contains("nest"));
+    assert!(findings_of(&too_deep).has("gguf.count"));
+}
+
+/// Of these the header can be read: a policy may allow them.
+#[test]
+fn what_a_policy_may_allow_stays_readable() {
+    let nested = [&9u32.to_le_bytes()[..], &1u64.to_le_bytes(), &5u32.to_le_bytes(), &0u64.to_le_bytes()].concat();
+    let named = |name: &[u8]| file(&[], &[tensor(name, &[8], 0, 0)], 32);
+    for (bytes, rule, why) in [
+        (file(&[pair("k", 9, &nested)], &[], 0), "gguf.nested-array", "array of arrays"),
+        (file(&[pair("a\nb", 0, &[1])], &[], 0), "gguf.key-control", "a\\nb"),
+        (file(&[pair("a\u{202e}b", 0, &[1])], &[], 0), "gguf.key-control", "control characters"),
+        (named(b"\xff\xfe.weight"), "gguf.name-utf8", "\\xff\\xfe.weight"),
+        (named(b"a\x1b[2J"), "gguf.name-control", "control characters"),
+        (named("a\u{200b}".as_bytes()), "gguf.name-control", "control characters"),
+        (named(b""), "gguf.name-empty", "empty name"),
+        (file(&[], &[tensor("t", &[1, 0], 0, 0), tensor("u", &[8], 0, 0)], 32), "gguf.no-elements", "dimension of 0"),
+    ] {
+        read(&bytes).expect(why);
+        assert_found(why, &bytes, rule, why);
+    }
+    for (bytes, rule) in [
+        (file(&[pair("A key", 0, &[1])], &[], 0), "gguf.key-grammar"),
+        (file(&[pair("a..b", 0, &[1])], &[], 0), "gguf.key-grammar"),
+        (file(&[], &[tensor("t", &[], 0, 0)], 4), "gguf.scalar"),
+    ] {
+        read(&bytes).expect(rule);
+        assert!(findings_of(&bytes).has(rule), "{rule}");
+        assert_clean(rule, &bytes, Severity::High);
     }
 }
 
 #[test]
+fn names_that_are_shown_alike_are_one_name() {
+    let two = |a: &[u8], b: &[u8]| findings_of(&file(&[], &[tensor(a, &[8], 0, 0), tensor(b, &[8], 0, 32)], 64));
+    for (a, b, alike) in [
+        (b"\xff".as_slice(), b"\xfe".as_slice(), true),
+        (b"\xff", "\u{fffd}".as_bytes(), true),
+        ("\u{fffd}".as_bytes(), b"\xff", true),
+        (b"\xff", b"\xff", true),
+        (b"a\xff", b"b\xff", false),
+    ] {
+        assert_eq!(two(a, b).has("gguf.tensor-duplicate"), alike, "{a:?} {b:?}");
+    }
+    assert!(two(b"\xff", b"\xff").list().iter().any(|f| f.message.contains("twice")));
+    assert!(two(b"\xff", b"\xfe").list().iter().any(|f| f.message.contains("told apart")));
+}
+
+#[test]
+fn what_is_just_within_the_limits_is_sound() {
+    let name = "n".repeat(63);
+    let key = "k".repeat(65_535);
+    let alignment = u32("general.alignment", 1 << 20);
+    let deep: Vec<u8> = (0..3).flat_map(|_| [&9u32.to_le_bytes()[..], &1u64.to_le_bytes()].concat()).collect();
+    let deep = [deep, 5u32.to_le_bytes().to_vec(), 0u64.to_le_bytes().to_vec()].concat();
+    read(&file(&[pair("k", 9, &deep)], &[], 0)).expect("four deep");
+    assert_clean("name", &file(&[], &[tensor(&name, &[8], 0, 0)], 32), Severity::Info.max(Severity::High));
+    assert_clean("key", &file(&[pair(&key, 0, &[1])], &[], 0), Severity::High);
+    let mut wide = header(3, 0, 1);
+    wide.extend(&alignment);
+    assert_clean("alignment", &wide, Severity::High);
+    for version in [2, 3] {
+        assert_clean("version", &header(version, 0, 0), Severity::High);
+    }
+    let four = file(&[], &[tensor("t", &[2, 2, 2, 1], 0, 0)], 32);
+    assert_clean("four dimensions", &four, Severity::High);
+    // The largest size that ggml can count is outside any file, but no overflow.
+    let largest = file(&[], &[tensor("t", &[(1 << 61) - 1], 0, 0)], 32);
+    assert_eq!(found(&findings_of(&largest), Severity::High), ["gguf.outside"]);
+}
+
+#[test]
 fn alignment_moves_the_data_and_the_last_byte_still_fits() {
-    let aligned = pair("general.alignment", 4, &64u32.to_le_bytes());
+    let aligned = u32("general.alignment", 64);
     let mut bytes = file(&[aligned], &[tensor("t", &[4], 0, 64)], 0);
     bytes.resize(bytes.len().next_multiple_of(64) + 64 + 16, 0);
     let header = read(&bytes).expect("just fits");
@@ -144,14 +223,144 @@ fn alignment_moves_the_data_and_the_last_byte_still_fits() {
     assert!(read(&bytes).is_err(), "one byte short");
 }
 
+/// tests/data of the repository.
+fn data(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)
+}
+
+fn gguf_files(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).expect("a folder").map(|e| e.expect("an entry").path());
+    let mut files: Vec<_> = entries.filter(|p| p.extension().is_some_and(|e| e == "gguf")).collect();
+    files.sort();
+    files
+}
+
+fn inspect_file(file: &Path) -> (Description, Findings) {
+    let bytes = std::fs::read(file).expect("readable");
+    inspect_as(file.file_name().expect("a name").to_str().expect("text"), &bytes)
+}
+
+#[test]
+fn every_hostile_file_gets_its_verdict() {
+    let index = std::fs::read(data("hostile/INDEX.json")).expect("the index");
+    let index: serde_json::Value = serde_json::from_slice(&index).expect("JSON");
+    let mut seen = 0;
+    for case in index.as_array().expect("a list") {
+        let name = case["file"].as_str().expect("a name");
+        if !name.starts_with('g') {
+            continue;
+        }
+        seen += 1;
+        let start = Instant::now();
+        let (description, mut findings) = inspect_file(&data("hostile").join(name));
+        assert!(start.elapsed().as_millis() < 100, "{name}");
+        let path = name.parse().expect("a path");
+        if let Facts::Gguf(header) = &description.facts {
+            check_split(&[(&path, header)], &mut findings);
+            if name.contains("_tpl_") {
+                // The templates' own rules judge these (`template`).
+                let named = templates(header);
+                assert!(
+                    named.iter().any(|(_, text)| text.windows(7).any(|w| w == b".__clas" || w == b".__init")),
+                    "{name}"
+                );
+                continue;
+            }
+        }
+        let worst = findings.list().iter().map(|f| f.severity).max();
+        let verdict = match case["expected"].as_str().expect("a verdict") {
+            "accept" => worst < Some(Severity::High),
+            "policy" => worst == Some(Severity::High),
+            _ => worst == Some(Severity::Critical),
+        };
+        assert!(verdict, "{name}: {} but {:#?}", case["why"], findings.list());
+    }
+    assert!(seen >= 26, "{seen}");
+}
+
+#[test]
+fn real_files_have_no_finding_that_refuses() {
+    let mut files = [gguf_files(&data("gguf")), gguf_files(&data("split")), vec![data("tiny-llama.gguf")]].concat();
+    if let Some(folder) = std::env::var_os("SECUREREG_VOCABS") {
+        let vocabularies = gguf_files(Path::new(&folder));
+        assert!(vocabularies.len() >= 19, "{}", vocabularies.len());
+        files.extend(vocabularies);
+    }
+    let mut headers = Vec::new();
+    for file in &files {
+        let (description, findings) = inspect_file(file);
+        let shown = file.display();
+        assert!(found(&findings, Severity::High).is_empty(), "{shown}: {:#?}", findings.list());
+        println!("{shown}: {}", description.what);
+        findings.list().iter().for_each(|f| println!("    {} {}", f.rule, f.message));
+        let Facts::Gguf(header) = description.facts else { panic!("{shown} has no header") };
+        let path: RelPath = file.file_name().expect("a name").to_str().expect("text").parse().expect("a path");
+        headers.push((path, header));
+    }
+    let mut findings = Findings::new();
+    let refs: Vec<_> = headers.iter().map(|(path, header)| (path, &**header)).collect();
+    check_split(&refs, &mut findings);
+    assert!(findings.list().is_empty(), "{:#?}", findings.list());
+}
+
+#[test]
+fn a_file_is_described() {
+    let (description, _) = inspect_file(&data("tiny-llama.gguf"));
+    assert_eq!(description.what, "GGUF version 3, llama, 2 layers, 21 tensors, Q8_0");
+    assert_eq!(description.metadata["llama.block_count"], 2);
+    assert_eq!(description.metadata["tokenizer.ggml.add_bos_token"], true);
+    assert_eq!(description.metadata["llama.attention.layer_norm_rms_epsilon"], 1e-5);
+    assert_eq!(description.metadata["tokenizer.ggml.tokens"], "array of 338 str");
+    let last = description.tensors.last().expect("tensors");
+    assert_eq!(
+        (last.name.as_str(), last.dtype.as_str(), last.shape.as_slice()),
+        ("output.weight", "Q8_0", [256, 338].as_slice())
+    );
+    assert_eq!(last.offset.map(|at| at + last.size_bytes), Some(1_451_776), "absolute");
+    assert!(description.adapter.is_none());
+    let (broken, _) = inspect_as("a.gguf", b"GGUF\x03\0\0\0");
+    assert_eq!(broken.what, "GGUF version 3, not readable to its end");
+    assert!(matches!(broken.facts, Facts::None));
+    let (nothing, _) = inspect_as("a.gguf", b"<html>");
+    assert_eq!(nothing.what, "not a readable GGUF file");
+}
+
+#[test]
+fn rules_have_one_name_each() {
+    let mut ids: Vec<_> = RULES.iter().map(|rule| rule.id).collect();
+    assert!(ids.iter().all(|id| id.starts_with("gguf.")));
+    let count = ids.len();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), count);
+    assert_eq!(count, PARTS.iter().map(|part| part.len()).sum::<usize>());
+    assert!(RULES.iter().any(|r| std::ptr::eq(*r, describe::RULES[0])), "the last part is there");
+}
+
 proptest! {
     #[test]
-    fn no_bytes_make_it_panic(tail in proptest::collection::vec(any::<u8>(), 0..200), flip in any::<(usize, u8)>()) {
-        let _ = read(&[b"GGUF\x03\0\0\0".as_slice(), &tail].concat());
-        let mut sound = file(&[pair("a", 9, &[&8u32.to_le_bytes()[..], &1u64.to_le_bytes(), &string("x")].concat())],
-            &[tensor("t", &[32, 2], 2, 0)], 64);
-        let at = flip.0 % sound.len();
-        sound[at] ^= flip.1;
+    fn no_bytes_make_it_panic(tail in proptest::collection::vec(any::<u8>(), 0..200), flips in proptest::collection::vec(any::<(usize, u8)>(), 1..4)) {
+        let tailed = [b"GGUF\x03\0\0\0".as_slice(), &tail].concat();
+        let _ = read(&tailed);
+        let _ = findings_of(&tailed);
+        let mut sound = file(&[
+            text("general.architecture", "llama"),
+            text("general.type", "adapter"),
+            text("tokenizer.ggml.model", "t5"),
+            strings("tokenizer.ggml.tokens", &["x", "y", "<0x0A>"]),
+            i32s("tokenizer.ggml.token_type", &[1, 1, 6]),
+            f32s("tokenizer.ggml.scores", &[0.0; 3]),
+            array("tokenizer.ggml.precompiled_charsmap", 0, 10, &[4, 0, 0, 0, 1, 0, 0, 0, 65, 0]),
+            u32("llama.block_count", 1),
+            u32s("llama.attention.head_count", &[4]),
+            u16("split.no", 0),
+            u16("split.count", 2),
+        ], &[tensor("t.lora_a", &[32, 2], 2, 0), tensor("t.lora_b", &[2], 0, 64)], 96);
+        for (at, bits) in flips {
+            let at = at % sound.len();
+            sound[at] ^= bits;
+        }
         let _ = read(&sound);
+        let _ = findings_of(&sound);
     }
 }

@@ -1,0 +1,191 @@
+//! Where a GGUF's tensors lie.
+//!
+//! Owns: the tensors' offsets and sizes against each other and the file, and the bytes that belong to none. Promises: ggml's rule
+//! in full: each tensor begins at the padded end of the one before, the first at 0; a file passes only if it holds, and what is
+//! wrong is named by what it does (overlap, gap, order). Every byte outside a tensor is read and must be zero, so that the
+//! header and the tensors' hashes together vouch for all of the file. Leaves out: the tensors' bytes.
+//!
+//! ```text
+//! header | 0.. | tensor 0 | 0.. | tensor 1 | 0.. | end          padding is less than general.alignment, and zero
+//!              ^ data_offset, a multiple of general.alignment   after the last it may be missing (llama.cpp loads both)
+//! ```
+
+use super::parse::rules;
+use super::{GgufHeader, TensorInfo};
+use crate::error::Result;
+use crate::format::finding::{Findings, Halt, Parsed, Place, Rule, Severity};
+use crate::format::input::{Input, Reader};
+use crate::name::RelPath;
+use std::io::Read;
+
+rules! {
+    UNALIGNED "gguf.unaligned" Critical "a tensor does not begin at a multiple of the alignment: engines read it with aligned loads"
+    OUTSIDE "gguf.outside" Critical "a tensor's data do not lie in the file: a loader would read past its end"
+    OVERLAP "gguf.overlap" Critical "two tensors share bytes: one hash could not vouch for both"
+    GAP "gguf.gap" Critical "bytes between two tensors belong to neither: no tensor's hash vouches for them"
+    ORDER "gguf.order" Critical "the tensors' data are not in the order of the table, which ggml demands"
+    PADDED "gguf.padded-size" Critical "the tensors' padded sizes do not fit 64 bits: the sum wraps and less is allocated than used"
+    PADDING "gguf.padding" High "padding is not zero: bytes that no tensor's hash vouches for hide something"
+    TRAILING "gguf.trailing" Critical "bytes follow the last tensor: the file is something else as well, or hides something"
+}
+
+/// The first tensor whose data do not lie in a file of `size` bytes, or begin at no multiple of the alignment.
+pub(super) fn outside(header: &GgufHeader, size: u64) -> Option<(&TensorInfo, String)> {
+    header.tensors.iter().find_map(|tensor| misplaced(header, tensor, size).map(|(_, why)| (tensor, why)))
+}
+
+fn misplaced(header: &GgufHeader, tensor: &TensorInfo, size: u64) -> Option<(&'static Rule, String)> {
+    let TensorInfo { name, offset, size_bytes, .. } = tensor;
+    let room = size.saturating_sub(header.data_offset);
+    if offset % header.alignment != 0 {
+        let why = format!("the tensor {name:?} begins at {offset}, not a multiple of {}", header.alignment);
+        return Some((&UNALIGNED, why));
+    }
+    if offset.checked_add(*size_bytes).is_none_or(|end| end > room) {
+        let why = format!(
+            "the data of tensor {name:?} do not lie in the file: {size_bytes} bytes from {offset} on, and there are {room}"
+        );
+        return Some((&OUTSIDE, why));
+    }
+    None
+}
+
+/// Checks the tensors' places, and reads what belongs to none of them.
+pub(super) fn check(path: &RelPath, input: &dyn Input, header: &GgufHeader, findings: &mut Findings) -> Parsed<()> {
+    let size = input.size();
+    let mut sound = sum(path, header, findings);
+    for tensor in &header.tensors {
+        if let Some((rule, why)) = misplaced(header, tensor, size) {
+            findings.add(path, rule, place(header, tensor), why);
+            sound = false;
+        }
+    }
+    if !sound {
+        return Ok(());
+    }
+    neighbours(path, header, findings);
+    padding(path, input, header, findings).map_err(Halt::Failed)
+}
+
+fn place(header: &GgufHeader, tensor: &TensorInfo) -> Place {
+    Place::part_at(&tensor.name, header.data_offset.saturating_add(tensor.offset))
+}
+
+/// The end of a tensor's data with its padding, from the start of the data.
+fn padded_end(header: &GgufHeader, tensor: &TensorInfo) -> Option<u64> {
+    tensor.offset.checked_add(tensor.size_bytes)?.checked_next_multiple_of(header.alignment)
+}
+
+/// ggml adds up the padded sizes in a size_t.
+fn sum(path: &RelPath, header: &GgufHeader, findings: &mut Findings) -> bool {
+    let mut sum = 0u64;
+    for tensor in &header.tensors {
+        let padded = tensor.size_bytes.checked_next_multiple_of(header.alignment);
+        let Some(next) = padded.and_then(|n| sum.checked_add(n)) else {
+            let why = format!("the padded sizes up to tensor {:?} do not fit 64 bits: the sum would wrap", tensor.name);
+            findings.add(path, &PADDED, place(header, tensor), why);
+            return false;
+        };
+        sum = next;
+    }
+    true
+}
+
+/// Every tensor against the one before it, in the order of the data and in that of the table.
+fn neighbours(path: &RelPath, header: &GgufHeader, findings: &mut Findings) {
+    let mut order: Vec<&TensorInfo> = header.tensors.iter().collect();
+    // Stable: of two at one place the table's order stands, so that one without bytes may come before its neighbour.
+    order.sort_by_key(|t| t.offset);
+    let mut expected = 0;
+    let mut before: Option<&TensorInfo> = None;
+    for tensor in &order {
+        let from = header.data_offset.saturating_add(tensor.offset);
+        if tensor.offset > expected {
+            let after = before.map_or("the header".to_owned(), |t| format!("the tensor {:?}", t.name));
+            let why = format!(
+                "{} bytes between {after} and the tensor {:?} belong to no tensor: no hash vouches for them",
+                tensor.offset - expected,
+                tensor.name
+            );
+            findings.add(path, &GAP, place(header, tensor), why);
+        } else if let Some(other) = before.filter(|_| tensor.offset < expected) {
+            let end =
+                other.offset.saturating_add(other.size_bytes).min(tensor.offset.saturating_add(tensor.size_bytes));
+            let why = format!(
+                "the tensors {:?} and {:?} share bytes {from}..{}: one hash could not vouch for both",
+                other.name,
+                tensor.name,
+                header.data_offset.saturating_add(end).max(from)
+            );
+            findings.add(path, &OVERLAP, place(header, tensor), why);
+        }
+        let end = padded_end(header, tensor).unwrap_or(u64::MAX);
+        if end >= expected {
+            expected = end;
+            before = Some(tensor);
+        }
+    }
+    if let Some((first, second)) =
+        header.tensors.iter().zip(header.tensors.iter().skip(1)).find(|(a, b)| a.offset > b.offset)
+    {
+        let why = format!(
+            "the tensor {:?} stands after {:?} in the table, its data before: ggml demands one order for both",
+            second.name, first.name
+        );
+        findings.add(path, &ORDER, place(header, second), why);
+    }
+}
+
+/// Reads all that no tensor covers.
+fn padding(path: &RelPath, input: &dyn Input, header: &GgufHeader, findings: &mut Findings) -> Result<()> {
+    let size = input.size();
+    let mut holes = Vec::new();
+    let mut at = header.table_end;
+    for tensor in &header.tensors {
+        let from = header.data_offset.saturating_add(tensor.offset);
+        if tensor.size_bytes > 0 && from > at {
+            holes.push((at, from));
+        }
+        at = at.max(from.saturating_add(tensor.size_bytes));
+    }
+    let padded = at.checked_next_multiple_of(header.alignment).unwrap_or(u64::MAX);
+    if size > padded {
+        let after = if header.tensors.is_empty() { "the header" } else { "the last tensor" };
+        let why = format!(
+            "{} bytes follow {after} and its padding: they belong to nothing, and no tensor's hash vouches for them",
+            size - padded
+        );
+        findings.add(path, &TRAILING, Place::at(padded), why);
+    }
+    holes.push((at, size.min(padded)));
+    for (from, to) in holes {
+        // What is longer is a gap, and has been found already; it may be as long as the disk.
+        let found = if to.saturating_sub(from) < header.alignment { first_set(input, from, to)? } else { None };
+        if let Some(found) = found {
+            let why = format!(
+                "the padding {from}..{to} is not zero at byte {found}: it hides something that no tensor's hash vouches for"
+            );
+            findings.add(path, &PADDING, Place::at(found), why);
+        }
+    }
+    Ok(())
+}
+
+/// The first byte of a range that is not 0.
+fn first_set(input: &dyn Input, from: u64, to: u64) -> Result<Option<u64>> {
+    let mut reader = Reader::new(input, from, to);
+    let mut piece = [0; 4096];
+    loop {
+        let at = reader.position();
+        let n = match reader.read(&mut piece) {
+            Ok(0) => return Ok(None),
+            Ok(n) => n,
+            Err(e) => {
+                return Err(e.downcast().unwrap_or_else(|e| crate::error::Error::io("reading a GGUF's padding", e)));
+            }
+        };
+        if let Some(i) = piece.iter().take(n).position(|b| *b != 0) {
+            return Ok(Some(at + i as u64));
+        }
+    }
+}
