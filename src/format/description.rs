@@ -64,6 +64,8 @@ pub(crate) enum Facts {
     Gguf(Box<GgufHeader>),
     /// A `*.index.json`: the file of each tensor.
     WeightMap(BTreeMap<String, String>),
+    /// An ONNX file's external data: the paths it names, relative to its folder, each with the end of what it reads there.
+    External(BTreeMap<String, u64>),
 }
 
 impl Description {

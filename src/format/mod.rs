@@ -9,6 +9,10 @@ pub(crate) mod finding;
 pub(crate) mod ggml_type;
 pub(crate) mod gguf;
 pub(crate) mod input;
+pub(crate) mod numpy;
+pub(crate) mod onnx;
+pub(crate) mod protobuf;
+pub(crate) mod recognise;
 
 use crate::artifact::Format;
 use crate::error::{Error, ErrorKind, Result};
