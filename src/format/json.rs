@@ -120,6 +120,8 @@ impl Keys {
 /// Reads JSON.
 pub(crate) struct Lexer<'a> {
     input: &'a dyn Input,
+    /// How far from its place in the file what is read lies.
+    shift: u64,
     /// What a text that is no JSON, or too much, is reported as.
     malformed: &'static Rule,
     end: u64,
@@ -146,6 +148,7 @@ impl<'a> Lexer<'a> {
         let end = end.min(input.size());
         Lexer {
             input,
+            shift: 0,
             malformed,
             end,
             base: start.min(end),
@@ -161,13 +164,23 @@ impl<'a> Lexer<'a> {
         }
     }
 
-    /// Where the last token began in the input.
-    pub(crate) fn token_at(&self) -> u64 {
-        self.token
+    /// The same, where the input is a copy of a part of the file that begins there by `shift` bytes further on.
+    pub(crate) fn shifted(mut self, shift: u64) -> Lexer<'a> {
+        self.shift = shift;
+        self
     }
 
-    /// Where the next byte lies in the input.
+    /// Where the last token began in the file.
+    pub(crate) fn token_at(&self) -> u64 {
+        self.token + self.shift
+    }
+
+    /// Where the next byte lies in the file.
     pub(crate) fn position(&self) -> u64 {
+        self.here() + self.shift
+    }
+
+    fn here(&self) -> u64 {
         self.base + self.at as u64
     }
 
@@ -216,16 +229,17 @@ impl<'a> Lexer<'a> {
 
     /// After the outermost value: nothing but `padding` may follow. How many bytes of it there were.
     pub(crate) fn finish(&mut self, padding: &[u8]) -> Parsed<u64> {
-        let start = self.position();
+        let start = self.here();
         while let Some(byte) = self.peek()? {
             if !padding.contains(&byte) {
-                let left = self.end - self.position();
-                let message = format!("after the end of the JSON, {left} bytes follow, of which the first is {byte:#04x}");
-                return Err(self.halt(self.position(), message));
+                let left = self.end - self.here();
+                let message =
+                    format!("after the end of the JSON, {left} bytes follow, of which the first is {byte:#04x}");
+                return Err(self.halt(self.here(), message));
             }
             self.at += 1;
         }
-        Ok(self.position() - start)
+        Ok(self.here() - start)
     }
 
     fn value(&mut self, byte: u8) -> Parsed<Token<'_>> {
@@ -453,11 +467,11 @@ impl<'a> Lexer<'a> {
             match self.peek()? {
                 Some(b' ' | b'\n' | b'\r' | b'\t') => self.at += 1,
                 Some(byte) => {
-                    self.token = self.position();
+                    self.token = self.here();
                     return Ok(byte);
                 }
                 None => {
-                    self.token = self.position();
+                    self.token = self.here();
                     return Err(self.halt(self.token, "the JSON ends before it is complete"));
                 }
             }
@@ -482,11 +496,11 @@ impl<'a> Lexer<'a> {
             Some(byte @ b' '..=b'~') => format!("{:?}", char::from(byte)),
             Some(byte) => format!("the byte {byte:#04x}"),
         };
-        Err(self.halt(self.position(), format!("the JSON has {there} where {wanted} should be")))
+        Err(self.halt(self.here(), format!("the JSON has {there} where {wanted} should be")))
     }
 
     fn halt(&self, at: u64, message: impl Into<String>) -> Halt {
-        Halt::found(self.malformed, Place::at(at), message)
+        Halt::found(self.malformed, Place::at(at + self.shift), message)
     }
 }
 
