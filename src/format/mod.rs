@@ -4,15 +4,19 @@
 //! bytes say so and its extension agrees; what is not recognised is refused. Leaves out: what is inside (the deep
 //! inspection of each format).
 
+pub(crate) mod companion;
 pub(crate) mod description;
 pub(crate) mod finding;
+pub(crate) mod folder;
 pub(crate) mod ggml_type;
 pub(crate) mod gguf;
 pub(crate) mod input;
+pub(crate) mod json;
 pub(crate) mod numpy;
 pub(crate) mod onnx;
 pub(crate) mod protobuf;
 pub(crate) mod recognise;
+pub(crate) mod safetensors;
 
 use crate::artifact::Format;
 use crate::error::{Error, ErrorKind, Result};

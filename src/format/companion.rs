@@ -1,0 +1,3 @@
+//! To come.
+mod magic;
+pub(crate) use magic::disguise;
