@@ -121,3 +121,101 @@ fn directions(path: &RelPath, header: &GgufHeader, findings: &mut Findings) {
         findings.add(path, &DIRECTION, Place::part(&tensor.name), why);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::build::*;
+    use super::*;
+
+    fn adapter(kind: &str, more: &[Vec<u8>], tensors: &[(&str, &[u64])]) -> Vec<u8> {
+        let pairs = [
+            text("general.architecture", "llama"),
+            text("general.type", "adapter"),
+            text("adapter.type", kind),
+            text("general.base_model.0.name", "Llama 3"),
+        ];
+        laid_out(&[&pairs[..], more].concat(), tensors, 0)
+    }
+
+    fn laid_out(pairs: &[Vec<u8>], tensors: &[(&str, &[u64])], kind: u32) -> Vec<u8> {
+        let mut end = 0u64;
+        let mut table = Vec::new();
+        for (name, ne) in tensors {
+            table.push(tensor(name, ne, kind, end));
+            end += ne.iter().product::<u64>() * if kind == 0 { 4 } else { 2 };
+        }
+        file(pairs, &table, end as usize)
+    }
+
+    #[test]
+    fn a_lora_is_in_pairs_that_fit() {
+        let sound = adapter(
+            "lora",
+            &[f32("adapter.lora.alpha", 1.0)],
+            &[
+                ("blk.0.attn_q.weight.lora_a", &[16, 8]),
+                ("blk.0.attn_q.weight.lora_b", &[8, 16]),
+                ("token_embd.weight.lora_a", &[8, 16]),
+                ("token_embd.weight.lora_b", &[8, 32]),
+                ("blk.0.attn_norm.weight", &[8]),
+            ],
+        );
+        let (description, findings) = inspect_as("a.gguf", &sound);
+        assert!(found(&findings, Severity::Warning).is_empty(), "{:?}", findings.list());
+        assert_eq!(description.adapter, Some(Adapter { kind: "lora".into(), base: "Llama 3".into() }));
+        assert!(description.what.contains("adapter, llama"), "{}", description.what);
+        for (tensors, rule, why) in [
+            (
+                [("x.lora_a", [16, 8].as_slice()), ("x.lora_b", &[16, 16])].as_slice(),
+                "gguf.adapter-shape",
+                "[16, 8] and [16, 16]",
+            ),
+            (
+                &[("token_embd.weight.lora_a", &[8, 16]), ("token_embd.weight.lora_b", &[16, 32])],
+                "gguf.adapter-shape",
+                "token_embd",
+            ),
+            (&[("x.lora_a", &[8, 8])], "gguf.adapter-tensor", "one half"),
+            (&[("x.lora_b", &[8, 8])], "gguf.adapter-tensor", "one half"),
+            (&[("x.weight", &[8, 8])], "gguf.adapter-tensor", "neither"),
+        ] {
+            let findings = findings_of(&adapter("lora", &[], tensors));
+            assert!(
+                findings.list().iter().any(|f| f.rule == rule && f.message.contains(why)),
+                "{why}: {:?}",
+                findings.list()
+            );
+        }
+        let tokens = adapter("lora", &[i32s("adapter.alora.invocation_tokens", &[1])], &[]);
+        assert_found("tokens", &tokens, "gguf.adapter-tokens", "array of i32");
+        assert_clean("tokens", &adapter("lora", &[u32s("adapter.alora.invocation_tokens", &[1])], &[]), Severity::High);
+        assert!(findings_of(&adapter("moon", &[], &[])).has("gguf.adapter-type"));
+        assert_eq!(of(&super::super::GgufHeader::empty()), None);
+    }
+
+    #[test]
+    fn a_control_vector_has_a_direction_for_a_layer() {
+        let vector = |tensors: &[(&str, &[u64])], kind| {
+            laid_out(
+                &[text("general.architecture", "controlvector"), text("controlvector.model_hint", "qwen2")],
+                tensors,
+                kind,
+            )
+        };
+        let sound = vector(&[("direction.1", &[16]), ("direction.512", &[16])], 0);
+        assert_clean("sound", &sound, Severity::Warning);
+        let adapter = inspect_as("a.gguf", &sound).0.adapter;
+        assert_eq!(adapter, Some(Adapter { kind: "control_vector".into(), base: "qwen2".into() }));
+        for (tensors, kind, why) in [
+            ([("direction.0", [16].as_slice())].as_slice(), 0, "for no layer"),
+            (&[("direction.513", &[16])], 0, "for no layer"),
+            (&[("direction.-1", &[16])], 0, "for no layer"),
+            (&[("other.1", &[16])], 0, "for no layer"),
+            (&[("direction.1", &[16])], 1, "not a vector"),
+            (&[("direction.1", &[8, 2])], 0, "not a vector"),
+            (&[("direction.1", &[16]), ("direction.2", &[24])], 0, "as long as the others"),
+        ] {
+            assert_found(why, &vector(tensors, kind), "gguf.direction", why);
+        }
+    }
+}

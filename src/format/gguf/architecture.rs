@@ -28,6 +28,7 @@ rules! {
     HEADS_EMBEDDING "gguf.heads-embedding" Warning "the heads do not divide the embedding"
     ZERO "gguf.zero" Critical "a size is 0 that engines divide by"
     ZERO_SIZE "gguf.zero-size" High "a size is 0 that no model has"
+    ROPE "gguf.rope-dimension" High "the rotated dimensions are odd, or more than a head has: llama.cpp aborts"
     ROPE_SCALING "gguf.rope-scaling" Critical "the kind of RoPE scaling is none that llama.cpp knows: it aborts"
     ARRAY_LENGTH "gguf.array-length" Warning "an array for the layers is not as long as there are layers, so llama.cpp does not load the model"
     EMBEDDING_ROWS "gguf.embedding-rows" Warning "the embedding has not as many rows as there are tokens, so llama.cpp does not load the model"
@@ -228,8 +229,14 @@ const WITHOUT_HEADS: &[&str] = &[
     "graniteswitch",
     "gemma4-assistant",
 ];
-/// What engines divide by, under the architecture's name.
-const DIVISORS: &[&str] = &["wkv.head_size"];
+/// What engines divide by, under the architecture's name; some only those of one architecture.
+const DIVISORS: [(&str, Option<&str>); 5] = [
+    ("wkv.head_size", None),
+    ("ssm.time_step_rank", None),
+    ("ssm.group_count", None),
+    ("experts_per_group", Some("grovemoe")),
+    ("interleave_moe_layer_step", Some("ernie4_5-moe")),
+];
 
 /// The architecture, when it is a string.
 pub(super) fn name(header: &GgufHeader) -> Option<&str> {
@@ -404,8 +411,8 @@ impl<'a> Check<'a> {
                 self.add(&ZERO_SIZE, &key, format!("{key} is 0, which no model has"));
             }
         }
-        for tail in DIVISORS {
-            if self.number(tail) == Some(0) {
+        for (tail, only) in DIVISORS {
+            if only.is_none_or(|only| only == name) && self.number(tail) == Some(0) {
                 let key = format!("{}{tail}", self.prefix);
                 self.add(&ZERO, &key, format!("{key} is 0, and engines divide by it"));
             }
@@ -416,7 +423,7 @@ impl<'a> Check<'a> {
         let layers = layers.unwrap_or(0).min(MAX_LAYERS);
         self.experts(name, layers);
         self.heads(name, layers, embedding);
-        self.rope();
+        self.rope(name, embedding);
         self.rows();
     }
 
@@ -521,7 +528,20 @@ impl<'a> Check<'a> {
         }
     }
 
-    fn rope(&mut self) {
+    fn rope(&mut self, name: &str, embedding: Option<u64>) {
+        let heads = self.header.number(&format!("{}attention.head_count", self.prefix)).filter(|n| *n > 0);
+        let length = self.number("attention.key_length").or(embedding.zip(heads).map(|(n, heads)| n / heads));
+        let key = format!("{}rope.dimension_count", self.prefix);
+        // ggml_rope: GGML_ASSERT(n_dims % 2 == 0), GGML_ASSERT(n_dims <= ne0).
+        match (self.number("rope.dimension_count"), length) {
+            (Some(n), _) if n % 2 != 0 => {
+                self.add(&ROPE, &key, format!("{key} is {n}, which is odd: llama.cpp aborts"))
+            }
+            (Some(n), Some(length)) if n > length && !WITHOUT_HEADS.contains(&name) => {
+                self.add(&ROPE, &key, format!("{key} is {n}, over the head's length of {length}: llama.cpp aborts"));
+            }
+            _ => {}
+        }
         let key = format!("{}rope.scaling.type", self.prefix);
         match self.header.value(&key) {
             None => {}
@@ -558,6 +578,198 @@ impl<'a> Check<'a> {
                 );
                 self.add(&EMBEDDING_ROWS, name, why);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::build::*;
+    use super::*;
+
+    /// A llama of these pairs, with one tensor for each of `layers` layers.
+    fn llama(layers: u64, pairs: &[Vec<u8>]) -> Vec<u8> {
+        let tensors: Vec<_> =
+            (0..layers).map(|i| tensor(format!("blk.{i}.attn_norm.weight"), &[8], 0, 32 * i)).collect();
+        let sizes =
+            [text("general.architecture", "llama"), u32("llama.context_length", 64), u32("llama.embedding_length", 64)];
+        file(&[&sizes[..], pairs].concat(), &tensors, 32 * layers as usize)
+    }
+
+    fn with(pairs: &[Vec<u8>]) -> Vec<u8> {
+        llama(2, &[&[u32("llama.block_count", 2)], pairs].concat())
+    }
+
+    /// A model of another architecture.
+    fn of(architecture: &str, pairs: &[Vec<u8>]) -> Vec<u8> {
+        model(&[&[text("general.architecture", architecture)], pairs].concat())
+    }
+
+    const HEADS: &str = "llama.attention.head_count";
+    const GROUPS: &str = "llama.attention.head_count_kv";
+
+    #[test]
+    fn what_llama_cpp_aborts_on_is_refused() {
+        let experts = |count, used| vec![u32("llama.expert_count", count), u32("llama.expert_used_count", used)];
+        let groups = |count, used| {
+            [experts(8, 2), vec![u32("llama.expert_group_count", count), u32("llama.expert_group_used_count", used)]]
+                .concat()
+        };
+        let scaling = |kind: &str| with(&[text("llama.rope.scaling.type", kind)]);
+        for (bytes, rule, why) in [
+            (llama(0, &[u32("llama.block_count", 0)]), "gguf.layers", "is 0; llama.cpp has room for 1 to 512"),
+            (llama(0, &[u32("llama.block_count", 513)]), "gguf.layers", "is 513"),
+            (llama(0, &[u32("llama.block_count", u32::MAX)]), "gguf.layers", "is 4294967295"),
+            (with(&[u32("llama.nextn_predict_layers", 3)]), "gguf.layers", "nextn_predict_layers is 3"),
+            (with(&experts(1025, 2)), "gguf.experts", "1025 experts; llama.cpp has room for 1024"),
+            (with(&experts(8, 9)), "gguf.experts", "9 experts are used, and there are 8"),
+            (with(&experts(8, 0)), "gguf.experts", "none is used"),
+            (with(&experts(0, 1)), "gguf.experts", "1 experts are used, and there are 0"),
+            (
+                with(&[u32("llama.expert_count", 8), u32s("llama.expert_used_count", &[2, 9])]),
+                "gguf.experts",
+                "9 experts are used",
+            ),
+            (with(&groups(8, 1)), "gguf.experts", "8 groups of 8 experts"),
+            (with(&groups(3, 1)), "gguf.experts", "do not divide into 3 groups"),
+            (with(&groups(4, 0)), "gguf.experts", "0 of 4 groups"),
+            (with(&groups(4, 4)), "gguf.experts", "4 of 4 groups"),
+            (with(&[u32("llama.expert_group_count", 1)]), "gguf.experts", "1 groups of experts, and no experts"),
+            (scaling("moon"), "gguf.rope-scaling", "\"moon\""),
+            (scaling(""), "gguf.rope-scaling", "\"\""),
+            (scaling("line\0ar"), "gguf.rope-scaling", "\"line\""),
+            (with(&[u32("llama.rope.dimension_count", 7)]), "gguf.rope-dimension", "odd"),
+            (
+                with(&[u32(HEADS, 4), u32("llama.rope.dimension_count", 18)]),
+                "gguf.rope-dimension",
+                "over the head's length of 16",
+            ),
+            (
+                with(&[u32("llama.attention.key_length", 8), u32("llama.rope.dimension_count", 10)]),
+                "gguf.rope-dimension",
+                "length of 8",
+            ),
+            (with(&[u32("llama.wkv.head_size", 0)]), "gguf.zero", "wkv.head_size is 0"),
+            (of("mamba2", &[u32("mamba2.ssm.time_step_rank", 0)]), "gguf.zero", "time_step_rank is 0"),
+            (of("grovemoe", &[u32("grovemoe.experts_per_group", 0)]), "gguf.zero", "experts_per_group is 0"),
+            (of("llama", &[u32("llama.embedding_length", 0)]), "gguf.zero-size", "embedding_length is 0"),
+            (of("llama", &[u32("llama.context_length", 0)]), "gguf.zero-size", "context_length is 0"),
+            (with(&[u32(HEADS, 0)]), "gguf.heads", "head_count is 0"),
+            (with(&[u32(HEADS, 4), u32(GROUPS, 0)]), "gguf.heads", "head_count_kv is 0"),
+            (with(&[u32(HEADS, 4), u32(GROUPS, 3)]), "gguf.heads", "4 attention heads for 3"),
+            (with(&[u32(HEADS, 4), u32(GROUPS, 8)]), "gguf.heads", "4 attention heads for 8"),
+            (with(&[i32s(HEADS, &[4, 4]), i32s(GROUPS, &[2, 3])]), "gguf.heads", "layer 1 has 4 attention heads for 3"),
+            (with(&[u32(HEADS, 4), i32s(GROUPS, &[2, 3])]), "gguf.heads", "layer 1 has 4 attention heads for 3"),
+            (with(&[i32s(HEADS, &[4, 5]), u32(GROUPS, 2)]), "gguf.heads", "layer 1 has 5 attention heads for 2"),
+            (with(&[u32(HEADS, 65)]), "gguf.heads", "65, over the embedding's 64"),
+            (of("clip", &[u32("clip.vision.patch_size", 0)]), "gguf.zero", "patch_size is 0"),
+            (of("clip", &[u32("clip.audio.attention.head_count", 0)]), "gguf.zero", "head_count is 0"),
+        ] {
+            assert_found(why, &bytes, rule, why);
+        }
+        let kinds = ["none", "linear", "yarn", "longrope"].map(scaling);
+        for bytes in kinds.into_iter().chain([
+            llama(1, &[u32("llama.block_count", 1)]),
+            llama(512, &[u32("llama.block_count", 512)]),
+            with(&[u32("llama.nextn_predict_layers", 2)]),
+            with(&experts(1024, 1024)),
+            with(&experts(0, 0)),
+            with(&groups(4, 3)),
+            with(&groups(1, 0)),
+            with(&groups(0, 0)),
+            with(&[u32(HEADS, 4), u32(GROUPS, 2), u32("llama.rope.dimension_count", 16)]),
+            with(&[u32(HEADS, 64), i32s(GROUPS, &[0, 64])]),
+            with(&[i32s(HEADS, &[0, 4]), i32s(GROUPS, &[0, 2])]),
+            with(&[u32(HEADS, 65), u32("llama.attention.key_length", 8)]),
+            of("mamba", &[u32("mamba.attention.head_count", 0)]),
+            of("hunyuan-dense", &[u32("hunyuan-dense.expert_count", 1), u32("hunyuan-dense.expert_used_count", 0)]),
+            of("llama4", &[u32("llama4.interleave_moe_layer_step", 0)]),
+            of("clip", &[u32("clip.vision.patch_size", 14), u32("clip.vision.block_count", 0)]),
+        ]) {
+            let findings = findings_of(&bytes);
+            assert!(found(&findings, Severity::Warning).is_empty(), "{:?}", findings.list());
+        }
+    }
+
+    #[test]
+    fn a_key_of_another_type_than_it_is_read_as_is_refused() {
+        for (pair, want) in [
+            (u32("general.architecture", 1), "str"),
+            (u32("general.type", 1), "str"),
+            (u32("general.name", 1), "str"),
+            (u32("general.description", 1), "str"),
+            (u32("adapter.type", 1), "str"),
+            (u32("adapter.lora.alpha", 1), "f32"),
+            (text("imatrix.chunk_count", "1"), "u32"),
+            (i32("imatrix.chunk_size", 1), "u32"),
+            (u32("clip.has_vision_encoder", 1), "bool"),
+            (u32("clip.has_audio_encoder", 1), "bool"),
+            (u32("clip.use_gelu", 1), "bool"),
+            (u32("clip.use_silu", 1), "bool"),
+            (u32("clip.projector_type", 1), "str"),
+            (u32("clip.vision.projector_type", 1), "str"),
+            (i32("clip.vision.image_size", 1), "u32"),
+            (u32("clip.vision.attention.layer_norm_epsilon", 1), "f32"),
+        ] {
+            assert_found(want, &model(&[pair]), "gguf.read-as", &format!("read it as {want}"));
+        }
+        for pair in [
+            f32("adapter.lora.alpha", 1.0),
+            u32("imatrix.chunk_count", 1),
+            boolean("clip.use_gelu", true),
+            text("clip.vision.projector_type", "mlp"),
+            f32("clip.vision.attention.layer_norm_epsilon", 1.0),
+            u32("clip.vision.other", 0),
+        ] {
+            assert_clean("right", &model(&[pair]), Severity::High);
+        }
+    }
+
+    #[test]
+    fn what_llama_cpp_refuses_itself_is_a_warning() {
+        let tokens = strings("tokenizer.ggml.tokens", &["a", "b"]);
+        let rows = |rows| {
+            file(
+                &[text("general.architecture", "llama"), tokens.clone()],
+                &[tensor("output.weight", &[8, rows], 0, 0)],
+                32 * rows as usize,
+            )
+        };
+        for (bytes, rule, why) in [
+            (model(&[]), "gguf.architecture", "missing"),
+            (of("moon", &[]), "gguf.architecture", "\"moon\""),
+            (llama(1, &[]), "gguf.hyperparameter-missing", "block_count is missing"),
+            (with(&[i32("llama.expert_count", 0)]), "gguf.hyperparameter-type", "type i32, not u32"),
+            (with(&[text("llama.expert_count", "0")]), "gguf.hyperparameter-type", "type str, not u32"),
+            (with(&[f32s(HEADS, &[1.0, 1.0])]), "gguf.hyperparameter-type", "array of f32"),
+            (with(&[u32("llama.rope.scaling.type", 1)]), "gguf.hyperparameter-type", "not a string"),
+            (with(&[i32s(HEADS, &[4])]), "gguf.array-length", "1 values for 2 layers"),
+            (with(&[i32s(HEADS, &[4, 4, 4])]), "gguf.array-length", "3 values for 2 layers"),
+            (with(&[u32(HEADS, 7)]), "gguf.heads-embedding", "7, which does not divide"),
+            (llama(3, &[u32("llama.block_count", 2)]), "gguf.layers-present", "\"blk.2.attn_norm.weight\""),
+            (llama(2, &[u32("llama.block_count", 3)]), "gguf.layers-present", "no tensor is of layer 2"),
+            (rows(1), "gguf.embedding-rows", "1 rows for 2 tokens"),
+            (rows(3), "gguf.embedding-rows", "3 rows for 2 tokens"),
+        ] {
+            let findings = findings_of(&bytes);
+            assert!(
+                findings.list().iter().any(|f| f.rule == rule && f.message.contains(why)),
+                "{why}: {:?}",
+                findings.list()
+            );
+            assert_clean(why, &bytes, Severity::High);
+        }
+        for (bytes, rule) in [
+            (rows(2), "gguf.embedding-rows"),
+            (model(&[u16("split.no", 1), u16("split.count", 2)]), "gguf.architecture"),
+            (of("llama", &[]), "gguf.hyperparameter-missing"),
+            (
+                llama(2, &[u32("llama.block_count", 3), u16("split.no", 0), u16("split.count", 2)]),
+                "gguf.layers-present",
+            ),
+            (of("imatrix", &[]), "gguf.architecture"),
+        ] {
+            assert!(!findings_of(&bytes).has(rule), "{rule}");
         }
     }
 }

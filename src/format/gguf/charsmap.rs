@@ -111,3 +111,79 @@ fn walk(nodes: &[[u8; 4]], replacements: usize) -> Result<(), Found> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::build::*;
+    use super::{KEY, MAX_NODES};
+    use crate::format::finding::Severity;
+
+    const LEAF: u32 = 1 << 8;
+
+    /// A table of these nodes and replacements; `size` is what it says its nodes take.
+    fn table(size: u32, nodes: &[u32], replacements: &[u8]) -> Vec<u8> {
+        [&size.to_le_bytes()[..], &nodes.iter().flat_map(|n| n.to_le_bytes()).collect::<Vec<u8>>(), replacements]
+            .concat()
+    }
+
+    /// 512 nodes: the root's base is 256, and 'a' leads from there to a leaf at `256 ^ 'a'` with its value at node 1.
+    fn nodes(value: u32) -> Vec<u32> {
+        let mut nodes = vec![0u32; 512];
+        nodes[0] = 1 << 10 | 1 << 9;
+        let at = 256 ^ u32::from(b'a');
+        // Its base leads to node 1, and from there no byte to a child.
+        nodes[at as usize] = (at ^ 1) << 10 | LEAF | u32::from(b'a');
+        nodes[1] = 1 << 31 | value;
+        nodes
+    }
+
+    fn file_of(bytes: &[u8]) -> Vec<u8> {
+        model(&[array(KEY, 0, bytes.len() as u64, bytes)])
+    }
+
+    #[test]
+    fn a_table_that_leads_outside_itself_is_refused() {
+        let good = |replacements| table(2048, &nodes(2), replacements);
+        assert_clean("sound", &file_of(&good(b"a\0b\0")), Severity::High);
+        assert_clean("signed", &model(&[array(KEY, 1, 2056, &good(b"a\0b\0"))]), Severity::High);
+        assert_clean("no nodes", &file_of(&table(0, &[], b"\0")), Severity::High);
+        let mut short = nodes(2);
+        short.truncate(511);
+        let mut far = nodes(2);
+        let at = 256 ^ u32::from(b'a');
+        // The leaf's base: node 511, from which the bytes lead to nodes that are there; its own value is too large.
+        far[at as usize] = (at ^ 511) << 10 | LEAF | u32::from(b'a');
+        far[511] = 1 << 31 | 9;
+        let mut deep = nodes(2);
+        deep[at as usize] = 2 << 10 | 1 << 9 | u32::from(b'a');
+        for (bytes, rule, why) in [
+            (table(2048, &nodes(4), b"a\0b\0"), "gguf.charsmap-node", "replacement lies outside the 4 bytes"),
+            (table(2048, &nodes(2), b"a\0b"), "gguf.charsmap", "no end"),
+            (table(2048, &nodes(2), b""), "gguf.charsmap", "claims 2048 bytes of nodes, and 2048 follow"),
+            (table(2052, &nodes(2), b"a\0"), "gguf.charsmap", "claims 2052 bytes of nodes, and 2050 follow"),
+            (table(u32::MAX, &nodes(2), b"a\0"), "gguf.charsmap", "claims 4294967295"),
+            (table(2047, &nodes(2), b"a\0"), "gguf.charsmap", "not a multiple of 4"),
+            (table(2044, &short, b"a\0b\0"), "gguf.charsmap-node", "leads to node 511 of 511"),
+            (table(2048, &far, b"a\0b\0"), "gguf.charsmap-node", "replacement lies outside"),
+            (table(2048, &deep, b"a\0b\0"), "gguf.charsmap-node", "outside the normalisation table"),
+            (vec![1, 2, 3], "gguf.charsmap", "3 bytes, too few"),
+            (table(4 * (MAX_NODES as u32 + 1), &vec![0; MAX_NODES + 1], b"\0"), "gguf.charsmap-node", "more than"),
+        ] {
+            assert_found(why, &file_of(&bytes), rule, why);
+        }
+        assert_found("type", &model(&[i32s(KEY, &[1])]), "gguf.charsmap", "not an array of bytes");
+        assert_found("type", &model(&[text(KEY, "abcd")]), "gguf.charsmap", "not an array of bytes");
+        assert_clean("the most", &file_of(&table(4 * MAX_NODES as u32, &vec![0; MAX_NODES], b"\0")), Severity::High);
+    }
+
+    #[test]
+    fn a_table_that_leads_round_ends() {
+        // Every byte leads to a node whose base is that of all others.
+        let mut all = vec![1 << 10 | 1 << 9; 512];
+        for c in 1..256u32 {
+            let at = 256 ^ c;
+            all[at as usize] = (at ^ 256) << 10 | c;
+        }
+        assert_clean("round", &file_of(&table(2048, &all, b"\0")), Severity::High);
+    }
+}

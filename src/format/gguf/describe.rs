@@ -17,36 +17,39 @@ rules! {
     TEMPLATE_TYPE "gguf.template-type" High "a chat template is not a string: what an engine makes of it is not told"
 }
 
-const TEMPLATE: &str = "tokenizer.chat_template";
+/// The names of the templates beside the one without.
+const NAMES: &str = "tokenizer.chat_templates";
 /// Arrays of up to this many short values are shown.
 const SHOWN_VALUES: u64 = 8;
 /// Texts of up to this many bytes are shown whole.
 const SHOWN_TEXT: usize = 256;
 
-/// The chat templates, each with its key. Everything that begins as one does counts: engines make up keys from names.
+/// The chat templates, each with its key, and the texts of the list of their names: one of those should be plain text, which
+/// is a template too. Every key that looks like one counts: engines make up keys from names.
 pub(crate) fn templates(header: &GgufHeader) -> Vec<(&str, &[u8])> {
-    let strings = header.pairs.iter().filter(|(key, _)| is_template(key)).filter_map(|(key, value)| match value {
-        Value::String(text) => Some((key.as_str(), text.as_slice())),
-        _ => None,
-    });
-    strings.collect()
+    let mut found = Vec::new();
+    for (key, value) in header.pairs.iter().filter(|(key, _)| is_template(key)) {
+        match value {
+            Value::String(text) => found.push((key.as_str(), text.as_slice())),
+            Value::Array(Array::Strings(texts)) => found.extend(texts.iter().map(|text| (key.as_str(), text))),
+            _ => {}
+        }
+    }
+    found
 }
 
-/// `tokenizer.chat_template`, `tokenizer.chat_template.NAME`, and what others make of it (`.chat_template` under an
-/// architecture, `chat_template` alone). `tokenizer.chat_templates` is the list of the names.
+/// `tokenizer.chat_template`, `tokenizer.chat_template.NAME`, the list `tokenizer.chat_templates`, and what others make of it:
+/// `chat_template` under any other prefix, or alone.
 fn is_template(key: &str) -> bool {
     let last = key.rsplit('.').next().unwrap_or(key);
-    key.starts_with(TEMPLATE) && key != "tokenizer.chat_templates" || last.starts_with("chat_template")
+    key.starts_with("tokenizer.chat_template") || last.starts_with("chat_template")
 }
 
 /// What cannot be checked as a template, because it is none by its type.
 pub(super) fn check_templates(path: &RelPath, header: &GgufHeader, findings: &mut Findings) {
-    for (key, value) in &header.pairs {
-        let names = matches!(value, Value::Array(Array::Strings(_)));
-        if key == "tokenizer.chat_templates" && names || !is_template(key) && key != "tokenizer.chat_templates" {
-            continue;
-        }
-        if !matches!(value, Value::String(_)) {
+    for (key, value) in header.pairs.iter().filter(|(key, _)| is_template(key)) {
+        let names = key == NAMES && matches!(value, Value::Array(Array::Strings(_)));
+        if !names && !matches!(value, Value::String(_)) {
             let why = format!("the chat template {:?} is of type {}, not a string", shorten(key), value.type_name());
             findings.add(path, &TEMPLATE_TYPE, Place::part(key), why);
         }
@@ -125,7 +128,7 @@ fn json(value: &Value) -> Json {
         Value::Float(ValueType::F32, n) => number((*n as f32).to_string()),
         Value::Float(_, n) => number(n.to_string()),
         Value::Bool(b) => Json::from(*b),
-        Value::String(bytes) => text(bytes),
+        Value::String(bytes) => quoted(bytes),
         Value::Array(array) => list(array),
     }
 }
@@ -135,7 +138,7 @@ fn number(text: String) -> Json {
     text.parse::<f64>().ok().and_then(Number::from_f64).map_or(Json::String(text), Json::Number)
 }
 
-fn text(bytes: &[u8]) -> Json {
+fn quoted(bytes: &[u8]) -> Json {
     if bytes.len() <= SHOWN_TEXT {
         return Json::String(String::from_utf8_lossy(bytes).into_owned());
     }
@@ -149,7 +152,7 @@ fn list(array: &Array) -> Json {
         return summary();
     }
     match array {
-        Array::Strings(strings) if strings.iter().all(|s| s.len() <= 64) => strings.iter().map(text).collect(),
+        Array::Strings(strings) if strings.iter().all(|s| s.len() <= 64) => strings.iter().map(quoted).collect(),
         Array::Packed { of: ValueType::Bool, bytes, .. } => bytes.iter().map(|b| Json::from(*b != 0)).collect(),
         Array::Packed { of: ValueType::F32, bytes, .. } => {
             bytes.as_chunks::<4>().0.iter().map(|b| number(f32::from_le_bytes(*b).to_string())).collect()
@@ -164,5 +167,88 @@ fn list(array: &Array) -> Json {
             None => summary(),
         },
         _ => summary(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::GgufHeader;
+    use super::super::build::*;
+    use super::*;
+
+    fn read(bytes: &[u8]) -> GgufHeader {
+        GgufHeader::read(bytes, bytes.len() as u64).expect("a header")
+    }
+
+    #[test]
+    fn every_template_is_found() {
+        let header = read(&model(&[
+            text("tokenizer.chat_template", "one"),
+            text("tokenizer.chat_template.tool_use", "two"),
+            text("tokenizer.chat_template_old", "three"),
+            text("llama.chat_template", "four"),
+            text("chat_template", "five"),
+            text("chat_template.rag", "six"),
+            strings("tokenizer.chat_templates", &["tool_use", "{{ x }}"]),
+            text("tokenizer.ggml.model", "llama"),
+        ]));
+        let texts: Vec<_> = templates(&header).into_iter().map(|(_, text)| text).collect();
+        let wanted: [&[u8]; 7] = [b"one", b"two", b"three", b"four", b"five", b"tool_use", b"{{ x }}"];
+        assert_eq!(texts, wanted);
+        assert_eq!(templates(&header)[1].0, "tokenizer.chat_template.tool_use");
+    }
+
+    #[test]
+    fn a_template_that_is_no_string_is_refused() {
+        for (pair, why) in [
+            (u32("tokenizer.chat_template", 1), "type u32"),
+            (strings("tokenizer.chat_template", &["a"]), "array of str"),
+            (u32("tokenizer.chat_template.x", 1), "type u32"),
+            (u32("tokenizer.chat_templates", 1), "type u32"),
+            (u32s("tokenizer.chat_templates", &[1]), "array of u32"),
+        ] {
+            assert_found(why, &model(&[pair]), "gguf.template-type", why);
+        }
+        assert_clean("names", &model(&[strings("tokenizer.chat_templates", &["a"])]), Severity::High);
+    }
+
+    #[test]
+    fn what_is_shown_is_short() {
+        let long = "é".repeat(1000);
+        let header = read(&model(&[
+            text("long", &long),
+            text("short", "é"),
+            pair("raw", 8, &string(b"\xff")),
+            f32("nan", f32::NAN),
+            f32("tiny", 1e-5),
+            pair("double", 12, &0.1f64.to_le_bytes()),
+            i32s("few", &[-1, 2]),
+            i32s("many", &[0; 9]),
+            strings("words", &["a", "b"]),
+            strings("long words", &[&long]),
+            array("switches", 7, 2, &[0, 1]),
+            f32s("floats", &[0.5, 1e-5]),
+            array("doubles", 12, 1, &0.25f64.to_le_bytes()),
+            array("wide", 10, 1, &u64::MAX.to_le_bytes()),
+            text(&"k".repeat(300), "v"),
+        ]));
+        let shown = metadata(&header);
+        assert_eq!(shown["long"], format!("{}... (2000 bytes)", "é".repeat(80)));
+        assert_eq!((&shown["short"], &shown["raw"]), (&Json::from("é"), &Json::from("\u{fffd}")));
+        assert_eq!(
+            (&shown["nan"], &shown["tiny"], &shown["double"]),
+            (&Json::from("NaN"), &Json::from(1e-5), &Json::from(0.1))
+        );
+        assert_eq!((&shown["few"], &shown["many"]), (&serde_json::json!([-1, 2]), &Json::from("array of 9 i32")));
+        assert_eq!(
+            (&shown["words"], &shown["long words"]),
+            (&serde_json::json!(["a", "b"]), &Json::from("array of 1 str"))
+        );
+        assert_eq!(
+            (&shown["switches"], &shown["floats"]),
+            (&serde_json::json!([false, true]), &serde_json::json!([0.5, 1e-5]))
+        );
+        assert_eq!((&shown["doubles"], &shown["wide"]), (&serde_json::json!([0.25]), &serde_json::json!([u64::MAX])));
+        assert_eq!(shown.keys().map(String::len).max(), Some(83));
     }
 }

@@ -189,3 +189,114 @@ fn first_set(input: &dyn Input, from: u64, to: u64) -> Result<Option<u64>> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::build::*;
+    use crate::format::finding::Severity;
+
+    /// Two tensors of 8 F32 (32 bytes) and of 5 (20, so 12 of padding), at these offsets, in so much data.
+    fn two(a: u64, b: u64, data: usize) -> Vec<u8> {
+        file(&[], &[tensor("a", &[8], 0, a), tensor("b", &[5], 0, b)], data)
+    }
+
+    /// Data of length `data`, 7 but for zeros in these ranges of them.
+    fn zeroed(mut bytes: Vec<u8>, data: usize, zeros: &[std::ops::Range<usize>]) -> Vec<u8> {
+        let start = bytes.len() - data;
+        zeros.iter().for_each(|zeros| bytes[start + zeros.start..start + zeros.end].fill(0));
+        bytes
+    }
+
+    #[test]
+    fn tensors_follow_each_other_as_ggml_demands() {
+        assert_clean("in order", &two(0, 32, 52), Severity::High);
+        assert_clean("padded at the end", &zeroed(two(0, 32, 64), 64, &[52..64]), Severity::High);
+        assert_clean("partly padded", &zeroed(two(0, 32, 60), 60, &[52..60]), Severity::High);
+        for (bytes, rule, why) in [
+            (two(0, 0, 32), "gguf.overlap", "the tensors \"a\" and \"b\" share bytes 96..116"),
+            (two(0, 33, 64), "gguf.unaligned", "begins at 33"),
+            (two(0, 64, 84), "gguf.gap", "32 bytes between the tensor \"a\" and the tensor \"b\""),
+            (two(32, 64, 84), "gguf.gap", "32 bytes between the header and the tensor \"a\""),
+            (two(32, 0, 64), "gguf.order", "the tensor \"b\" stands after \"a\""),
+            (
+                two(0, 32, 51),
+                "gguf.outside",
+                "tensor \"b\" do not lie in the file: 20 bytes from 32 on, and there are 51",
+            ),
+            (zeroed(two(0, 32, 65), 65, &[52..65]), "gguf.trailing", "1 bytes follow the last tensor"),
+            (two(0, 32, 53), "gguf.padding", "not zero at byte 148"),
+            (zeroed(two(0, 32, 64), 64, &[52..63]), "gguf.padding", "not zero at byte 159"),
+        ] {
+            let bytes = if rule == "gguf.order" { zeroed(bytes, 64, &[20..32]) } else { bytes };
+            assert_found(why, &bytes, rule, why);
+        }
+    }
+
+    #[test]
+    fn no_tensor_hides_inside_a_longer_one() {
+        let inside = [
+            tensor("long", &[64], 0, 0),
+            tensor("b", &[8], 0, 32),
+            tensor("c", &[8], 0, 192),
+            tensor("d", &[8], 0, 256),
+        ];
+        let findings = findings_of(&file(&[], &inside, 288));
+        let overlaps: Vec<_> = findings.list().iter().filter(|f| f.rule == "gguf.overlap").collect();
+        assert_eq!(overlaps.len(), 2, "{overlaps:?}");
+        assert!(overlaps[1].message.contains("\"long\" and \"c\""), "{overlaps:?}");
+        assert!(!findings.has("gguf.gap"));
+    }
+
+    #[test]
+    fn a_tensor_without_bytes_has_its_place() {
+        let empty = |offset| {
+            file(&[], &[tensor("a", &[8], 0, 0), tensor("none", &[0], 0, offset), tensor("b", &[8], 0, 32)], 64)
+        };
+        assert_eq!(found(&findings_of(&empty(32)), Severity::High), ["gguf.no-elements"]);
+        assert!(findings_of(&empty(0)).has("gguf.overlap"), "ggml demands 32");
+    }
+
+    #[test]
+    fn padded_sizes_that_wrap_are_refused() {
+        let large = (1u64 << 61) - 8;
+        let tensors: Vec<_> = (0..3).map(|i| tensor(format!("t{i}"), &[large], 0, i * large * 4)).collect();
+        let found = findings_of(&file(&[], &tensors, 32));
+        assert!(found.has("gguf.padded-size"), "{found:?}");
+        let fits = findings_of(&file(&[], &tensors[..2], 32));
+        assert!(!fits.has("gguf.padded-size") && fits.has("gguf.outside"), "{fits:?}");
+    }
+
+    #[test]
+    fn nothing_hides_before_the_data_or_after_a_header_alone() {
+        let mut bytes = two(0, 32, 52);
+        let start = bytes.len() - 52;
+        bytes[start - 1] = 1;
+        assert_found("before the data", &bytes, "gguf.padding", "not zero at byte");
+        let alone = file(&[text("general.architecture", "llama")], &[], 0);
+        assert_clean("a header and its padding", &alone, Severity::High);
+        let end = 24 + 8 + 20 + 4 + 8 + 5;
+        assert_clean("a header alone", &alone[..end], Severity::High);
+        assert_clean("in between", &alone[..end + 3], Severity::High);
+        assert_found("more", &[&alone[..], &[0]].concat(), "gguf.trailing", "1 bytes follow the header");
+        let mut hidden = alone.clone();
+        hidden[end] = b'#';
+        assert_found("hidden", &hidden, "gguf.padding", &format!("not zero at byte {end}"));
+    }
+
+    #[test]
+    fn a_gap_is_not_read_and_wide_padding_is() {
+        // A gap as long as the file is told by the table alone; padding of a wide alignment to its last byte.
+        let wide = |last: u8| {
+            let mut out = header(3, 2, 1);
+            out.extend(u32("general.alignment", 16_384));
+            out.extend(tensor("a", &[8], 0, 0));
+            out.extend(tensor("b", &[8], 0, 16_384));
+            out.resize(2 * 16_384 - 1, 0);
+            out.push(last);
+            out.extend([7; 32]);
+            out
+        };
+        assert_clean("wide", &wide(0), Severity::High);
+        assert_found("wide", &wide(1), "gguf.padding", "16416..32768 is not zero at byte 32767");
+    }
+}

@@ -93,18 +93,15 @@ impl<R: Read, F: FnMut(&'static Rule, Place, String)> Parser<R, F> {
         // The shortest of each: a key of 1 byte and a value of 1; a name of 0 bytes and no dimension.
         self.check_count("keys", pair_count, 8 + 1 + 4 + 1, MAX_PAIRS)?;
         self.check_count("tensors", tensor_count, 8 + 4 + 4 + 8, MAX_TENSORS)?;
-        let mut seen = HashSet::new();
+        let mut places = Vec::new();
         for _ in 0..pair_count {
-            let at = self.at;
+            places.push(self.at);
             let key = self.key()?;
-            if !seen.insert(key.clone()) {
-                self.note(&KEY_DUPLICATE, &key, at, format!("the key {:?} stands twice", shorten(&key)));
-            }
             let kind = self.value_type(&key)?;
             let value = self.value(kind, &key)?;
             header.pairs.push((key, value));
         }
-        drop(seen);
+        self.duplicate_keys(&header.pairs, &places);
         header.alignment = self.alignment(&header.pairs)?;
         // Whether the name was not UTF-8, by how it is shown.
         let mut names = HashMap::new();
@@ -142,6 +139,16 @@ impl<R: Read, F: FnMut(&'static Rule, Place, String)> Parser<R, F> {
         header.table_end = self.at;
         header.data_offset = self.at.next_multiple_of(header.alignment);
         Ok(())
+    }
+
+    fn duplicate_keys(&mut self, pairs: &[(String, Value)], places: &[u64]) {
+        let mut seen = HashSet::new();
+        for ((key, _), at) in pairs.iter().zip(places) {
+            if !seen.insert(key.as_str()) {
+                let why = format!("the key {:?} stands twice: loaders disagree on which value counts", shorten(key));
+                self.note(&KEY_DUPLICATE, key, *at, why);
+            }
+        }
     }
 
     fn version(&mut self) -> Parsed<u32> {

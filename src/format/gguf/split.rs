@@ -38,7 +38,7 @@ fn parts(path: &str) -> Option<(&str, u64, u64)> {
 
 /// `split.no` and `split.count` of a file that is one of several.
 fn place(header: &GgufHeader) -> Option<(u64, u64)> {
-    let count = header.number("split.count").filter(|count| *count > 1)?;
+    let count = header.number("split.count").filter(|count| (2..=u64::from(u16::MAX)).contains(count))?;
     Some((header.number("split.no")?, count))
 }
 
@@ -167,5 +167,148 @@ fn check_set(base: &str, shards: &[(&RelPath, &GgufHeader, u64, u64)], findings:
             );
             findings.add(path, &SPLIT_COUNT, Place::part("general.architecture"), why);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::build::*;
+    use super::super::{GgufHeader, check_split};
+    use super::parts;
+    use crate::format::finding::{Findings, Severity};
+    use crate::name::RelPath;
+
+    /// Shard `no` of `count` with one tensor of this name.
+    fn shard(no: u16, count: u16, name: &str, more: &[Vec<u8>]) -> Vec<u8> {
+        let pairs =
+            [&[text("general.architecture", "llama"), u16("split.no", no), u16("split.count", count)], more].concat();
+        file(&pairs, &[tensor(name, &[8], 0, 0)], 32)
+    }
+
+    #[test]
+    fn a_shard_is_named_after_its_place() {
+        assert_eq!(parts("a/b-00001-of-00002.gguf"), Some(("a/b", 1, 2)));
+        assert_eq!(parts("b-00003-of-100000.gguf"), Some(("b", 3, 100_000)));
+        for odd in [
+            "b-1-of-2.gguf",
+            "b-00001-of-00002",
+            "b.gguf",
+            "b-00001-of-000002.gguf",
+            "-of-.gguf",
+            "b-+0001-of-00002.gguf",
+        ] {
+            assert_eq!(parts(odd), None, "{odd}");
+        }
+        let pairs = |pairs: &[Vec<u8>]| model(&[&[text("general.architecture", "llama")], pairs].concat());
+        let total = |n| vec![i32("split.tensors.count", n)];
+        for (name, bytes, rule, why) in [
+            ("b.gguf", shard(0, 2, "t", &[]), "gguf.split-name", "does not say so"),
+            ("b-00002-of-00002.gguf", shard(0, 2, "t", &[]), "gguf.split-name", "not that of shard 1 of 2"),
+            ("b-00001-of-00003.gguf", shard(0, 2, "t", &[]), "gguf.split-name", "not that of shard 1 of 2"),
+            ("b-00001-of-00002.gguf", pairs(&[]), "gguf.split-name", "says shard 1 of 2, and the file does not"),
+            ("b-00003-of-00002.gguf", shard(2, 2, "t", &[]), "gguf.split", "no such shard"),
+            ("b.gguf", pairs(&[u16("split.no", 1)]), "gguf.split", "no such shard"),
+            ("b-00001-of-00002.gguf", pairs(&[u16("split.count", 2)]), "gguf.split", "split.no is missing"),
+            (
+                "b-00001-of-00002.gguf",
+                pairs(&[u32("split.no", 0), u16("split.count", 2)]),
+                "gguf.split",
+                "type u32, not u16",
+            ),
+            (
+                "b-00001-of-00002.gguf",
+                pairs(&[u16("split.no", 0), i32("split.count", 2)]),
+                "gguf.split",
+                "type i32, not u16",
+            ),
+            ("b-00001-of-00002.gguf", shard(0, 2, "t", &[u32("split.tensors.count", 2)]), "gguf.split", "not i32"),
+            ("b-00001-of-00002.gguf", shard(0, 2, "t", &total(-1)), "gguf.split", "negative"),
+            ("b-00001-of-00002.gguf", shard(0, 2, "t", &total(0)), "gguf.split", "this shard alone has 1"),
+        ] {
+            let findings = inspect_as(name, &bytes).1;
+            assert!(
+                findings.list().iter().any(|f| f.rule == rule && f.message.contains(why)),
+                "{why}: {:?}",
+                findings.list()
+            );
+        }
+        for (name, bytes) in [
+            ("b-00001-of-00002.gguf", shard(0, 2, "t", &total(1))),
+            ("b-00002-of-00002.gguf", shard(1, 2, "t", &total(7))),
+            ("b-00001-of-00001.gguf", pairs(&[])),
+            ("b.gguf", shard(0, 1, "t", &[])),
+            ("b.gguf", shard(0, 0, "t", &[])),
+        ] {
+            let findings = inspect_as(name, &bytes).1;
+            assert!(found(&findings, Severity::High).is_empty(), "{name}: {:?}", findings.list());
+        }
+    }
+
+    fn set(files: &[(&str, Vec<u8>)]) -> Findings {
+        let read = |(name, bytes): &(&str, Vec<u8>)| {
+            let header = GgufHeader::read(bytes.as_slice(), bytes.len() as u64).expect("a header");
+            (name.parse::<RelPath>().expect("a path"), header)
+        };
+        let files: Vec<_> = files.iter().map(read).collect();
+        let mut findings = Findings::new();
+        check_split(&files.iter().map(|(path, header)| (path, header)).collect::<Vec<_>>(), &mut findings);
+        findings
+    }
+
+    #[test]
+    fn a_set_of_shards_is_whole_and_agrees() {
+        let (one, two) = ("b-00001-of-00002.gguf", "b-00002-of-00002.gguf");
+        let total = |n| vec![i32("split.tensors.count", n)];
+        let whole = [(two, shard(1, 2, "u", &total(2))), (one, shard(0, 2, "t", &total(2))), ("c.gguf", model(&[]))];
+        assert!(set(&whole).list().is_empty(), "{:?}", set(&whole).list());
+        let other = vec![text("general.name", "x")];
+        let moon = file(
+            &[text("general.architecture", "qwen2"), u16("split.no", 1), u16("split.count", 2)],
+            &[tensor("u", &[8], 0, 0)],
+            32,
+        );
+        let silent = file(&[u16("split.no", 1), u16("split.count", 2)], &[tensor("u", &[8], 0, 0)], 32);
+        assert!(set(&[(one, shard(0, 2, "t", &other)), (two, silent)]).list().is_empty());
+        for (files, rule, why) in [
+            (
+                vec![(one, shard(0, 2, "t", &[]))],
+                "gguf.split-missing",
+                "1 of the 2 shards of \"b\" are missing, such as shard 2",
+            ),
+            (vec![(two, shard(1, 2, "t", &[]))], "gguf.split-missing", "such as shard 1"),
+            (vec![(one, shard(0, u16::MAX, "t", &[]))], "gguf.split-missing", "65534 of the 65535"),
+            (
+                vec![(one, shard(0, 2, "t", &[])), ("d-00002-of-00002.gguf", shard(1, 2, "u", &[]))],
+                "gguf.split-missing",
+                "\"d\"",
+            ),
+            (
+                vec![(one, shard(0, 2, "t", &[])), (two, shard(0, 2, "u", &[]))],
+                "gguf.split-duplicate",
+                "both say that they are shard 1",
+            ),
+            (vec![(one, shard(0, 2, "t", &[])), (two, shard(1, 2, "t", &[]))], "gguf.split-duplicate", "\"t\" is in"),
+            (vec![(one, shard(0, 2, "t", &[])), (two, shard(1, 3, "u", &[]))], "gguf.split-count", "there are 3"),
+            (
+                vec![(one, shard(0, 2, "t", &total(3))), (two, shard(1, 2, "u", &[]))],
+                "gguf.split-count",
+                "is 3, and the shards have 2",
+            ),
+            (vec![(one, shard(0, 2, "t", &[])), (two, moon)], "gguf.split-count", "\"qwen2\""),
+        ] {
+            let findings = set(&files);
+            let hit = findings
+                .list()
+                .iter()
+                .any(|f| f.rule == rule && f.message.contains(why) && f.severity == Severity::High);
+            assert!(hit, "{why}: {:?}", findings.list());
+        }
+        // A count that no shard could have must not make it count.
+        let huge = file(
+            &[u16("split.no", 0), array("x", 0, 0, &[]), pair("split.count", 10, &u64::MAX.to_le_bytes())],
+            &[],
+            0,
+        );
+        assert!(set(&[(one, huge)]).list().is_empty());
     }
 }

@@ -16,8 +16,7 @@ use super::{Array, GgufHeader, Strings, Value, ValueType};
 use crate::digest::shorten;
 use crate::format::finding::{Findings, Place, Rule, Severity};
 use crate::name::RelPath;
-use std::borrow::Cow;
-use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 
 rules! {
     VOCABULARY_TYPE "gguf.vocabulary-type" Critical "the tokens, their scores, types or merges are not arrays of the type they must have: a loader that trusts it reads past their end"
@@ -171,6 +170,9 @@ const BYTE: i128 = 6;
 /// The types of tokens are 0 (undefined) to this.
 const LAST_TYPE: i128 = 6;
 
+/// Of many tokens with one defect so many are named.
+const NAMED: usize = 8;
+
 /// Checks all of it.
 pub(super) fn check(path: &RelPath, header: &GgufHeader, findings: &mut Findings) {
     Check { path, header, findings }.all();
@@ -277,26 +279,57 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// The texts as llama.cpp keeps them must all differ: `GGML_ASSERT(id_to_token.size() == token_to_id.size())`.
+    /// The texts as llama.cpp keeps them must all differ: `GGML_ASSERT(id_to_token.size() == token_to_id.size())`. It cuts a
+    /// text at a NUL, and takes `[EMPTY_5]` for the 5th when that leaves nothing.
     fn texts(&mut self, tokens: &Strings, model: Option<&str>, kind: Option<Kind>) {
-        let mut seen: HashMap<Cow<'_, [u8]>, usize> = HashMap::with_capacity(tokens.len());
+        let empty = |id: usize| tokens.get(id).is_some_and(|token| cut(token).is_empty());
+        let hasher = RandomState::new();
+        // 16 bytes a token, where a map of texts would take many times as much.
+        let mut hashes = Vec::with_capacity(tokens.len());
+        let mut odd = 0;
+        let mut same = Vec::new();
         for (id, token) in tokens.iter().enumerate() {
-            let cut = token.split(|b| *b == 0).next().unwrap_or_default();
-            if cut.len() != token.len() {
-                let why =
-                    format!("the token {id} has a NUL in its text: llama.cpp cuts it there, to \"{}\"", shown(cut));
-                self.add(&TOKEN_TEXT, TOKENS, why);
-            } else if std::str::from_utf8(token).is_err() {
-                self.add(&TOKEN_TEXT, TOKENS, format!("the token {id}, \"{}\", is not UTF-8", shown(token)));
+            let text = cut(token);
+            let nul = text.len() != token.len();
+            if nul || std::str::from_utf8(token).is_err() {
+                odd += 1;
+                if odd <= NAMED {
+                    let what = if nul { "has a NUL, where llama.cpp cuts it" } else { "is not UTF-8" };
+                    self.add(&TOKEN_TEXT, TOKENS, format!("the token {id}, \"{}\", {what}", shown(token)));
+                }
             }
-            let text =
-                if cut.is_empty() { Cow::Owned(format!("[EMPTY_{id}]").into_bytes()) } else { Cow::Borrowed(cut) };
-            let Some(other) = seen.insert(text, id) else { continue };
-            let why =
-                format!("the tokens {other} and {id} are both \"{}\": llama.cpp aborts when it loads them", shown(cut));
-            // One that does not get so far in llama.cpp may be another program's, with other rules.
-            let rule = if model.is_some() && kind.is_none() { &TOKEN_TEXT } else { &TOKEN_DUPLICATE };
+            if text.is_empty() {
+                continue;
+            }
+            if let Some(other) = empty_of(text).filter(|other| empty(*other)) {
+                same.push((other, id));
+            }
+            hashes.push((hasher.hash_one(text), id as u32));
+        }
+        hashes.sort_unstable();
+        let text = |id: u32| tokens.get(id as usize).map(cut);
+        for pair in hashes.windows(2) {
+            if let [(a, one), (b, other)] = pair
+                && a == b
+                && text(*one) == text(*other)
+            {
+                same.push((*one as usize, *other as usize));
+            }
+        }
+        same.sort_unstable();
+        // One that does not get so far in llama.cpp may be another program's, with other rules.
+        let rule = if model.is_some() && kind.is_none() { &TOKEN_TEXT } else { &TOKEN_DUPLICATE };
+        for (one, other) in same.iter().take(NAMED) {
+            let text = shown(tokens.get(*other).map(cut).unwrap_or_default());
+            let why = format!("the tokens {one} and {other} are both \"{text}\": llama.cpp aborts when it loads them");
             self.add(rule, TOKENS, why);
+        }
+        if same.len() > NAMED {
+            self.add(
+                rule,
+                TOKENS,
+                format!("{} tokens have the text of another: llama.cpp aborts when it loads them", same.len()),
+            );
         }
     }
 
@@ -354,15 +387,18 @@ impl<'a> Check<'a> {
         let key = "tokenizer.ggml.token_type";
         let marked =
             types.and_then(Array::integers).into_iter().flatten().enumerate().filter(|(_, kind)| *kind == BYTE);
-        for (id, _) in marked {
-            let Some(text) = tokens.get(id) else { break };
+        let may = matches!(kind, Kind::Spm | Kind::Ugm | Kind::Bpe | Kind::Plamo2);
+        let wrong = |text: &[u8]| kind == Kind::Wpm || may && byte_of(text).is_none();
+        let marked =
+            marked.filter_map(|(id, _)| Some((id, tokens.get(id)?))).filter(|(_, text)| wrong(text)).take(NAMED);
+        for (id, text) in marked {
             if kind == Kind::Wpm {
                 let why = format!(
                     "the token {id}, \"{}\", is a byte token in a WordPiece vocabulary: llama.cpp aborts when it loads it",
                     shown(text)
                 );
                 self.add(&BYTE_ABORT, key, why);
-            } else if matches!(kind, Kind::Spm | Kind::Ugm | Kind::Bpe | Kind::Plamo2) && byte_of(text).is_none() {
+            } else {
                 let why = format!("the token {id}, \"{}\", is of type byte and not of the form <0x0A>", shown(text));
                 self.add(&BYTE_TOKEN, key, why);
             }
@@ -437,7 +473,15 @@ impl<'a> Check<'a> {
             match value {
                 _ if !several && !decoder && !tail.ends_with("_token_id") => {}
                 Value::Array(array) if several && array.integers().is_some() => {
-                    for id in array.integers().into_iter().flatten() {
+                    // One of each kind stands for the others: there may be millions.
+                    let count = tokens.map_or(0, Strings::len) as i128;
+                    let wrong = |id: &i128| !(0..count).contains(id);
+                    let (mut none, mut beyond) = (None, None);
+                    for id in array.integers().into_iter().flatten().filter(wrong) {
+                        let slot = if is_none(id) { &mut none } else { &mut beyond };
+                        slot.get_or_insert(id);
+                    }
+                    for id in [none, beyond].into_iter().flatten() {
                         self.id(key, id, tokens);
                     }
                 }
@@ -467,7 +511,7 @@ impl<'a> Check<'a> {
             return;
         }
         // Real models have it, for none; llama.cpp and others take it for none too.
-        if id == -1 || id == i128::from(u32::MAX) {
+        if is_none(id) {
             return self.add(&TOKEN_ID_NONE, key, format!("{key} is {id}, which some writers use for none"));
         }
         let why = format!("{key} is {id}, outside the vocabulary of {count}: engines that trust it read past its end");
@@ -501,6 +545,23 @@ impl<'a> Check<'a> {
     }
 }
 
+/// What some writers write for no token.
+fn is_none(id: i128) -> bool {
+    id == -1 || id == i128::from(u32::MAX)
+}
+
+/// A token as C reads it.
+fn cut(token: &[u8]) -> &[u8] {
+    token.split(|b| *b == 0).next().unwrap_or_default()
+}
+
+/// The number in `[EMPTY_5]`, as llama.cpp writes it.
+fn empty_of(text: &[u8]) -> Option<usize> {
+    let digits = text.strip_prefix(b"[EMPTY_")?.strip_suffix(b"]")?;
+    let number: usize = std::str::from_utf8(digits).ok()?.parse().ok()?;
+    (number.to_string().as_bytes() == digits).then_some(number)
+}
+
 /// The byte that `<0x0A>` stands for.
 fn byte_of(token: &[u8]) -> Option<u8> {
     let [b'<', b'0', b'x', hex @ .., b'>'] = token else { return None };
@@ -515,4 +576,237 @@ fn byte_of(token: &[u8]) -> Option<u8> {
 /// A token fit for a message.
 fn shown(token: &[u8]) -> String {
     shorten(&token.get(..64).unwrap_or(token).escape_ascii().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::build::*;
+    use crate::format::finding::Severity;
+
+    const MODEL: &str = "tokenizer.ggml.model";
+    const LIST: &str = "tokenizer.ggml.tokens";
+    const SCORES: &str = "tokenizer.ggml.scores";
+    const TYPES: &str = "tokenizer.ggml.token_type";
+    const BOS: &str = "tokenizer.ggml.bos_token_id";
+
+    /// A SentencePiece vocabulary of these tokens beside 256 bytes, and more pairs; the tokens come first.
+    fn spm(tokens: &[&str], more: &[Vec<u8>]) -> Vec<u8> {
+        let all: Vec<String> =
+            tokens.iter().map(|t| (*t).to_owned()).chain((0..256).map(|b| format!("<0x{b:02X}>"))).collect();
+        model(&[&[text("general.architecture", "llama"), text(MODEL, "llama"), strings(LIST, &all)], more].concat())
+    }
+
+    fn of(kind: &str, tokens: &[&[u8]], more: &[Vec<u8>]) -> Vec<u8> {
+        model(&[&[text("general.architecture", "llama"), text(MODEL, kind), strings(LIST, tokens)], more].concat())
+    }
+
+    /// 257 scores or types for `spm(&["a"], ..)`.
+    fn n<T: Clone>(value: T, count: usize) -> Vec<T> {
+        vec![value; count]
+    }
+
+    #[test]
+    fn the_arrays_of_a_vocabulary_belong_together() {
+        let good = [
+            f32s(SCORES, &n(0.5, 257)),
+            i32s(TYPES, &n(1, 257)),
+            u32(BOS, 256),
+            boolean("tokenizer.ggml.add_bos_token", true),
+        ];
+        assert_clean("sound", &spm(&["a"], &good), Severity::High);
+        assert!(!findings_of(&spm(&["a"], &good)).has("gguf.byte-token"));
+        assert_clean("i32 scores", &spm(&["a"], &[i32s(SCORES, &n(1, 257))]), Severity::High);
+        let bytes = |key, of, count: usize| array(key, of, count as u64, &n(0, count));
+        for (bytes, rule, why) in [
+            (spm(&["a"], &[bytes(SCORES, 1, 257)]), "gguf.vocabulary-type", "array of i8, not an array of f32"),
+            (spm(&["a"], &[text(SCORES, "x")]), "gguf.vocabulary-type", "type str"),
+            (spm(&["a"], &[f32s(SCORES, &n(0.0, 256))]), "gguf.vocabulary-count", "256 scores for 257 tokens"),
+            (spm(&["a"], &[f32s(SCORES, &n(0.0, 258))]), "gguf.vocabulary-excess", "258 scores for 257 tokens"),
+            (spm(&["a"], &[u32s(TYPES, &n(1, 257))]), "gguf.vocabulary-type", "array of u32, not an array of i32"),
+            (spm(&["a"], &[i32s(TYPES, &n(1, 256))]), "gguf.vocabulary-count", "256 types for 257 tokens"),
+            (spm(&["a"], &[i32s(TYPES, &n(1, 258))]), "gguf.vocabulary-excess", "258 types for 257 tokens"),
+            (
+                model(&[text(MODEL, "llama"), i32s(LIST, &[1])]),
+                "gguf.vocabulary-type",
+                "the tokens are of type array of i32",
+            ),
+            (model(&[text(MODEL, "llama"), text(LIST, "a")]), "gguf.vocabulary-type", "the tokens are of type str"),
+            (of("gpt2", &[b"a"], &[i32s("tokenizer.ggml.merges", &[1])]), "gguf.vocabulary-type", "merges"),
+            (of("rwkv", &[], &[]), "gguf.vocabulary-empty", "empty"),
+        ] {
+            assert_found(why, &bytes, rule, why);
+        }
+        for (bytes, rule) in [
+            (spm(&["a"], &[f32s(SCORES, &n(f32::NAN, 257))]), "gguf.token-score"),
+            (spm(&["a"], &[i32s(TYPES, &n(7, 257))]), "gguf.token-type"),
+            (spm(&["a"], &[i32s(TYPES, &n(-1, 257))]), "gguf.token-type"),
+            (model(&[text(MODEL, "llama")]), "gguf.vocabulary-missing"),
+            (model(&[text(MODEL, "moon")]), "gguf.tokenizer-model"),
+            (of("gpt2", &[b"a"], &[]), "gguf.vocabulary-missing"),
+            (of("gpt2", &[b"a"], &[text("tokenizer.ggml.pre", "moon")]), "gguf.tokenizer-model"),
+            (spm(&["a\0"], &[]), "gguf.token-text"),
+            (of("gpt2", &[b"\xff"], &[]), "gguf.token-text"),
+            (of("gpt2", &[b"a"], &[strings("tokenizer.ggml.merges", &["ab"])]), "gguf.merges"),
+            (of("gpt2", &[b"a"], &[strings("tokenizer.ggml.merges", &["a "])]), "gguf.merges"),
+            (of("gpt2", &[b"a"], &[strings("tokenizer.ggml.merges", &[" a"])]), "gguf.merges"),
+            (of("llama", &[b"a", b"b", b"c"], &[]), "gguf.byte-token"),
+            (spm(&["<0x0G>"], &[i32s(TYPES, &n(6, 257))]), "gguf.byte-token"),
+        ] {
+            assert!(findings_of(&bytes).has(rule), "{rule}: {:?}", findings_of(&bytes).list());
+            assert_clean(rule, &bytes, Severity::High);
+        }
+        for sound in [
+            of(
+                "gpt2",
+                &[b"a"],
+                &[strings("tokenizer.ggml.merges", &["a b", "  b", "a b c"]), text("tokenizer.ggml.pre", "qwen2")],
+            ),
+            of("gpt2", &[b"a"], &[text("tokenizer.ggml.pre", "kimi-k2")]),
+            of("none", &[], &[u32(BOS, 7)]),
+            spm(&["a"], &[i32s(TYPES, &n(0, 257))]),
+        ] {
+            let findings = findings_of(&sound);
+            assert!(found(&findings, Severity::Warning).is_empty(), "{:?}", findings.list());
+        }
+    }
+
+    #[test]
+    fn tokens_that_llama_cpp_takes_for_one_are_refused() {
+        for (tokens, why) in [
+            (["a", "b", "a"].as_slice(), "the tokens 0 and 2 are both \"a\""),
+            (&["a", "a\0b"], "the tokens 0 and 1 are both \"a\""),
+            (&["a\0c", "a\0b"], "the tokens 0 and 1 are both \"a\""),
+            (&["", "b", "[EMPTY_0]"], "the tokens 0 and 2 are both \"[EMPTY_0]\""),
+            (&["[EMPTY_1]", "\0"], "the tokens 1 and 0 are both \"[EMPTY_1]\""),
+            (&["<0x41>"], "both \"<0x41>\""),
+        ] {
+            assert_found(why, &spm(tokens, &[]), "gguf.token-duplicate", why);
+        }
+        for tokens in
+            [["", "", "\0"].as_slice(), &["", "[EMPTY_00]"], &["", "[EMPTY_1]x"], &["[EMPTY_9]"], &["a", "A", "a "]]
+        {
+            assert_clean("different", &spm(tokens, &[]), Severity::High);
+        }
+        let many: Vec<&str> = vec!["same"; 1000];
+        let findings = findings_of(&spm(&many, &[]));
+        assert!(
+            findings.list().iter().any(|f| f.message.starts_with("999 tokens have the text of another")),
+            "{findings:?}"
+        );
+        assert!(findings.list().len() < 12);
+        let others = of("moon", &[b"a", b"a"], &[]);
+        assert_clean("another program's", &others, Severity::High);
+        assert!(findings_of(&others).has("gguf.token-text"));
+    }
+
+    #[test]
+    fn special_tokens_are_in_the_vocabulary() {
+        // 3 tokens and 256 bytes.
+        let with = |pair: Vec<u8>| spm(&["<unk>", "<s>", "</s>"], &[pair]);
+        let names = [
+            "bos",
+            "eos",
+            "eot",
+            "eom",
+            "unknown",
+            "seperator",
+            "padding",
+            "cls",
+            "mask",
+            "prefix",
+            "suffix",
+            "middle",
+            "fim_pre",
+            "fim_suf",
+            "fim_mid",
+            "fim_pad",
+            "fim_rep",
+            "fim_sep",
+            "whatever",
+        ];
+        for name in names {
+            let key = format!("tokenizer.ggml.{name}_token_id");
+            assert_clean(&key, &with(u32(&key, 258)), Severity::Warning);
+            for id in [259, 999_999, u32::MAX - 1] {
+                assert_found(
+                    &key,
+                    &with(u32(&key, id)),
+                    "gguf.token-id",
+                    &format!("{key} is {id}, outside the vocabulary of 259"),
+                );
+            }
+        }
+        let none = with(u32("tokenizer.ggml.padding_token_id", u32::MAX));
+        assert_clean("none", &none, Severity::High);
+        assert!(findings_of(&none).has("gguf.token-id-none"));
+        for (pair, rule, why) in [
+            (text(BOS, "1"), "gguf.tokenizer-key", "type str, not u32"),
+            (i32(BOS, 1), "gguf.tokenizer-key", "type i32, not u32"),
+            (u16(BOS, 1), "gguf.tokenizer-key", "type u16, not u32"),
+            (boolean(BOS, true), "gguf.tokenizer-key", "type bool, not u32"),
+            (u32s(BOS, &[1]), "gguf.tokenizer-key", "array of u32, not u32"),
+            (u32("tokenizer.ggml.eos_token_ids", 1), "gguf.tokenizer-key", "not an array of integers"),
+            (u32s("tokenizer.ggml.eos_token_ids", &[1, 259]), "gguf.token-id", "259, outside"),
+            (i32s("tokenizer.ggml.suppress_tokens", &[-2]), "gguf.token-id", "-2, outside"),
+            (u32("t5.decoder_start_token_id", 259), "gguf.token-id", "259, outside"),
+            (text(MODEL, "llama"), "gguf.key-duplicate", "twice"),
+            (u32("tokenizer.ggml.add_bos_token", 1), "gguf.tokenizer-key", "not a boolean"),
+            (u32("tokenizer.ggml.add_eos_token", 1), "gguf.tokenizer-key", "not a boolean"),
+            (u32("tokenizer.ggml.pre", 1), "gguf.tokenizer-key", "not a string"),
+        ] {
+            assert_found(why, &with(pair), rule, why);
+        }
+        assert_found("model", &model(&[u32(MODEL, 1)]), "gguf.tokenizer-key", "not a string");
+        let both = findings_of(&with(i32(BOS, 259)));
+        assert!(both.has("gguf.tokenizer-key") && both.has("gguf.token-id"));
+        assert_clean("ids", &with(u32s("tokenizer.ggml.eos_token_ids", &[0, 258])), Severity::Warning);
+        let orphan = model(&[u32(BOS, 1)]);
+        assert!(findings_of(&orphan).has("gguf.token-id-orphan"));
+        assert_clean("orphan", &orphan, Severity::High);
+    }
+
+    #[test]
+    fn what_llama_cpp_asserts_when_it_tokenizes() {
+        let bos = |on| boolean("tokenizer.ggml.add_bos_token", on);
+        let eos = |on| boolean("tokenizer.ggml.add_eos_token", on);
+        let eleven: Vec<Vec<u8>> = (0..11).map(|i| vec![b'a' + i]).collect();
+        let eleven: Vec<&[u8]> = eleven.iter().map(Vec::as_slice).collect();
+        let twelve = [&eleven[..], &[b"z"]].concat();
+        let wpm: Vec<String> = (0..103).map(|i| format!("w{i}")).collect();
+        let wpm: Vec<&[u8]> = wpm.iter().map(String::as_bytes).collect();
+        for (what, bytes, aborts) in [
+            ("llama, no BOS", of("llama", &[b"a"], &[]), true),
+            ("llama, default BOS", of("llama", &[b"a", b"b"], &[]), false),
+            ("llama, BOS off", of("llama", &[b"a"], &[bos(false)]), false),
+            ("llama, BOS stated", of("llama", &[b"a"], &[u32(BOS, 0)]), false),
+            ("llama, EOS on", of("llama", &[b"a", b"b"], &[eos(true)]), true),
+            ("llama, default EOS", of("llama", &[b"a", b"b", b"c"], &[eos(true)]), false),
+            ("gpt2, no BOS", of("gpt2", &eleven, &[bos(true)]), true),
+            ("gpt2, BOS off", of("gpt2", &eleven, &[]), false),
+            ("gpt2, default BOS", of("gpt2", &twelve, &[bos(true), eos(true)]), false),
+            ("gemma4, no BOS", of("gemma4", &twelve, &[]), true),
+            ("gemma4, BOS", of("gemma4", &twelve, &[u32(BOS, 2)]), false),
+            ("t5, no EOS", of("t5", &[b"a"], &[]), true),
+            ("t5, default EOS", of("t5", &[b"a", b"b"], &[]), false),
+            ("t5, BOS on", of("t5", &[b"a", b"b"], &[bos(true)]), true),
+            ("bert, no BOS", of("bert", &wpm[..101], &[]), true),
+            ("bert, no SEP", of("bert", &wpm[..102], &[]), true),
+            ("bert", of("bert", &wpm, &[]), false),
+            ("rwkv", of("rwkv", &[b"a"], &[bos(true)]), false),
+        ] {
+            assert_eq!(
+                findings_of(&bytes).has("gguf.special-token-abort"),
+                aborts,
+                "{what}: {:?}",
+                findings_of(&bytes).list()
+            );
+        }
+        let types: Vec<i32> = (0..103).map(|i| if i == 5 { 6 } else { 1 }).collect();
+        assert_found(
+            "a byte",
+            &of("bert", &wpm, &[i32s(TYPES, &types)]),
+            "gguf.byte-token-abort",
+            "the token 5, \"w5\"",
+        );
+    }
 }
