@@ -9,6 +9,10 @@ pub(crate) mod finding;
 pub(crate) mod ggml_type;
 pub(crate) mod gguf;
 pub(crate) mod input;
+pub(crate) mod pickle;
+pub(crate) mod tar;
+pub(crate) mod torch;
+pub(crate) mod zip;
 
 use crate::artifact::Format;
 use crate::error::{Error, ErrorKind, Result};
