@@ -14,9 +14,13 @@ pub(crate) mod input;
 pub(crate) mod json;
 pub(crate) mod numpy;
 pub(crate) mod onnx;
+pub(crate) mod pickle;
 pub(crate) mod protobuf;
 pub(crate) mod recognise;
 pub(crate) mod safetensors;
+pub(crate) mod tar;
+pub(crate) mod torch;
+pub(crate) mod zip;
 
 use crate::artifact::Format;
 use crate::error::{Error, ErrorKind, Result};

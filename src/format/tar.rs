@@ -1,0 +1,166 @@
+//! Tar archives: PyTorch's first form, and others, which are refused.
+//!
+//! Owns: strict reading of ustar. Promises: an archive's members are named, and every pickle among them is walked. Leaves out:
+//! the raw data of PyTorch 0.1's form: no release since 0.2 (2017) writes it, and it is refused as it cannot be read with
+//! `weights_only`.
+//!
+//! ```text
+//! (header:512 data padding to 512)* zeros:1024 zeros*                       (POSIX.1-1988, ustar)
+//! name:100 mode:8 uid:8 gid:8 size:12 mtime:12 checksum:8 type:1 link:100 "ustar" version:3 ... prefix:155 at 345
+//! members of PyTorch's: sys_info, pickle, storages, tensors                 (torch/serialization.py, legacy_load)
+//! ```
+
+use super::Kind;
+use super::description::Description;
+use super::finding::{Findings, Halt, Parsed, Place, Rule, Severity};
+use super::input::{Input, read_range};
+use super::pickle::{self, MAX_PICKLE, Out};
+use crate::artifact::Format;
+use crate::digest::shorten;
+use crate::error::Result;
+use crate::name::RelPath;
+use std::collections::HashSet;
+
+macro_rules! rules {
+    ($($name:ident $id:literal $severity:ident $summary:literal)*) => {
+        $(pub(crate) static $name: Rule = Rule { id: $id, severity: Severity::$severity, summary: $summary };)*
+        /// Every rule of the module.
+        pub(crate) static RULES: &[&Rule] = &[$(&$name),*];
+    };
+}
+
+rules! {
+    OTHER "archive.tar" Critical "a tar archive: unpacked or loaded, it is not known by what"
+    FIRST_FORM "torch.tar" Critical "PyTorch's form of before 0.2, which weights_only cannot read: convert it to safetensors"
+    HEADER "tar.header" Critical "a header that is malformed: readers disagree on what the archive holds"
+    NAME "tar.name" Critical "a name that leaves the folder, or stands twice"
+    LINK "tar.link" Critical "a link, a device or another special member"
+    TRAILING "tar.trailing" Critical "bytes after the end, or no end"
+}
+
+const BLOCK: u64 = 512;
+/// Members of one archive.
+const MAX_MEMBERS: usize = 1 << 14;
+/// Members whose content is walked, and bytes of all of them.
+const MAX_WALKED: u64 = MAX_PICKLE;
+
+/// Whether the file begins with a tar header: by the magic, or, of old ones, by the checksum.
+pub(crate) fn is_tar(head: &[u8]) -> bool {
+    let Some(header) = head.first_chunk::<{ BLOCK as usize }>() else { return false };
+    header.get(257..262) == Some(b"ustar") || (header[0] != 0 && checksum(header))
+}
+
+/// A tar archive; it is refused in every case, and what is in it is named.
+pub(crate) fn inspect(path: &RelPath, input: &dyn Input, findings: &mut Findings) -> Result<Description> {
+    let description = Description::new(Kind::Model(Format::Pytorch), "a tar archive");
+    let mut names = HashSet::new();
+    let result = walk(path, input, &mut names, findings);
+    if let Err(halt) = result {
+        findings.halt(path, halt)?;
+    }
+    match ["sys_info", "pickle", "storages", "tensors"].iter().all(|name| names.contains(*name)) {
+        true => findings.add(path, &FIRST_FORM, Place::whole(), FIRST_FORM.summary),
+        false => findings.add(path, &OTHER, Place::whole(), "a tar archive, no model: what it holds would be unpacked"),
+    }
+    Ok(description)
+}
+
+fn walk(path: &RelPath, input: &dyn Input, names: &mut HashSet<String>, findings: &mut Findings) -> Parsed<()> {
+    let (mut at, mut walked) = (0u64, 0u64);
+    while input.size().saturating_sub(at) >= BLOCK {
+        let header = read_range(input, at, BLOCK, BLOCK)?;
+        if header.iter().all(|b| *b == 0) {
+            return end(input, at);
+        }
+        if names.len() >= MAX_MEMBERS {
+            return Err(Halt::found(&HEADER, Place::at(at), format!("more than {MAX_MEMBERS} members")));
+        }
+        let (name, size) = member(path, &header, at, findings)?;
+        if !names.insert(name.clone()) {
+            let why = format!("{:?} stands twice: the first or the last counts, by the reader", shorten(&name));
+            findings.add(path, &NAME, Place::at(at), why);
+        }
+        let data = at + BLOCK;
+        if size > input.size() - data {
+            let why = format!("{:?} claims {size} bytes, {} are left", shorten(&name), input.size() - data);
+            return Err(Halt::found(&HEADER, Place::at(at), why));
+        }
+        if walked.saturating_add(size) <= MAX_WALKED {
+            walked += size;
+            let bytes = read_range(input, data, size, MAX_WALKED)?;
+            pickles(path, &name, &bytes, findings)?;
+        }
+        at = data.saturating_add(size.div_ceil(BLOCK) * BLOCK);
+    }
+    Err(Halt::found(&TRAILING, Place::at(at), "the archive has no end: it is cut short"))
+}
+
+/// Walks the pickles of a member: PyTorch's have several, one after another.
+fn pickles(path: &RelPath, name: &str, bytes: &[u8], findings: &mut Findings) -> Result<()> {
+    let known = matches!(name, "sys_info" | "pickle" | "storages" | "tensors");
+    if !(known || matches!(bytes, [0x80, 2..=5, ..]) || pickle::is_program(path, bytes)?) {
+        return Ok(());
+    }
+    pickle::walk(bytes, 0, &mut Out { path, part: Some(name), findings })?;
+    Ok(())
+}
+
+/// Two empty blocks and nothing but zeros after them.
+fn end(input: &dyn Input, at: u64) -> Parsed<()> {
+    let place = Place::at(at);
+    if input.size() - at < 2 * BLOCK {
+        return Err(Halt::found(&TRAILING, place, "the archive has only half an end"));
+    }
+    // Tools pad to 10 KiB; more has no reason.
+    let rest = input.size() - at;
+    if rest > 64 << 10 || read_range(input, at, rest, 64 << 10)?.iter().any(|b| *b != 0) {
+        return Err(Halt::found(&TRAILING, place, "bytes follow the archive's end: other readers go on there"));
+    }
+    Ok(())
+}
+
+/// A member's name and size.
+fn member(path: &RelPath, header: &[u8], at: u64, findings: &mut Findings) -> Parsed<(String, u64)> {
+    let bad = |why: &str| Halt::found(&HEADER, Place::at(at), why);
+    if !header.first_chunk().is_some_and(checksum) {
+        return Err(bad("a header's checksum is wrong: readers skip it or stop there"));
+    }
+    let size = octal(header.get(124..136).unwrap_or_default()).ok_or_else(|| bad("a size is no octal number"))?;
+    let text = |field: &[u8]| {
+        let end = field.iter().position(|b| *b == 0).unwrap_or(field.len());
+        String::from_utf8_lossy(&field[..end]).into_owned()
+    };
+    let ustar = header.get(257..262) == Some(b"ustar");
+    let (short, prefix) = (text(&header[..100]), if ustar { text(&header[345..500]) } else { String::new() });
+    let name = if prefix.is_empty() { short } else { format!("{prefix}/{short}") };
+    let printable = !name.chars().any(char::is_control) && !name.contains('\u{fffd}');
+    let inside = !name.starts_with('/') && !name.contains(['\\', ':']) && name.split('/').all(|c| c != "..");
+    if name.is_empty() || !inside || !printable {
+        let why = format!("{:?} leaves the folder or cannot be printed: unpacked, it is written elsewhere", shorten(&name));
+        findings.add(path, &NAME, Place::at(at), why);
+    }
+    let kind = header[156];
+    if !matches!(kind, b'0' | 0 | b'5') {
+        let link = text(&header[157..257]);
+        let why = format!("{:?} is of type {:?} (to {:?}): a link or a special member", shorten(&name), kind as char, shorten(&link));
+        findings.add(path, &LINK, Place::at(at), why);
+    }
+    Ok((name, size))
+}
+
+/// The sum of all bytes, its own field taken for spaces.
+fn checksum(header: &[u8; BLOCK as usize]) -> bool {
+    let sum: u64 = header.iter().map(|b| u64::from(*b)).sum();
+    let field: u64 = header[148..156].iter().map(|b| u64::from(*b)).sum();
+    octal(&header[148..156]) == Some(sum - field + 8 * 32)
+}
+
+/// Octal digits between spaces, ended by a space or NUL.
+fn octal(field: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(field).ok()?;
+    let text = text.trim_matches([' ', '\0']);
+    if text.is_empty() || !text.bytes().all(|b| matches!(b, b'0'..=b'7')) {
+        return None;
+    }
+    u64::from_str_radix(text, 8).ok()
+}
