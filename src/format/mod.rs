@@ -9,6 +9,7 @@ pub(crate) mod finding;
 pub(crate) mod ggml_type;
 pub(crate) mod gguf;
 pub(crate) mod input;
+pub(crate) mod template;
 
 use crate::artifact::Format;
 use crate::error::{Error, ErrorKind, Result};
