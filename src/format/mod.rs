@@ -19,6 +19,7 @@ pub(crate) mod protobuf;
 pub(crate) mod recognise;
 pub(crate) mod safetensors;
 pub(crate) mod tar;
+pub(crate) mod template;
 pub(crate) mod torch;
 pub(crate) mod zip;
 

@@ -1,0 +1,466 @@
+//! The judgement of a parsed template.
+//!
+//! Owns: the walk over the statements. It estimates what every variable may be, once for the whole template whatever the
+//! order (a variable is the join of all that is assigned to its name anywhere), again until nothing changes; then the last
+//! walk reports. Promises: the estimate errs on the side of refusing: names that a text of the template's own could get
+//! to, by whatever way, are not looked up. Leaves out: expressions (`judge/operations.rs`), sizes of loops (`cost`).
+
+mod operations;
+
+use super::Defect;
+use super::cost::Cost;
+use super::expression::{Callee, Expr, Operator};
+use super::parser::{Code, Id, Parameters, Program, Statement, Target};
+use super::rules::{ATTRIBUTE, EXHAUSTION, NAME, STATEMENT, field, internal_object};
+use super::value::{Atoms, MADE, NAMESPACE, Texts, Value};
+use super::{MAX_MADE, rules};
+use crate::digest::shorten;
+use crate::format::finding::Rule;
+use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
+
+/// Walks until variables must stand still; then they may be anything.
+const MAX_WALKS: usize = 8;
+/// Findings of one template.
+const MAX_DEFECTS: usize = 64;
+/// What every engine passes from the caller, not from the model's files. Anything else could be one of the model's own
+/// "special tokens", which Hugging Face gives to the template by names that the model chooses.
+const GIVEN: [&str; 4] = ["messages", "tools", "documents", "add_generation_prompt"];
+
+/// What is wrong with a template that could be parsed.
+pub(super) fn judge(program: &Program) -> Vec<Defect> {
+    let mut judge = Judge::new(program);
+    for walk in 0.. {
+        judge.changed = false;
+        judge.walk();
+        if !judge.changed {
+            break;
+        }
+        if walk >= MAX_WALKS {
+            judge.give_up();
+            break;
+        }
+    }
+    judge.found = Some(Vec::new());
+    judge.walk();
+    let mut found = judge.found.unwrap_or_default();
+    found.extend(judge.cost.defects());
+    found.sort_by_key(|defect| defect.at);
+    found.truncate(MAX_DEFECTS);
+    found
+}
+
+/// Names that are surely assigned, within an open block.
+#[derive(Debug, Default)]
+struct Scope {
+    names: HashSet<Rc<str>>,
+    /// What is assigned in all branches of an `if` before this one.
+    before: Option<HashSet<Rc<str>>>,
+    has_else: bool,
+    of: Block,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Block {
+    #[default]
+    Other,
+    If,
+    For,
+    Macro,
+}
+
+/// A `set` block that is open: what is captured, and how often it holds its own old value.
+#[derive(Debug)]
+struct Capture {
+    target: (Rc<str>, Option<Rc<str>>),
+    bytes: u64,
+    mentions: u64,
+}
+
+struct Judge<'a> {
+    program: &'a Program,
+    texts: Texts,
+    variables: HashMap<Rc<str>, Value>,
+    /// Fields of namespaces, by name, of all namespaces together.
+    fields: HashMap<Rc<str>, Value>,
+    /// What got into lists and dicts by their methods, of all together.
+    stored: Atoms,
+    macros: HashMap<Rc<str>, &'a Parameters>,
+    /// Names that are assigned anywhere, by whatever but `macro`.
+    assigned: HashSet<Rc<str>>,
+    /// Of each node.
+    values: Vec<Value>,
+    scopes: Vec<Scope>,
+    captures: Vec<Capture>,
+    cost: Cost,
+    changed: bool,
+    /// In the last walk.
+    found: Option<Vec<Defect>>,
+}
+
+impl<'a> Judge<'a> {
+    fn new(program: &'a Program) -> Judge<'a> {
+        let mut macros = HashMap::new();
+        let mut assigned = HashSet::new();
+        for (_, statement) in &program.statements {
+            match statement {
+                Statement::Macro { name, parameters } => {
+                    macros.insert(name.clone(), parameters);
+                    assigned.extend(parameters.iter().map(|(name, _)| name.clone()));
+                }
+                Statement::Call { parameters, .. } => assigned.extend(parameters.iter().map(|(name, _)| name.clone())),
+                Statement::Set(target, _) | Statement::SetBlock(target, _) if target.attribute.is_none() => {
+                    assigned.extend(target.names.iter().cloned());
+                }
+                Statement::For { targets, .. } => assigned.extend(targets.iter().cloned()),
+                Statement::With(values) => assigned.extend(values.iter().flat_map(|(names, _)| names.iter().cloned())),
+                _ => {}
+            }
+        }
+        Judge {
+            program,
+            texts: Texts::default(),
+            variables: HashMap::new(),
+            fields: HashMap::new(),
+            stored: Atoms::default(),
+            macros,
+            assigned,
+            values: vec![Value::default(); program.nodes.len()],
+            scopes: Vec::new(),
+            captures: Vec::new(),
+            cost: Cost::new(),
+            changed: false,
+            found: None,
+        }
+    }
+
+    /// Takes every variable for anything.
+    fn give_up(&mut self) {
+        for value in self.variables.values_mut().chain(self.fields.values_mut()) {
+            value.join(&Value::anything());
+            value.join(&Value::of(NAMESPACE, NAMESPACE));
+        }
+        self.stored.bits |= MADE;
+    }
+
+    fn find(&mut self, rule: &'static Rule, at: usize, message: impl Into<String>) {
+        if let Some(found) = &mut self.found
+            && found.len() < MAX_DEFECTS
+        {
+            found.push(Defect::new(rule, at, message));
+        }
+    }
+
+    fn walk(&mut self) {
+        self.cost = Cost::new();
+        self.scopes = vec![Scope::default()];
+        self.captures.clear();
+        let program = self.program;
+        for (at, statement) in &program.statements {
+            self.cost.step();
+            self.statement(*at, statement);
+        }
+    }
+
+    fn statement(&mut self, at: usize, statement: &'a Statement) {
+        match statement {
+            Statement::Output(code) => {
+                let value = self.evaluate(*code);
+                self.captured(*code, &value);
+            }
+            Statement::Set(target, code) => {
+                let value = self.evaluate(*code);
+                self.growth(at, target, *code);
+                self.assign_target(at, target, &value);
+            }
+            Statement::SetBlock(target, filters) => {
+                self.evaluate(*filters);
+                let first = target.names.first().cloned().unwrap_or_else(|| "".into());
+                self.captures.push(Capture { target: (first, target.attribute.clone()), bytes: 0, mentions: 0 });
+                self.assign_target(at, target, &Value::made());
+                self.open(Block::Other, &[]);
+            }
+            Statement::EndSet => {
+                self.scopes.pop();
+                self.end_capture(at);
+            }
+            Statement::For { targets, iterable, condition } => self.open_loop(at, targets, *iterable, *condition),
+            Statement::EndFor => {
+                self.scopes.pop();
+                self.cost.close_loop();
+            }
+            Statement::If(test) => {
+                self.evaluate(*test);
+                self.open(Block::If, &[]);
+            }
+            Statement::Elif(test) => {
+                self.next_branch();
+                self.evaluate(*test);
+            }
+            Statement::Else => match self.scopes.last_mut() {
+                Some(scope) if scope.of == Block::If => {
+                    scope.has_else = true;
+                    self.next_branch();
+                }
+                Some(scope) => scope.names.clear(),
+                None => {}
+            },
+            Statement::EndIf => {
+                self.next_branch();
+                let closed = self.scopes.pop().unwrap_or_default();
+                if let (true, Some(names), Some(scope)) = (closed.has_else, closed.before, self.scopes.last_mut()) {
+                    scope.names.extend(names);
+                }
+            }
+            Statement::Macro { name, parameters } => {
+                self.check_name(at, name);
+                self.defaults(parameters);
+                self.cost.open_macro(name);
+                self.open_with(Block::Macro, at, parameters.iter().map(|(name, _)| name));
+            }
+            Statement::EndMacro => {
+                self.scopes.pop();
+                self.cost.close_macro();
+            }
+            Statement::Call { parameters, call } => {
+                self.evaluate(*call);
+                self.defaults(parameters);
+                // What the macro passes to `caller` is not followed.
+                for (name, _) in parameters {
+                    self.assign(name, &Value::anything());
+                }
+                self.open_with(Block::Other, at, parameters.iter().map(|(name, _)| name));
+            }
+            Statement::Filter(filters) => {
+                self.evaluate(*filters);
+                self.open(Block::Other, &[]);
+            }
+            Statement::With(values) => {
+                for (names, code) in values {
+                    let value = self.evaluate(*code);
+                    names.iter().for_each(|name| self.assign(name, &value));
+                }
+                self.open_with(Block::Other, at, values.iter().flat_map(|(names, _)| names));
+            }
+            Statement::Generation => self.open(Block::Other, &[]),
+            Statement::EndCall | Statement::EndFilter | Statement::EndWith | Statement::EndGeneration => {
+                self.scopes.pop();
+            }
+            Statement::Refused(tag) => {
+                let why = rules::statement(tag);
+                self.find(&STATEMENT, at, format!("the template has the statement {:?}: {why}", shorten(tag)));
+            }
+        }
+    }
+
+    fn open(&mut self, of: Block, names: &[Rc<str>]) {
+        self.scopes.push(Scope { names: names.iter().cloned().collect(), of, ..Scope::default() });
+    }
+
+    fn open_with<'n>(&mut self, of: Block, at: usize, names: impl Iterator<Item = &'n Rc<str>>) {
+        let names: Vec<Rc<str>> = names.cloned().collect();
+        names.iter().for_each(|name| self.check_name(at, name));
+        self.open(of, &names);
+    }
+
+    /// A branch of an `if` is done.
+    fn next_branch(&mut self) {
+        let Some(scope) = self.scopes.last_mut() else { return };
+        let names = std::mem::take(&mut scope.names);
+        scope.before = Some(match scope.before.take() {
+            Some(before) => before.into_iter().filter(|name| names.contains(name)).collect(),
+            None => names,
+        });
+    }
+
+    fn inside(&self, block: Block) -> bool {
+        self.scopes.iter().any(|scope| scope.of == block)
+    }
+
+    fn open_loop(&mut self, at: usize, targets: &[Rc<str>], iterable: Code, condition: Option<Code>) {
+        let all = self.evaluate(iterable);
+        let mut element = all.element();
+        element.own.join(&self.stored);
+        element.inner.join(&self.stored);
+        let rounds = self.cost.open_loop(all.count);
+        if rounds > MAX_MADE {
+            let why = format!("loops of the template run {rounds} times by themselves: it could occupy an engine for long");
+            self.find(&EXHAUSTION, at, why);
+        }
+        targets.iter().for_each(|name| self.assign(name, &element));
+        let mut own_loop = Value::default();
+        own_loop.hold(&element);
+        let name: Rc<str> = "loop".into();
+        self.assign(&name, &own_loop);
+        self.open_with(Block::For, at, targets.iter().chain([&name]));
+        if let Some(condition) = condition {
+            self.evaluate(condition);
+        }
+    }
+
+    fn defaults(&mut self, parameters: &Parameters) {
+        for (name, default) in parameters {
+            // A parameter that is not passed is undefined.
+            let value = default.map_or_else(|| Value::number(1), |code| self.evaluate(code));
+            self.assign(name, &value);
+        }
+    }
+
+    fn check_name(&mut self, at: usize, name: &str) {
+        if internal_object(name) {
+            let why = "engines keep internals under such names, and it could stand for them";
+            self.find(&NAME, at, format!("the template assigns to {:?}: {why}", shorten(name)));
+        }
+    }
+
+    fn assign_target(&mut self, at: usize, target: &Target, value: &Value) {
+        if let Some(name) = &target.attribute {
+            if !field(name) {
+                let why = "rendering it could change an engine's internals";
+                self.find(&ATTRIBUTE, at, format!("the template sets the attribute {:?}: {why}", shorten(name)));
+            }
+            self.set_field(name, value);
+            return;
+        }
+        let element = value.element();
+        for name in &target.names {
+            self.check_name(at, name);
+            self.assign(name, if target.names.len() > 1 { &element } else { value });
+            if let Some(scope) = self.scopes.last_mut() {
+                scope.names.insert(name.clone());
+            }
+        }
+    }
+
+    fn assign(&mut self, name: &Rc<str>, value: &Value) {
+        self.changed |= join_into(&mut self.variables, name, value);
+    }
+
+    fn set_field(&mut self, name: &Rc<str>, value: &Value) {
+        self.changed |= join_into(&mut self.fields, name, value);
+    }
+
+    /// What a name stands for when it is read.
+    fn read(&mut self, at: usize, name: &str) -> Value {
+        if internal_object(name) {
+            let why = "payloads get from it to Python, so rendering it could run code";
+            self.find(&NAME, at, format!("the template uses {:?}: {why}", shorten(name)));
+            return Value::anything();
+        }
+        let known = self.variables.get(name).cloned();
+        let surely = self.scopes.iter().any(|scope| scope.names.contains(name));
+        if let (Some(value), true) = (&known, surely) {
+            return value.clone();
+        }
+        if rules::FUNCTIONS.contains(&name) && !self.assigned.contains(name) {
+            let why = "known templates only call it, and payloads build names out of it";
+            self.find(&rules::CALL, at, format!("the template uses the function {name:?} as a value: {why}"));
+        }
+        let context = if GIVEN.contains(&name) { Value::data() } else { Value::anything() };
+        known.map_or(context.clone(), |value| context.joined(&value))
+    }
+
+    /// Text that is written while a `set` block is open.
+    fn captured(&mut self, code: Code, value: &Value) {
+        if self.found.is_none() {
+            return;
+        }
+        for i in 0..self.captures.len() {
+            let Some(target) = self.captures.get(i).map(|c| c.target.clone()) else { break };
+            let mentions = self.mentions(&target, code);
+            if let Some(capture) = self.captures.get_mut(i) {
+                capture.bytes = capture.bytes.saturating_add(value.bytes);
+                capture.mentions += mentions;
+            }
+        }
+    }
+
+    fn end_capture(&mut self, at: usize) {
+        let Some(Capture { target, bytes, mentions }) = self.captures.pop() else { return };
+        if mentions > 1 && self.cost.in_loop() {
+            self.report_growth(at, &target);
+        }
+        if bytes > MAX_MADE {
+            self.find(&EXHAUSTION, at, format!("a block of the template gets {bytes} bytes long by itself"));
+        }
+        let value = Value { bytes, count: bytes, ..Value::made() };
+        let name = target.1.as_ref().unwrap_or(&target.0);
+        let into = if target.1.is_some() { &mut self.fields } else { &mut self.variables };
+        self.changed |= join_into(into, name, &value);
+    }
+
+    /// In a loop, a variable that holds itself twice grows without bound: 40 rounds make a terabyte of a byte.
+    fn growth(&mut self, at: usize, target: &Target, code: Code) {
+        if self.found.is_none() || !self.cost.in_loop() {
+            return;
+        }
+        for name in &target.names {
+            let target = (name.clone(), target.attribute.clone());
+            if self.mentions(&target, code) > 1 {
+                self.report_growth(at, &target);
+            }
+        }
+    }
+
+    fn report_growth(&mut self, at: usize, target: &(Rc<str>, Option<Rc<str>>)) {
+        let name = target.1.as_ref().unwrap_or(&target.0);
+        let why = "it could take all of an engine's memory";
+        self.find(&EXHAUSTION, at, format!("the template doubles {:?} in each round of a loop: {why}", shorten(name)));
+    }
+
+    /// How often a variable's value is in that of an expression.
+    fn mentions(&self, (name, attribute): &(Rc<str>, Option<Rc<str>>), code: Code) -> u64 {
+        let mut counts: HashMap<Id, u64> = HashMap::new();
+        for id in code.first..=code.root {
+            let Some(node) = self.program.nodes.get(id) else { break };
+            let of = |id: &Id| counts.get(id).copied().unwrap_or(0);
+            let sum = |ids: &[Id]| ids.iter().map(of).fold(0, u64::saturating_add);
+            let count = match &node.expr {
+                Expr::Name(n) if attribute.is_none() => u64::from(n == name),
+                Expr::Attribute(base, a) => match (attribute, self.program.nodes.get(*base).map(|n| &n.expr)) {
+                    (Some(attribute), Some(Expr::Name(n))) => u64::from(a == attribute && n == name),
+                    _ => 0,
+                },
+                Expr::Binary(Operator::Add | Operator::Concat | Operator::Modulo, a, b) => of(a).saturating_add(of(b)),
+                Expr::Binary(Operator::Multiply | Operator::Power, a, b) => 2 * u64::from(of(a).max(of(b)) > 0),
+                Expr::Binary(Operator::Or | Operator::And, a, b) => of(a).max(of(b)),
+                Expr::Conditional(_, value, other) => of(value).max(other.as_ref().map_or(0, of)),
+                Expr::List(items) => sum(items),
+                Expr::Dict(pairs) => pairs.iter().map(|(_, value)| of(value)).fold(0, u64::saturating_add),
+                Expr::Slice(value, _) => of(value),
+                Expr::Filter(value, filter, arguments) => match rules::filter(filter) {
+                    Some(rules::Gives::Number) => 0,
+                    _ => of(value).saturating_add(sum(&arguments.positional)),
+                },
+                Expr::Call(Callee::Method(value, method), arguments) => match rules::method(method) {
+                    Some(rules::Gives::Mixed | rules::Gives::Made) => {
+                        let named = arguments.named.iter().map(|(_, id)| of(id)).fold(0, u64::saturating_add);
+                        of(value).saturating_add(sum(&arguments.positional)).saturating_add(named)
+                    }
+                    Some(rules::Gives::Part | rules::Gives::Parts) => of(value),
+                    _ => 0,
+                },
+                _ => 0,
+            };
+            if count > 0 {
+                counts.insert(id, count);
+            }
+        }
+        counts.get(&code.root).copied().unwrap_or(0)
+    }
+}
+
+/// Joins a value into what a name may be; tells whether that is more than before.
+fn join_into(map: &mut HashMap<Rc<str>, Value>, name: &Rc<str>, value: &Value) -> bool {
+    match map.get_mut(name) {
+        Some(old) => {
+            let before = old.clone();
+            old.join(value);
+            !old.alike(&before)
+        }
+        None => {
+            map.insert(name.clone(), value.clone());
+            true
+        }
+    }
+}

@@ -1,0 +1,583 @@
+//! What expressions may give, and what they may not do.
+//!
+//! Owns: the evaluation of nodes, operands first. Promises: each attribute, index, call, filter and test of a template comes
+//! by here and is held against `rules`. Leaves out: statements and variables.
+
+use super::super::cost::Fed;
+use super::super::expression::{Arguments, Callee, Expr, Operator};
+use super::super::parser::{Code, Id};
+use super::super::rules::{
+    ATTRIBUTE, CALL, EXHAUSTION, FILTER, FORMAT, FUNCTIONS, Gives, INDEX, NAME, TEST, attribute_argument, field, filter,
+    internal_object, method, sized, test,
+};
+use super::super::value::{DATA, MADE, NAMESPACE, NUMBER, Text, Value};
+use super::super::MAX_MADE;
+use super::{Block, Judge};
+use crate::digest::shorten;
+use std::rc::Rc;
+
+/// Pairs of constants that are put together one by one.
+const MAX_FOLDED: usize = 64;
+/// A power beyond this is a number no template needs.
+const MAX_POWER: u64 = 1_000_000_000_000_000;
+
+impl<'a> Judge<'a> {
+    /// Goes through the nodes of an expression.
+    pub(super) fn evaluate(&mut self, code: Code) -> Value {
+        let program = self.program;
+        for id in code.first..=code.root {
+            let Some(node) = program.nodes.get(id) else { break };
+            let mut value = self.node(node.at, &node.expr);
+            if value.bytes > MAX_MADE {
+                let why = "it could take all of an engine's memory";
+                self.find(&EXHAUSTION, node.at, format!("the template makes {} bytes by itself: {why}", value.bytes));
+                value.bytes = 1;
+            }
+            if let Some(slot) = self.values.get_mut(id) {
+                *slot = value;
+            }
+        }
+        self.value(code.root)
+    }
+
+    fn value(&self, id: Id) -> Value {
+        self.values.get(id).cloned().unwrap_or_default()
+    }
+
+    fn node(&mut self, at: usize, expr: &'a Expr) -> Value {
+        match expr {
+            Expr::Taken => Value::default(),
+            Expr::Body => Value::made(),
+            Expr::Str(text) => self.constant(text),
+            Expr::Int(number) => Value::number(*number),
+            Expr::Number => Value::number(1),
+            Expr::Name(name) => self.read(at, name),
+            Expr::Attribute(value, name) => {
+                let numeric = "index index0 revindex revindex0 length depth depth0 first last";
+                if self.is_loop(*value) && numeric.split(' ').any(|n| n == &**name) {
+                    return Value::number(1);
+                }
+                self.check_field(at, name);
+                let value = self.value(*value);
+                self.field_of(&value, name)
+            }
+            Expr::Index(value, index) => self.index(at, *value, *index),
+            Expr::Slice(value, _) => {
+                let value = self.value(*value);
+                Value { own: value.own.altered(), ..value }
+            }
+            Expr::Call(callee, arguments) => self.call(at, callee, arguments),
+            Expr::Filter(value, name, arguments) => self.filter(at, *value, name, arguments),
+            Expr::Test(_, name, arguments) => {
+                self.check_test(at, name);
+                self.check_spread(at, arguments);
+                Value::number(1)
+            }
+            Expr::Unary(_, value) => Value::number(self.value(*value).number),
+            Expr::Binary(operator, left, right) => self.binary(at, *operator, *left, *right),
+            Expr::Conditional(_, value, other) => {
+                let other = other.map_or_else(|| Value::number(1), |id| self.value(id));
+                self.value(*value).joined(&other)
+            }
+            Expr::List(items) => self.list(items.iter(), items.len()),
+            Expr::Dict(pairs) => self.list(pairs.iter().flat_map(|(key, value)| [key, value]), pairs.len()),
+        }
+    }
+
+    fn constant(&mut self, text: &str) -> Value {
+        let kept = self.texts.keep(text).map(super::Atoms::constant);
+        let own = kept.unwrap_or_else(|| super::Atoms::of(MADE));
+        let (count, bytes) = (text.chars().count() as u64, text.len() as u64);
+        Value { own, count, bytes, ..Value::number(1) }
+    }
+
+    fn list<'i>(&self, items: impl Iterator<Item = &'i Id>, count: usize) -> Value {
+        let mut list = Value { count: count as u64, ..Value::default() };
+        items.for_each(|id| self.values.get(*id).into_iter().for_each(|value| list.hold(value)));
+        list
+    }
+
+    fn is_loop(&self, id: Id) -> bool {
+        let name = self.program.nodes.get(id).map(|n| &n.expr);
+        matches!(name, Some(Expr::Name(name)) if **name == *"loop") && !self.assigned.contains("loop")
+    }
+
+    fn check_field(&mut self, at: usize, name: &str) {
+        if !field(name) {
+            let message = format!("the template reaches the attribute {:?}: rendering it could run code", shorten(name));
+            self.find(&ATTRIBUTE, at, message);
+        }
+    }
+
+    /// A field by its name, wherever it may have been set.
+    fn field_of(&self, value: &Value, name: &str) -> Value {
+        let mut field = value.element();
+        field.own.join(&self.stored);
+        field.inner.join(&self.stored);
+        // What is not there is undefined.
+        field.own.bits |= NUMBER;
+        match self.fields.get(name) {
+            Some(set) => field.joined(set),
+            None => field,
+        }
+    }
+
+    fn index(&mut self, at: usize, value: Id, index: Id) -> Value {
+        let (value, index) = (self.value(value), self.value(index));
+        let names: Vec<Text> = index.own.texts().to_vec();
+        let mut result = value.element();
+        result.own.join(&self.stored);
+        result.inner.join(&self.stored);
+        result.own.bits |= NUMBER;
+        for name in names {
+            let name: Rc<str> = self.texts.text(name).into();
+            self.check_field(at, &name);
+            if let Some(set) = self.fields.get(&name) {
+                result.join(set);
+            }
+        }
+        if index.own.has(MADE) {
+            let why = "it could be that of an internal attribute, so rendering it could run code";
+            self.find(&INDEX, at, format!("the template looks up a name that it puts together itself: {why}"));
+        }
+        if value.own.has(NAMESPACE) && index.own.has(DATA | MADE) {
+            result.join(&Value::anything());
+        }
+        result
+    }
+
+    fn check_spread(&mut self, at: usize, arguments: &Arguments) {
+        if arguments.spread {
+            let why = "what gets to the call cannot be seen";
+            self.find(&CALL, at, format!("the template passes arguments with \"*\" or \"**\": {why}"));
+        }
+        for (name, _) in &arguments.named {
+            if name.starts_with("__") {
+                self.check_field(at, name);
+            }
+        }
+    }
+
+    /// Everything that is passed to a call, joined: as what it is, and as elements.
+    fn passed(&self, arguments: &Arguments) -> Value {
+        let all = arguments.positional.iter().chain(arguments.named.iter().map(|(_, id)| id));
+        all.filter_map(|id| self.values.get(*id)).fold(Value::default(), |sum, value| sum.joined(value))
+    }
+
+    fn call(&mut self, at: usize, callee: &Callee, arguments: &Arguments) -> Value {
+        self.check_spread(at, arguments);
+        match callee {
+            Callee::Function(name) => self.function(at, name, arguments),
+            Callee::Method(value, name) => self.method(at, *value, name, arguments),
+            Callee::Value(_) => {
+                let why = "what it is cannot be seen, so rendering it could run code";
+                self.find(&CALL, at, format!("the template calls what an expression gives: {why}"));
+                Value::anything()
+            }
+        }
+    }
+
+    fn function(&mut self, at: usize, name: &Rc<str>, arguments: &Arguments) -> Value {
+        let shadowed = self.assigned.contains(name);
+        if internal_object(name) {
+            let why = "payloads get from it to Python, so rendering it could run code";
+            self.find(&NAME, at, format!("the template calls {:?}: {why}", shorten(name)));
+            return Value::anything();
+        }
+        let callable = match &**name {
+            "caller" => self.inside(Block::Macro),
+            "loop" => self.inside(Block::For),
+            _ => self.macros.contains_key(name) || FUNCTIONS.contains(&&**name),
+        };
+        if !callable || shadowed {
+            let why = if shadowed { "it is a variable, too, and could be anything" } else { "no known template calls it" };
+            self.find(&CALL, at, format!("the template calls {:?}: {why}; rendering it could run code", shorten(name)));
+            return Value::anything();
+        }
+        if self.macros.contains_key(name) {
+            return self.call_macro(at, name, arguments);
+        }
+        let passed = self.passed(arguments);
+        match &**name {
+            "range" => {
+                if passed.number > MAX_MADE {
+                    let why = "it could occupy an engine for long";
+                    self.find(&EXHAUSTION, at, format!("the template makes a range of {}: {why}", passed.number));
+                }
+                Value { count: passed.number.max(1), ..Value::of(0, NUMBER) }
+            }
+            "namespace" | "dict" => {
+                let mut made = Value::default();
+                for (name, id) in &arguments.named {
+                    let value = self.value(*id);
+                    made.hold(&value);
+                    if let Some(name) = self.texts.keep(name) {
+                        made.inner.join(&super::Atoms::constant(name));
+                    } else {
+                        made.inner.bits |= MADE;
+                    }
+                    self.set_field(name, &value);
+                }
+                for id in &arguments.positional {
+                    made.hold(&self.value(*id));
+                }
+                made.own.bits |= if **name == *"namespace" { NAMESPACE } else { 0 };
+                made
+            }
+            "raise_exception" => Value::number(1),
+            "strftime_now" => {
+                self.check_width(at, &passed);
+                Value::made()
+            }
+            "loop" => {
+                if !passed.own.has(DATA) && !passed.inner.has(DATA) {
+                    let why = "a loop of the template calls itself with nothing but constants: it might never end";
+                    self.find(&EXHAUSTION, at, why);
+                }
+                // What it loops over again are elements of the loop.
+                self.stored.join(&passed.own);
+                self.hold(&passed);
+                Value::made()
+            }
+            _ => Value::made(),
+        }
+    }
+
+    fn call_macro(&mut self, at: usize, name: &Rc<str>, arguments: &Arguments) -> Value {
+        let passed = self.passed(arguments);
+        let data = passed.own.has(DATA) || passed.inner.has(DATA);
+        self.cost.call(name, if data { Fed::Data } else { Fed::Constants }, at);
+        if let Some(parameters) = self.macros.get(name).copied() {
+            for (i, (parameter, _)) in parameters.iter().enumerate() {
+                let named = arguments.named.iter().find(|(name, _)| name == parameter).map(|(_, id)| id);
+                if let Some(id) = arguments.positional.get(i).or(named) {
+                    let value = self.value(*id);
+                    self.assign(parameter, &value);
+                }
+            }
+        }
+        Value::made()
+    }
+
+    /// What gets into a list or dict by a method may come out of any.
+    fn hold(&mut self, value: &Value) {
+        let before = self.stored.clone();
+        self.stored.join(&value.own);
+        self.stored.join(&value.inner);
+        self.changed |= self.stored != before;
+    }
+
+    fn method(&mut self, at: usize, value: Id, name: &str, arguments: &Arguments) -> Value {
+        let value = self.value(value);
+        if !field(name) {
+            self.check_field(at, name);
+            return Value::anything();
+        }
+        let Some(gives) = method(name) else {
+            let why = "no known template calls it; rendering it could run code";
+            self.find(&CALL, at, format!("the template calls the method {:?}: {why}", shorten(name)));
+            return Value::anything();
+        };
+        if name == "format" {
+            self.check_format(at, &value);
+        }
+        if name == "strftime" {
+            let passed = self.passed(arguments);
+            self.check_width(at, &passed);
+        }
+        self.give(gives, value, arguments)
+    }
+
+    /// What a method or filter makes of its value.
+    fn give(&mut self, gives: Gives, value: Value, arguments: &Arguments) -> Value {
+        let passed = self.passed(arguments);
+        let size = Value { count: value.count, bytes: value.bytes, ..Value::number(value.number) };
+        match gives {
+            Gives::Number => Value::number(1),
+            Gives::Part => Value { own: value.own.altered(), inner: value.inner.altered(), ..size },
+            Gives::Parts => Value { own: super::Atoms::default(), inner: value.own.altered(), ..size },
+            Gives::Mixed => {
+                let mut own = value.own.altered();
+                let from = [&value.inner, &passed.own, &passed.inner];
+                own.bits |= if from.iter().any(|atoms| atoms.own_text()) { MADE } else { DATA };
+                let bytes = value.bytes.saturating_mul(passed.bytes.max(1));
+                Value { own, bytes, count: bytes, ..Value::number(1) }
+            }
+            Gives::Made => {
+                let bytes = value.bytes.saturating_add(passed.bytes.saturating_mul(value.count.max(1)));
+                Value { bytes, count: bytes, ..Value::made() }
+            }
+            Gives::Same => value.joined(&passed),
+            Gives::Element => {
+                let mut element = value.element().joined(&passed);
+                element.own.join(&self.stored);
+                element.inner.join(&self.stored);
+                element.own.bits |= NUMBER;
+                element
+            }
+            Gives::List => {
+                let mut list = Value { own: super::Atoms::default(), inner: value.inner.clone(), ..size };
+                list.inner.join(&value.own.altered());
+                list.hold(&passed);
+                // A text that is reversed stays a text.
+                list.own.bits |= if value.own.own_text() { MADE } else { 0 };
+                list
+            }
+            Gives::Parsed => {
+                if value.own.own_text() {
+                    Value::anything()
+                } else {
+                    Value::data()
+                }
+            }
+            Gives::Stored => {
+                self.hold(&passed);
+                Value::number(1)
+            }
+            Gives::Argument => passed,
+        }
+    }
+
+    /// A format text may only have plain places: `{0.x}` and `{0[x]}` read attributes.
+    fn check_format(&mut self, at: usize, value: &Value) {
+        let known = value.own.bits == 0 && !value.own.texts().is_empty();
+        let plain = known && value.own.texts().iter().all(|text| plain_format(self.texts.text(*text)));
+        if !plain {
+            let why = "places in the text can reach attributes, past a sandbox even";
+            self.find(&FORMAT, at, format!("the template calls \"format\" on a text with more than plain places: {why}"));
+        }
+    }
+
+    /// `%9999999d` makes as many bytes.
+    fn check_width(&mut self, at: usize, value: &Value) {
+        let widest = value.own.texts().iter().map(|text| width(self.texts.text(*text))).max().unwrap_or(0);
+        if widest > MAX_MADE {
+            let why = "it could take all of an engine's memory";
+            self.find(&EXHAUSTION, at, format!("the template formats to a width of {widest}: {why}"));
+        }
+    }
+
+    fn filter(&mut self, at: usize, value: Id, name: &str, arguments: &Arguments) -> Value {
+        self.check_spread(at, arguments);
+        let Some(gives) = self.check_filter(at, name) else { return Value::anything() };
+        let value = self.value(value);
+        self.check_attribute(at, name, arguments);
+        let first = arguments.positional.first().copied();
+        let second = arguments.positional.get(1).copied();
+        match (name, first) {
+            ("map", Some(first)) => {
+                for mapped in self.literals(at, first, "a filter") {
+                    // A filter that takes attributes would be told them here.
+                    let joins = mapped == "join" && arguments.positional.len() <= 2 && arguments.named.is_empty();
+                    let plain = attribute_argument(&mapped).is_none() && mapped != "select" && mapped != "reject";
+                    if self.check_filter(at, &mapped).is_some() && !plain && !joins {
+                        let why = "it could be told to read any attribute";
+                        self.find(&FILTER, at, format!("the template maps with the filter {mapped:?}: {why}"));
+                    }
+                }
+            }
+            ("select" | "reject", Some(first)) => self.check_tests(at, first),
+            ("selectattr" | "rejectattr", _) => {
+                if let Some(second) = second {
+                    self.check_tests(at, second);
+                }
+            }
+            _ => {}
+        }
+        let passed = self.passed(arguments);
+        if sized(name) && passed.number > MAX_MADE {
+            let why = "it could take all of an engine's memory";
+            self.find(&EXHAUSTION, at, format!("the template uses the filter {name:?} with {}: {why}", passed.number));
+        }
+        if name == "map" {
+            return self.map(value, first.is_some(), arguments);
+        }
+        self.give(gives, value, arguments)
+    }
+
+    fn map(&mut self, value: Value, filtered: bool, arguments: &Arguments) -> Value {
+        let mut list = self.give(Gives::List, value, arguments);
+        if filtered && list.inner.own_text() {
+            list.inner.bits |= MADE;
+        }
+        let attributes = arguments.named.iter().filter(|(name, _)| **name == *"attribute");
+        for (_, id) in attributes {
+            for text in self.value(*id).own.texts() {
+                for part in self.texts.text(*text).split('.') {
+                    if let Some(set) = self.fields.get(part) {
+                        list.hold(set);
+                    }
+                }
+            }
+        }
+        list
+    }
+
+    fn check_filter(&mut self, at: usize, name: &str) -> Option<Gives> {
+        let gives = filter(name);
+        if gives.is_none() {
+            let why = match name {
+                "attr" => "it reads any attribute, so rendering it could run code",
+                "format" => "it formats texts, which can get past a sandbox",
+                _ => "no known template uses it",
+            };
+            self.find(&FILTER, at, format!("the template uses the filter {:?}: {why}", shorten(name)));
+        }
+        gives
+    }
+
+    fn check_test(&mut self, at: usize, name: &str) {
+        if !test(name) {
+            let message = format!("the template uses the test {:?}, which no known template uses", shorten(name));
+            self.find(&TEST, at, message);
+        }
+    }
+
+    fn check_tests(&mut self, at: usize, id: Id) {
+        for name in self.literals(at, id, "a test") {
+            self.check_test(at, &name);
+        }
+    }
+
+    /// The constants that an argument may be; anything else is a finding.
+    fn literals(&mut self, at: usize, id: Id, what: &str) -> Vec<String> {
+        let value = self.value(id);
+        if value.own.bits != 0 || value.own.texts().is_empty() {
+            let why = "it could be one that reaches attributes";
+            self.find(&INDEX, at, format!("the template puts the name of {what} together: {why}"));
+        }
+        value.own.texts().iter().map(|text| self.texts.text(*text).to_owned()).collect()
+    }
+
+    /// Names of attributes that a filter is told.
+    fn check_attribute(&mut self, at: usize, filter: &str, arguments: &Arguments) {
+        let named = arguments.named.iter().filter(|(name, _)| **name == *"attribute").map(|(_, id)| *id);
+        let nth = attribute_argument(filter);
+        let positional = nth.and_then(|nth| arguments.positional.get(nth)).copied();
+        for id in named.chain(positional).collect::<Vec<_>>() {
+            let value = self.value(id);
+            if value.own.bits == NUMBER && value.own.texts().is_empty() {
+                continue;
+            }
+            for names in self.literals(at, id, "an attribute") {
+                names.split(['.', ',']).for_each(|name| self.check_field(at, name.trim()));
+            }
+        }
+    }
+
+    fn binary(&mut self, at: usize, operator: Operator, left: Id, right: Id) -> Value {
+        let (left, right) = (self.value(left), self.value(right));
+        let numbers = |n: u64| Value::number(n);
+        match operator {
+            Operator::Or | Operator::And => left.joined(&right),
+            Operator::Add => self.add(left, right),
+            Operator::Concat => self.concat(&left, &right),
+            Operator::Subtract | Operator::Divide => {
+                // Of sets: the elements of the left one.
+                let mut result = numbers(left.number);
+                result.inner = left.inner;
+                result
+            }
+            Operator::Multiply => {
+                let mut result = numbers(left.number.saturating_mul(right.number));
+                result.inner = left.inner.clone();
+                result.inner.join(&right.inner);
+                if left.own.own_text() || right.own.own_text() {
+                    result.own.bits |= MADE;
+                }
+                let only_numbers = |value: &Value| value.own.bits == NUMBER && value.own.texts().is_empty();
+                if !(only_numbers(&left) && only_numbers(&right)) {
+                    result.bytes = left.bytes.saturating_mul(right.number).max(right.bytes.saturating_mul(left.number));
+                    result.count = left.count.saturating_mul(right.number).max(right.count.saturating_mul(left.number));
+                }
+                result
+            }
+            Operator::Modulo => {
+                self.check_width(at, &left);
+                let mut result = numbers(right.number);
+                result.own.bits |= if left.own.own_text() { MADE } else { left.own.bits & DATA };
+                result.bytes = left.bytes.saturating_add(right.bytes);
+                result
+            }
+            Operator::Power => {
+                let power = left.number.saturating_pow(u32::try_from(right.number).unwrap_or(u32::MAX));
+                if power > MAX_POWER {
+                    let why = "an engine could work on it for ever";
+                    self.find(&EXHAUSTION, at, format!("the template makes a power of more than {MAX_POWER}: {why}"));
+                }
+                numbers(power)
+            }
+            _ => numbers(1),
+        }
+    }
+
+    fn add(&mut self, left: Value, right: Value) -> Value {
+        let number = left.number.saturating_add(right.number);
+        let mut result = if left.own.any_text() && right.own.any_text() {
+            self.concat(&left, &right)
+        } else {
+            // One of them is no text, so both are not, or it fails.
+            let bits = (left.own.bits | right.own.bits) & NUMBER;
+            Value { own: super::Atoms::of(bits), bytes: left.bytes.saturating_add(right.bytes), ..Value::number(1) }
+        };
+        result.number = number;
+        result.count = left.count.saturating_add(right.count);
+        result.inner = left.inner;
+        result.inner.join(&right.inner);
+        result.own.bits |= (left.own.bits | right.own.bits) & NUMBER;
+        result
+    }
+
+    /// Constants that are put together are constants; all else is made.
+    fn concat(&mut self, left: &Value, right: &Value) -> Value {
+        let (bytes, count) = (left.bytes.saturating_add(right.bytes), left.count.saturating_add(right.count));
+        let mut result = Value { bytes, count, ..Value::made() };
+        let (ours, theirs) = (left.own.texts(), right.own.texts());
+        let constants = left.own.bits == 0 && right.own.bits == 0 && !ours.is_empty() && !theirs.is_empty();
+        if !constants || ours.len().saturating_mul(theirs.len()) > MAX_FOLDED {
+            return result;
+        }
+        let mut own = super::Atoms::default();
+        for (a, b) in ours.iter().flat_map(|a| theirs.iter().map(move |b| (*a, *b))) {
+            let whole = format!("{}{}", self.texts.text(a), self.texts.text(b));
+            let Some(text) = self.texts.keep(&whole) else { return result };
+            own.join(&super::Atoms::constant(text));
+        }
+        result.own = own;
+        result
+    }
+}
+
+/// Whether a format text has no places but `{}`, `{0}` and `{name}`.
+fn plain_format(text: &str) -> bool {
+    let mut rest = text;
+    while let Some(at) = rest.find(['{', '}']) {
+        let (first, after) = (rest.get(at..at + 1), rest.get(at + 1..).unwrap_or(""));
+        if after.get(..1) == first {
+            rest = after.get(1..).unwrap_or("");
+            continue;
+        }
+        let Some((place, tail)) = after.split_once('}').filter(|_| first == Some("{")) else { return false };
+        if place.starts_with('_') || !place.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
+            return false;
+        }
+        rest = tail;
+    }
+    true
+}
+
+/// The largest number right behind a `%` and its flags.
+fn width(text: &str) -> u64 {
+    let number = |part: &str| {
+        let digits = part.trim_start_matches(['-', '+', ' ', '#', '0', '_', '^', '.']);
+        let end = digits.bytes().position(|b| !b.is_ascii_digit()).unwrap_or(digits.len());
+        let precision = digits.get(end..).and_then(|rest| rest.strip_prefix('.')).unwrap_or("");
+        let to = precision.bytes().position(|b| !b.is_ascii_digit()).unwrap_or(precision.len());
+        let parse = |d: Option<&str>| match d {
+            Some("") | None => 0,
+            Some(d) => d.parse().unwrap_or(u64::MAX),
+        };
+        parse(digits.get(..end)).max(parse(precision.get(..to)))
+    };
+    text.split('%').skip(1).map(number).max().unwrap_or(0)
+}
