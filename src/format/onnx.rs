@@ -135,6 +135,8 @@ struct Walk<'a, 'f> {
     defects: u32,
     unknown: u32,
     nodes: u64,
+    /// Whether the model's graph has come.
+    graph: bool,
     /// Tensors that are not the main graph's initializers.
     constants: u64,
 }
@@ -158,6 +160,7 @@ pub(crate) fn inspect(path: &RelPath, input: &dyn Input, findings: &mut Findings
         defects: 0,
         unknown: 0,
         nodes: 0,
+        graph: false,
         constants: 0,
     };
     let result = match input.size() {
@@ -291,6 +294,8 @@ impl Walk<'_, '_> {
 
     fn enter(&mut self, kind: Kind, field: &Field) -> Parsed<()> {
         self.walker.enter(field).map_err(|fault| self.broken(fault))?;
+        // Of the messages open, the one above is the model.
+        self.graph |= kind == Kind::Graph && field.number == 7 && self.frames.len() == 1;
         let data = match kind {
             Kind::Graph => Data::Graph { names: HashSet::new() },
             Kind::Node => Data::Node { op: String::new(), domain: String::new(), overload: String::new() },
@@ -493,7 +498,7 @@ impl Walk<'_, '_> {
             Some(Frame { kind: Kind::Model, .. }) => {
                 let shown = format!("metadata.{}", quoted(&key));
                 let metadata = &mut self.description.metadata;
-                if metadata.contains_key(&shown) {
+                if metadata.contains_key(&shown) && key == shorten(&key) {
                     let why = format!(
                         "the key {:?} of the metadata comes twice: what a tool shows depends on the tool",
                         shorten(&key)
@@ -544,6 +549,9 @@ impl Walk<'_, '_> {
                 format!("it claims IR version {n}, which does not exist: no loader takes it"),
             )?,
             None => self.add(&IR, Place::whole(), "it does not state its IR version: no loader takes it")?,
+        }
+        if !self.graph {
+            self.add(&NO_GRAPH, Place::whole(), "it has no graph, so it is no model")?;
         }
         if self.opsets.is_empty() {
             self.add(

@@ -91,7 +91,7 @@ impl Coming {
         if self.bad_dims.is_none() && bytes.is_none() {
             say(
                 &SHAPE,
-                "has more elements than 63 bits can count: a loader would take too little memory and write past it"
+                "has more elements or bytes than can be counted: a loader would take too little memory and write past it"
                     .into(),
             );
         }
