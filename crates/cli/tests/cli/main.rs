@@ -4,5 +4,6 @@
 //! HTTP API promise, which their own tests hold them to.
 
 mod daemons;
+mod guard;
 mod support;
 mod verbs;
