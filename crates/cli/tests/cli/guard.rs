@@ -1,7 +1,7 @@
 //! `guard` through the real binary: gguf-guard's output, its exit codes, and the care with files.
 
 use crate::support::{Place, ended};
-use nix::sys::stat::Mode;
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -78,7 +78,7 @@ fn what_is_no_model_or_no_manifest_is_refused() {
     let place = Place::new();
     let junk = place.file("junk.gguf", b"seventeen bytes!!");
     let pipe = place.path("pipe");
-    nix::unistd::mkfifo(&pipe, Mode::S_IRWXU).expect("a FIFO");
+    mknodat(CWD, &pipe, FileType::Fifo, Mode::RWXU, 0).expect("a FIFO");
     let pipe = pipe.to_str().expect("text");
     let manifest = data("d-single.manifest.json");
     let (good, manifest) = (model("d-single"), manifest.to_str().expect("text"));
