@@ -63,3 +63,141 @@ fn a_file_that_is_cut_or_grows_is_no_file_of_that_size() {
         }
     }
 }
+
+/// One entry of a header's table of tensors, and the bytes it names.
+struct Tensor {
+    name: &'static str,
+    elements: u64,
+    kind: u32,
+    offset: u64,
+}
+
+const fn f32s(name: &'static str, elements: u64, offset: u64) -> Tensor {
+    Tensor { name, elements, kind: 0, offset }
+}
+
+fn string(text: &str) -> Vec<u8> {
+    [&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat()
+}
+
+fn pair(key: &str, kind: u32, value: &[u8]) -> Vec<u8> {
+    [&string(key)[..], &kind.to_le_bytes(), value].concat()
+}
+
+/// A file of these pairs and tensors, its data `data` bytes that are all different from their neighbours.
+fn gguf(alignment: usize, pairs: &[Vec<u8>], tensors: &[Tensor], data: usize) -> Vec<u8> {
+    let mut out = b"GGUF\x03\0\0\0".to_vec();
+    out.extend((tensors.len() as u64).to_le_bytes());
+    out.extend((pairs.len() as u64).to_le_bytes());
+    out.extend(pairs.concat());
+    for tensor in tensors {
+        out.extend(string(tensor.name));
+        out.extend(1u32.to_le_bytes());
+        out.extend(tensor.elements.to_le_bytes());
+        out.extend(tensor.kind.to_le_bytes());
+        out.extend(tensor.offset.to_le_bytes());
+    }
+    out.resize(out.len().next_multiple_of(alignment), 0);
+    out.extend((0..data).map(|i| (i % 251) as u8));
+    out
+}
+
+fn data_of(data: std::ops::Range<usize>) -> Sha256Digest {
+    Sha256Digest::of(&data.map(|i| (i % 251) as u8).collect::<Vec<_>>())
+}
+
+#[test]
+fn tensors_are_where_the_files_own_alignment_puts_them() {
+    for alignment in [8u32, 16, 32, 64, 4096] {
+        let pairs = [pair("general.alignment", 4, &alignment.to_le_bytes())];
+        let second = u64::from(alignment).next_multiple_of(8) * 2;
+        let end = second as usize + 8;
+        let bytes = gguf(alignment as usize, &pairs, &[f32s("a", 3, 0), f32s("b", 2, second)], end);
+        let (_, digests) = survey(&bytes).unwrap();
+        assert_eq!(digests.tensors, [data_of(0..12), data_of(second as usize..end)], "{alignment}");
+        assert_eq!(digests.sha256, Sha256Digest::of(&bytes));
+    }
+}
+
+#[test]
+fn tensors_may_stand_in_any_order_with_gaps_and_the_file_may_go_on() {
+    let bytes = gguf(32, &[], &[f32s("b", 4, 96), f32s("a", 5, 0), f32s("c", 8, 32)], 500_000);
+    let (header, digests) = survey(&bytes).unwrap();
+    assert_eq!(digests.tensors, [data_of(96..112), data_of(0..20), data_of(32..64)]);
+    assert_eq!((digests.size_bytes, digests.sha256), (bytes.len() as u64, Sha256Digest::of(&bytes)));
+    let alone = guard::survey(&bytes[..], bytes.len() as u64, Wanted::File, &Task::unattended()).unwrap();
+    assert_eq!((alone.0, alone.1.sha256, alone.1.tensors), (header, digests.sha256, vec![]));
+}
+
+#[test]
+fn a_vocabulary_of_over_100_000_words_is_read() {
+    let words: Vec<u8> = (0..128_256u32).flat_map(|i| string(&i.to_string())).collect();
+    let array = [&8u32.to_le_bytes()[..], &128_256u64.to_le_bytes(), &words].concat();
+    let pairs = [pair("tokenizer.ggml.tokens", 9, &array)];
+    let bytes = gguf(32, &pairs, &[f32s("t", 16, 0)], 64);
+    let (_, digests) = survey(&bytes).unwrap();
+    assert_eq!((digests.sha256, &digests.tensors[..]), (Sha256Digest::of(&bytes), &[data_of(0..64)][..]));
+}
+
+#[test]
+fn tensors_that_share_bytes_are_not_hashed() {
+    for (second, shares) in [(0, true), (32, true), (64, false)] {
+        let bytes = gguf(32, &[], &[f32s("one", 16, 0), f32s("two", 1, second)], 96);
+        match survey(&bytes) {
+            Ok(_) => assert!(!shares, "{second}"),
+            Err(e) => {
+                assert!(shares && e.kind() == ErrorKind::Refused, "{second}: {e}");
+                assert!(e.to_string().contains("\"one\" and \"two\" share bytes"), "{e}");
+            }
+        }
+        let task = Task::unattended();
+        assert!(guard::survey(&bytes[..], bytes.len() as u64, Wanted::File, &task).is_ok(), "no tensor is hashed");
+    }
+}
+
+#[test]
+fn a_survey_tells_how_far_it_is_and_can_be_stopped() {
+    let bytes = gguf(32, &[], &[f32s("t", 500_000, 0)], 3_000_000);
+    let size = bytes.len() as u64;
+    let mut told = Vec::new();
+    let task = Task::unattended().with_progress(|p| told.push((p.done, p.total)));
+    guard::survey(&bytes[..], size, Wanted::Tensors, &task).unwrap();
+    drop(task);
+    assert!(told.len() > 5 && told.is_sorted() && told.last() == Some(&(size, size)), "{told:?}");
+    assert!(told.iter().all(|(_, total)| *total == size));
+
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let stopping = Task::unattended()
+        .cancelled_by(&stop)
+        .with_progress(|p| stop.store(p.done > 1_000_000, std::sync::atomic::Ordering::Relaxed));
+    let e = guard::survey(&bytes[..], size, Wanted::Tensors, &stopping).unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::Cancelled);
+}
+
+#[test]
+fn a_changed_byte_of_one_tensor_is_found_in_that_tensor() {
+    let bytes = std::fs::read(data("e-alltypes.gguf")).unwrap();
+    let stored = std::fs::read(data("e-alltypes.manifest.json")).unwrap();
+    let stored = TensorManifest::parse(&stored).unwrap();
+    let (header, _) = survey(&bytes).unwrap();
+    for tensor in &header.tensors {
+        for at in [tensor.offset, tensor.offset + tensor.size_bytes - 1] {
+            let mut changed = bytes.clone();
+            changed[(header.data_offset + at) as usize] ^= 1;
+            let (header, digests) = survey(&changed).unwrap();
+            let found = guard::verify(&stored, &TensorManifest::of(&header, &digests).unwrap());
+            let kinds: Vec<_> = found.iter().map(|d| (d.kind, d.tensor.as_deref())).collect();
+            use guard::DifferenceKind as Kind;
+            let expected =
+                [(Kind::FileHash, None), (Kind::MerkleRoot, None), (Kind::TensorHash, Some(tensor.name.as_str()))];
+            assert_eq!(kinds, expected);
+        }
+    }
+    // Past every tensor's bytes, where gguf-guard looks at nothing.
+    let mut longer = bytes;
+    longer.push(0);
+    let (header, digests) = survey(&longer).unwrap();
+    let found = guard::verify(&stored, &TensorManifest::of(&header, &digests).unwrap());
+    assert_eq!(found.len(), 2);
+    assert!(found.iter().all(|d| !d.kind.is_checked_by_gguf_guard()), "{found:?}");
+}

@@ -2,7 +2,8 @@
 //!
 //! Owns: [`to_json`], which is `json.MarshalIndent(v, "", "  ")` and a line feed, and [`quote`], which is `%q`. Promises: the
 //! bytes are Go's (encoding/json: `<`, `>`, `&`, U+2028 and U+2029 as `\uXXXX`; floats by `strconv`'s shortest form, with an
-//! exponent below 1e-6 and from 1e21 on). Leaves out: NaN and the infinities, which JSON has not and no report holds.
+//! exponent below 1e-6 and from 1e21 on). Leaves out: NaN and the infinities, which JSON has not and no report
+//! holds; floats midway between two shortest forms, of which Go takes the even and Rust the upper: no score is one.
 
 use serde::Serialize;
 use serde_json::ser::{Formatter, PrettyFormatter, Serializer};

@@ -4,6 +4,10 @@
 //! HTTP API promise, which their own tests hold them to.
 
 mod daemons;
+<<<<<<< HEAD
 mod hostile;
+=======
+mod guard;
+>>>>>>> w-guard
 mod support;
 mod verbs;
