@@ -4,10 +4,7 @@
 //! HTTP API promise, which their own tests hold them to.
 
 mod daemons;
-<<<<<<< HEAD
-mod hostile;
-=======
 mod guard;
->>>>>>> w-guard
+mod hostile;
 mod support;
 mod verbs;
