@@ -8,7 +8,7 @@ use crate::artifact::{Format, Layout};
 use crate::error::{Error, Result};
 use crate::format::description::Description;
 use crate::format::input::{Input, short};
-use crate::format::{self, Candidate};
+use crate::format::{Candidate, Inspector};
 use crate::name::RelPath;
 use crate::policy::{Evidence, Policy, Verdict};
 use crate::source::{Source, SourceFile};
@@ -77,19 +77,18 @@ impl Input for Plain {
 pub fn inspect(source: &Source, policy: &Policy, task: &Task<'_>) -> Result<Inspection> {
     let total = source.size_bytes();
     let mut done = 0;
-    let mut evidence = Evidence::default();
-    source.report(&mut evidence.findings);
-    let mut candidates = Vec::new();
-    for file in &source.files {
+    let mut inspector = Inspector::default();
+    source.report(&mut inspector.findings);
+    for i in Inspector::order(source.files.iter().map(|f| &f.path)) {
+        let file = &source.files[i];
         task.step(Progress { phase: Phase::Inspect, done, total })?;
-        let input = Plain::open(file)?;
-        let description = format::inspect(&file.path, &input, &mut evidence.findings)?;
-        evidence.kinds.push((file.path.clone(), description.kind));
-        candidates.push(Candidate { path: file.path.clone(), size_bytes: file.size(), description });
+        inspector.file(&file.path, &Plain::open(file)?)?;
         done += file.size();
     }
     task.step(Progress { phase: Phase::Inspect, done, total })?;
-    format::inspect_set(source.shape, &candidates, &mut evidence.findings);
+    let (candidates, findings) = inspector.finish(source.shape);
+    let kinds = candidates.iter().map(|c| (c.path.clone(), c.description.kind)).collect();
+    let mut evidence = Evidence { kinds, findings, ..Evidence::default() };
     let paths: Vec<&RelPath> = source.files.iter().map(|f| &f.path).collect();
     let (format, verdict) = policy.look(source.shape, &paths, &mut evidence, None)?;
     let show = |c: Candidate| Inspected { path: c.path, size_bytes: c.size_bytes, description: c.description };

@@ -345,12 +345,12 @@ impl Policy {
         }
         let models = kinds.iter().filter_map(|(path, kind)| match kind {
             Kind::Model(format) => Some((path, *format)),
-            Kind::Companion | Kind::Refused => None,
+            Kind::Companion | Kind::Other => None,
         });
         let models: Vec<(&RelPath, Format)> = models.collect();
         let Some((first, format)) = models.first().copied() else {
             // A file that is refused for what it is says more.
-            if !kinds.iter().any(|(_, kind)| *kind == Kind::Refused) || findings.list().is_empty() {
+            if !kinds.iter().any(|(_, kind)| *kind == Kind::Other) || findings.list().is_empty() {
                 let why = "it holds no model: no GGUF, safetensors, PyTorch or ONNX file".to_owned();
                 findings.add(whole, &NO_MODEL, Place::whole(), why);
             }

@@ -11,8 +11,8 @@ use crate::catalog::{Catalog, Edit};
 use crate::digest::Sha256Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::description::Facts;
-use crate::format::finding::Findings;
-use crate::format::{self, Candidate};
+use crate::format::gguf::GgufHeader;
+use crate::format::{self, Candidate, Inspector};
 use crate::guard::{FileDigests, TensorManifest};
 use crate::ingest::{self, Meter, Staged};
 use crate::inspect::Plain;
@@ -181,21 +181,19 @@ const LOOKED_AHEAD: u64 = 64 << 20;
 /// Refuses what can be refused by a look at the source, before gigabytes are copied. What it sees is not what will be
 /// stored, so nothing it does not find counts for anything.
 fn look_ahead(source: &Source, policy: &Policy) -> Result<()> {
-    let mut findings = Findings::new();
-    source.report(&mut findings);
-    policy.admit_so_far(&findings)?;
-    let mut candidates = Vec::new();
-    for file in &source.files {
+    let mut inspector = Inspector::default();
+    source.report(&mut inspector.findings);
+    policy.admit_so_far(&inspector.findings)?;
+    for i in Inspector::order(source.files.iter().map(|f| &f.path)) {
+        let file = &source.files[i];
         let input = Plain::open(file)?;
-        if file.size() > LOOKED_AHEAD && format::unpacks(&input)? {
+        if file.size() > LOOKED_AHEAD && format::is_read_whole(&input)? {
             return Ok(());
         }
-        let description = format::inspect(&file.path, &input, &mut findings)?;
-        policy.admit_so_far(&findings)?;
-        candidates.push(Candidate { path: file.path.clone(), size_bytes: file.size(), description });
+        inspector.file(&file.path, &input)?;
+        policy.admit_so_far(&inspector.findings)?;
     }
-    format::inspect_set(source.shape, &candidates, &mut findings);
-    policy.admit_so_far(&findings)
+    policy.admit_so_far(&inspector.finish(source.shape).1)
 }
 
 /// What inspection made of the staged files.
@@ -207,28 +205,34 @@ struct Inspected {
 
 /// Inspects what was staged, out of bytes that are checked against the hashes just computed: what is judged is what is stored.
 fn inspect(source: &Source, staged: &[Staged], request: &PromoteRequest, policy: &Policy) -> Result<Inspected> {
-    let mut evidence = Evidence { sent: policy::sent(&request.evidence), ..Evidence::default() };
-    source.report(&mut evidence.findings);
-    let (mut candidates, mut guarded) = (Vec::new(), Vec::new());
-    for (staged, file) in staged.iter().zip(&source.files) {
-        let FileEntry { path, size_bytes, sha256, .. } = &staged.entry;
-        let description = format::inspect(path, &staged.checked()?, &mut evidence.findings)?;
-        policy.admit_so_far(&evidence.findings)?;
+    let mut inspector = Inspector::default();
+    source.report(&mut inspector.findings);
+    let mut guarded = Vec::new();
+    for i in Inspector::order(staged.iter().map(|s| &s.entry.path)) {
+        let description = inspector.file(&staged[i].entry.path, &staged[i].checked()?)?;
         if let Facts::Gguf(header) = &description.facts {
-            // Its tensors were hashed by the header that the source had before it was copied.
-            let planned = staged.tensors.as_ref().filter(|t| t.header == **header).ok_or_else(|| file.changed())?;
-            let tensors = planned.digests.clone();
-            let digests = FileDigests { size_bytes: *size_bytes, sha256: *sha256, tensors };
-            let manifest = TensorManifest::of(header, &digests)?;
-            guarded.push(Guarded { path: path.clone(), manifest });
+            guarded.extend(guard(header, &staged[i], &source.files[i])?);
         }
-        evidence.kinds.push((path.clone(), description.kind));
-        candidates.push(Candidate { path: path.clone(), size_bytes: *size_bytes, description });
+        policy.admit_so_far(&inspector.findings)?;
     }
-    format::inspect_set(source.shape, &candidates, &mut evidence.findings);
-    policy::compare_guard(&request.evidence, &guarded, &mut evidence.findings);
+    let (candidates, mut findings) = inspector.finish(source.shape);
+    policy::compare_guard(&request.evidence, &guarded, &mut findings);
+    let kinds = candidates.iter().map(|c| (c.path.clone(), c.description.kind)).collect();
+    let evidence = Evidence { kinds, findings, sent: policy::sent(&request.evidence) };
     let note = |c: Candidate| FileNote { path: c.path, what: c.description.what, adapter: c.description.adapter };
     Ok(Inspected { evidence, notes: candidates.into_iter().map(note).collect(), guarded })
+}
+
+/// The tensor manifest of a staged GGUF; none when its tensors could not be hashed, for which there is a finding.
+fn guard(header: &GgufHeader, staged: &Staged, file: &SourceFile) -> Result<Option<Guarded>> {
+    let Some(planned) = &staged.tensors else { return Ok(None) };
+    // They were hashed by the header that the source had before it was copied.
+    if planned.header != *header {
+        return Err(file.changed());
+    }
+    let FileEntry { path, size_bytes, sha256, .. } = &staged.entry;
+    let digests = FileDigests { size_bytes: *size_bytes, sha256: *sha256, tensors: planned.digests.clone() };
+    Ok(Some(Guarded { path: path.clone(), manifest: TensorManifest::of(header, &digests)? }))
 }
 
 fn refuse_early(inner: &Arc<Inner>, request: &PromoteRequest, source: &Source) -> Result<()> {

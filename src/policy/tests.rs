@@ -48,7 +48,7 @@ fn nothing_inspected_is_a_refusal() {
             "policy.not-inspected",
         ),
         (&["c.json"], &[("c.json", Kind::Companion)], None, Layout::Folder, "no model", "policy.no-model"),
-        (&["c.json"], &[("c.json", Kind::Refused)], None, Layout::Folder, "no model", "policy.no-model"),
+        (&["c.json"], &[("c.json", Kind::Other)], None, Layout::Folder, "no model", "policy.no-model"),
         (
             &["a.gguf", "b.safetensors"],
             &[("a.gguf", G), ("b.safetensors", S)],
@@ -68,7 +68,7 @@ fn nothing_inspected_is_a_refusal() {
         (&["a.safetensors"], &[("a.safetensors", S)], None, Layout::Split, "must be GGUF", "policy.format"),
     ] {
         let e = judge(files, evidence(kinds), claimed, layout).expect_err(why);
-        assert_eq!(e.kind(), ErrorKind::Refused);
+        assert_eq!(e.kind(), ErrorKind::Other);
         assert!(e.to_string().contains(why) && e.to_string().contains(rule), "{e} should say {why:?}");
         assert!(e.findings().iter().any(|f| f.rule == rule));
     }
