@@ -64,6 +64,8 @@ pub(crate) enum Facts {
     Gguf(Box<GgufHeader>),
     /// A `*.index.json`: the file of each tensor.
     WeightMap(BTreeMap<String, String>),
+    /// Chat templates: where each stands in the file (empty: it is the file), and its text.
+    Templates(Vec<(String, Vec<u8>)>),
 }
 
 impl Description {
