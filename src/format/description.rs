@@ -66,6 +66,8 @@ pub(crate) enum Facts {
     WeightMap(BTreeMap<String, String>),
     /// An ONNX file's external data: the paths it names, relative to its folder, each with the end of what it reads there.
     External(BTreeMap<String, u64>),
+    /// Chat templates: where each stands in the file (empty: it is the file), and its text.
+    Templates(Vec<(String, Vec<u8>)>),
 }
 
 impl Description {

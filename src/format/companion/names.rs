@@ -1,0 +1,310 @@
+//! Names that mean something in a model's folder.
+//!
+//! Owns: the lists: extensions of code, of companions, of pictures; libraries that loaders may import; keys that name files.
+//! Promises: compares without regard to case where a file system or a loader might. Leaves out: which rule follows.
+
+/// Extensions of what runs: on a machine, in an interpreter, in a browser, in a shell.
+const CODE: [&str; 58] = [
+    "py", "pyw", "pyi", "pyx", "pyc", "pyo", "pyd", "ipynb", "whl", "egg", "so", "dll", "dylib", "exe", "com", "msi",
+    "scr", "sys", "sh", "bash", "zsh", "fish", "csh", "ksh", "bat", "cmd", "ps1", "psm1", "vbs", "vbe", "wsf", "hta",
+    "js", "mjs", "cjs", "ts", "wasm", "html", "htm", "xhtml", "svg", "php", "pl", "rb", "lua", "jar", "class", "dex",
+    "apk", "cu", "cubin", "ptx", "elf", "desktop", "lnk", "url", "scpt", "service",
+];
+
+/// Extensions of texts that belong to a model.
+const TEXTS: [&str; 13] =
+    ["txt", "md", "jsonl", "tiktoken", "vocab", "merges", "bpe", "csv", "tsv", "rst", "cff", "bib", "license"];
+
+/// The same for names without an extension.
+const PLAIN: [&str; 9] =
+    ["license", "notice", "readme", "use_policy", "copying", "modelfile", "authors", "changelog", "checksums"];
+
+const PICTURES: [&str; 5] = ["png", "jpg", "jpeg", "gif", "webp"];
+
+/// The extension in lower case, empty when there is none.
+pub(crate) fn extension(name: &str) -> String {
+    name.rsplit_once('.').map(|(_, e)| e.to_ascii_lowercase()).unwrap_or_default()
+}
+
+/// Whether a name is that of code. A library may have a version behind: `libx.so.1`.
+pub(crate) fn is_code(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    CODE.contains(&extension(&name).as_str()) || name.contains(".so.")
+}
+
+/// Whether a value is the name of a file of code; addresses end in `.com` and words in `.so` too, so fewer count than above.
+pub(super) fn names_code(text: &str) -> bool {
+    const ENDS: [&str; 8] = [".py", ".pyc", ".pyd", ".so", ".dll", ".dylib", ".wasm", ".exe"];
+    let text = text.to_ascii_lowercase();
+    ENDS.iter().any(|end| text.len() > end.len() && text.ends_with(end))
+}
+
+pub(super) fn is_picture(extension: &str) -> bool {
+    PICTURES.contains(&extension)
+}
+
+/// Whether a name is that of a companion.
+pub(super) fn is_companion(name: &str) -> bool {
+    let extension = extension(name);
+    ["json", "jinja", "yaml", "yml", "model", "spm"].contains(&extension.as_str())
+        || TEXTS.contains(&extension.as_str())
+        || is_picture(&extension)
+        || (extension.is_empty() && PLAIN.contains(&name.to_ascii_lowercase().as_str()))
+}
+
+/// Whether a JSON file is an index of shards: `model.safetensors.index.json`, `x.safetensors.index.fp16.json`.
+pub(crate) fn is_index(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    name.ends_with(".json") && name.contains(".index.")
+}
+
+/// What a name says that a file is, in a line.
+pub(super) fn what(name: &str) -> &'static str {
+    match (name.to_ascii_lowercase().as_str(), extension(name).as_str()) {
+        ("config.json", _) => "the model's configuration",
+        ("tokenizer.json", _) => "a tokenizer",
+        ("adapter_config.json", _) => "an adapter's configuration",
+        ("model_index.json", _) => "a pipeline's parts",
+        (name, _) if is_index(name) => "an index of shards",
+        (_, "json") => "JSON",
+        (_, "jinja") => "a chat template",
+        (_, "yaml" | "yml") => "YAML",
+        (_, "model" | "spm") => "a vocabulary",
+        (name, _) if is_code(name) => "code",
+        (name, _) if is_companion(name) => "text",
+        _ => "unknown",
+    }
+}
+
+/// What diffusers may import for a part of a pipeline: libraries, and the folders of its own pipelines that hold parts.
+const PIPELINE_LIBRARIES: [&str; 50] = [
+    "diffusers",
+    "transformers",
+    "onnxruntime",
+    "onnxruntime.training",
+    "optimum",
+    "peft",
+    "k_diffusion",
+    "timm",
+    "controlnet_aux",
+    "accelerate",
+    "flax",
+    "ace_step",
+    "audioldm2",
+    "aura_flow",
+    "chroma",
+    "controlnet",
+    "cosmos",
+    "deepfloyd_if",
+    "deprecated",
+    "diffusion_gemma",
+    "flux",
+    "flux2",
+    "hunyuandit",
+    "hunyuan_video",
+    "ideogram4",
+    "kandinsky",
+    "kandinsky2_2",
+    "kandinsky3",
+    "latent_diffusion",
+    "ledits_pp",
+    "ltx",
+    "ltx2",
+    "lumina",
+    "marigold",
+    "mochi",
+    "musicldm",
+    "paint_by_example",
+    "pixart_alpha",
+    "sana",
+    "shap_e",
+    "spectrogram_diffusion",
+    "stable_audio",
+    "stable_cascade",
+    "stable_diffusion",
+    "stable_diffusion_3",
+    "stable_diffusion_safe",
+    "stable_diffusion_xl",
+    "unclip",
+    "unidiffuser",
+    "wuerstchen",
+];
+
+/// Whether diffusers knows a library for a part.
+pub(super) fn is_pipeline_library(name: &str) -> bool {
+    PIPELINE_LIBRARIES.contains(&name)
+        || ["versatile_diffusion", "blip_diffusion", "stable_video_diffusion"].contains(&name)
+}
+
+/// Whether a dotted name is of a library whose classes a loader may import; `transformers_modules`, where code of a model
+/// goes, is none.
+pub(super) fn is_known_module(dotted: &str) -> bool {
+    const LIBRARIES: [&str; 9] = [
+        "transformers",
+        "diffusers",
+        "sentence_transformers",
+        "peft",
+        "timm",
+        "open_clip",
+        "optimum",
+        "mlx_lm",
+        "gliner",
+    ];
+    let first = dotted.split('.').next().unwrap_or(dotted);
+    LIBRARIES.contains(&first) || dotted.starts_with("torch.nn.")
+}
+
+/// Whether a text is one plain name.
+pub(super) fn is_identifier(text: &str) -> bool {
+    text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+}
+
+/// Keys whose value is a class of the loader's own library.
+pub(super) fn is_class_key(key: &str) -> bool {
+    const KEYS: [&str; 15] = [
+        "architectures",
+        "tokenizer_class",
+        "slow_tokenizer_class",
+        "fast_tokenizer_class",
+        "processor_class",
+        "image_processor_type",
+        "image_processor_class",
+        "feature_extractor_type",
+        "feature_extractor_class",
+        "video_processor_type",
+        "video_processor_class",
+        "model_class",
+        "config_class",
+        "_class_name",
+        "_blocks_class_name",
+    ];
+    KEYS.contains(&key)
+}
+
+/// Keys whose value sentence-transformers imports as it is.
+pub(super) fn is_import_key(key: &str) -> bool {
+    const KEYS: [&str; 5] = [
+        "activation_function",
+        "activation_fn",
+        "default_activation_function",
+        "sbert_ce_default_activation_function",
+        "parent_library",
+    ];
+    KEYS.contains(&key)
+}
+
+/// Keys whose value is a kernel's name when it has a slash.
+pub(super) fn is_kernel_key(key: &str) -> bool {
+    const KEYS: [&str; 9] = [
+        "_attn_implementation",
+        "attn_implementation",
+        "_attn_implementation_internal",
+        "_experts_implementation",
+        "experts_implementation",
+        "kernel_config",
+        "kernel_mapping",
+        "use_kernels",
+        "kernels",
+    ];
+    KEYS.contains(&key)
+}
+
+/// Keys of a quantization that name code of its own.
+pub(super) fn is_quantizer_key(key: &str) -> bool {
+    const KEYS: [&str; 10] = [
+        "custom_module",
+        "custom_modules",
+        "custom_class",
+        "custom_quantizer",
+        "quantizer_class",
+        "module_path",
+        "import_path",
+        "class_path",
+        "custom_op_library",
+        "plugin",
+    ];
+    KEYS.contains(&key)
+}
+
+/// How much a path under a key matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum PathKey {
+    /// Loaders open what stands there.
+    File,
+    /// Loaders have put their own path there, and put another in its place.
+    Remembered,
+    /// Where something once was, for people.
+    Note,
+}
+
+/// Whether a key's value is a path.
+pub(super) fn path_key(key: &str) -> Option<PathKey> {
+    match key {
+        "tokenizer_file" | "special_tokens_map_file" | "vocab_file" | "merges_file" | "spm_file" => {
+            Some(PathKey::Remembered)
+        }
+        _ if key.ends_with("name_or_path") => Some(PathKey::Note),
+        "file" | "filename" | "file_name" => Some(PathKey::File),
+        _ if key.ends_with("_file") || key.ends_with("_filename") || key.ends_with("_files") => Some(PathKey::File),
+        _ if key.ends_with("_path") || key.ends_with("_dir") => Some(PathKey::Note),
+        _ => None,
+    }
+}
+
+/// Whether a path climbs out of its folder.
+pub(crate) fn climbs(path: &str) -> bool {
+    path.split(['/', '\\']).any(|component| component == "..")
+}
+
+/// Whether a path does not begin in its folder.
+pub(crate) fn is_absolute(path: &str) -> bool {
+    let drive = matches!(path.as_bytes(), [letter, b':', b'/' | b'\\', ..] if letter.is_ascii_alphabetic());
+    path.starts_with(['/', '\\', '~']) || drive
+}
+
+/// Whether a text is an address.
+pub(crate) fn is_url(text: &str) -> bool {
+    text.split_once("://").is_some_and(|(scheme, rest)| {
+        !rest.is_empty() && !scheme.is_empty() && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'+')
+    })
+}
+
+/// What a line of YAML would make a loader do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Yaml {
+    /// Build a Python object: PyYAML's own tags, and HyperPyYAML's.
+    Tag,
+    /// Have Hydra call something.
+    Target,
+    AutoMap,
+    RemoteCode,
+}
+
+/// What is dangerous in a line, and the word that is.
+pub(super) fn yaml_line(line: &str) -> Option<(Yaml, &'static str)> {
+    // "!!python/" and the long form "tag:yaml.org,2002:python/".
+    if line.contains("!!python/") || line.contains("yaml.org,2002:python/") {
+        return Some((Yaml::Tag, "python/"));
+    }
+    for tag in ["!new:", "!apply:", "!name:", "!module:"] {
+        if let Some((_, target)) = line.split_once(tag) {
+            let target = target.trim_start();
+            if !target.starts_with("speechbrain.") && !target.starts_with("torch.nn.") {
+                return Some((Yaml::Tag, tag));
+            }
+        }
+    }
+    let value = |key: &str| {
+        let (_, rest) = line.split_once(key)?;
+        rest.trim_start_matches(['"', '\'']).trim_start().strip_prefix(':').map(str::trim)
+    };
+    if value("_target_").is_some() {
+        return Some((Yaml::Target, "_target_"));
+    }
+    if value("auto_map").is_some() {
+        return Some((Yaml::AutoMap, "auto_map"));
+    }
+    let trusting = value("trust_remote_code")
+        .is_some_and(|v| !["false", "no", "off", "null", "~", "0"].contains(&v.to_ascii_lowercase().as_str()));
+    trusting.then_some((Yaml::RemoteCode, "trust_remote_code"))
+}
