@@ -7,7 +7,7 @@
 use super::Context;
 use crate::args::{Guard, GuardFile, GuardVerb, VerifyManifest};
 use crate::exit::Code;
-use crate::out::{Form, remark};
+use crate::out::remark;
 use crate::progress::Bar;
 use crate::signals::Signals;
 use crate::text;
