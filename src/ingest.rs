@@ -16,11 +16,11 @@ use crate::buffer::{ALIGN, ReadBuf};
 use crate::digest::{Blake3Digest, Sha256Digest};
 use crate::durable;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format;
 use crate::layout::{Folder, Layout};
 use crate::registry::{Method, Transfer};
 use crate::sha256::Stream;
 use crate::source::{SourceFile, Taken};
+use crate::staged::Checked;
 use crate::sys::{NoFileSizeSignal, ReadLease, spawn_scoped_quietly};
 use crate::task::{Phase, Progress, Task};
 use crate::tensors::{Plan, TensorHasher, Tensors};
@@ -38,7 +38,6 @@ const PIECES: usize = 4;
 #[derive(Debug)]
 pub(crate) struct Staged {
     pub(crate) entry: FileEntry,
-    pub(crate) kind: format::Kind,
     /// Names in tmp/ of the bytes and of their tree.
     pub(crate) temp: String,
     pub(crate) tree_temp: String,
@@ -59,6 +58,11 @@ pub(crate) struct Adopted {
 }
 
 impl Staged {
+    /// Its bytes, each checked against what was hashed.
+    pub(crate) fn checked(&self, layout: &Layout) -> Result<Checked> {
+        Checked::open(layout, &self.entry, &self.temp, &self.tree_temp)
+    }
+
     /// What may have changed about the source by our own doing.
     pub(crate) fn taken(&self) -> Taken {
         if self.adopted.is_some() { Taken::Adopted } else { Taken::Copied }
@@ -151,7 +155,6 @@ struct Pass {
     sha256: Sha256Digest,
     blake3: Blake3Digest,
     tree: Vec<u8>,
-    kind: format::Kind,
     tensors: Option<Tensors>,
 }
 
@@ -167,7 +170,7 @@ impl Pass {
         let (path, size_bytes) = (source.path.clone(), source.size());
         let entry = FileEntry { path, size_bytes, sha256: self.sha256, blake3: self.blake3 };
         let tree_temp = layout.write_temp(&self.tree)?;
-        Ok(Staged { entry, kind: self.kind, temp, tree_temp, adopted, method, tensors: self.tensors })
+        Ok(Staged { entry, temp, tree_temp, adopted, method, tensors: self.tensors })
     }
 }
 
@@ -230,11 +233,11 @@ fn read_pass(source: &SourceFile, from: &File, to: Option<(&File, bool)>, meter:
         let written: Result<()> = writing.map_or(Ok(()), |w| w.join().unwrap_or_else(|_| Err(ended_early())));
         // The writer's own failure says more than the reader's, which only saw it end.
         written?;
-        let (kind, tree) = read?;
+        let tree = read?;
         let (blake3, tree) = tree.finish()?;
         let (sha256, digests) = hashed?;
         let tensors = header.zip(digests).map(|(header, digests)| Tensors { header, digests });
-        Ok(Pass { sha256, blake3, tree, kind, tensors })
+        Ok(Pass { sha256, blake3, tree, tensors })
     })?;
     if let Some((temp, true)) = to {
         // The last O_DIRECT write was padded to whole blocks. Making a file shorter is never over a limit.
@@ -268,10 +271,9 @@ fn read_pieces(
     from: &File,
     others: &[(SyncSender<Arc<Piece>>, Receiver<()>)],
     meter: &mut Meter<'_, '_>,
-) -> Result<(format::Kind, tree::Builder)> {
+) -> Result<tree::Builder> {
     let size = source.size();
     let mut tree = tree::Builder::default();
-    let mut kind = None;
     let mut in_flight: VecDeque<Arc<Piece>> = VecDeque::new();
     let mut at = 0u64;
     loop {
@@ -284,10 +286,6 @@ fn read_pieces(
         let len =
             fill(from, buf.take(PIECE)?, at).map_err(|e| Error::io(format_args!("reading {}", source.path), e))?;
         let piece = Arc::new(Piece { buf, at, len });
-        if kind.is_none() {
-            // Junk is refused before it is copied.
-            kind = Some(format::look(&source.path, &piece.bytes()[..len.min(format::HEAD)], size)?);
-        }
         if at + len as u64 > size {
             return Err(source.changed());
         }
@@ -305,8 +303,7 @@ fn read_pieces(
     if at != size {
         return Err(source.changed());
     }
-    let kind = kind.ok_or_else(|| Error::new(ErrorKind::Refused, format!("{} was not inspected", source.path)))?;
-    Ok((kind, tree))
+    Ok(tree)
 }
 
 /// Takes the space before the copy begins, so that a full disk shows at once and not at the end.

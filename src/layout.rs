@@ -270,6 +270,14 @@ impl Layout {
         durable::sync_folder(self.folder(folder)).map_err(|e| Error::io("syncing a folder", e))
     }
 
+    /// Opens a file in tmp/ for reading: one of our own, whose name nobody else knows.
+    pub(crate) fn read_temp(&self, temp: &str) -> Result<File> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        rustix::fs::openat(&self.tmp, temp, flags, Mode::empty())
+            .map(File::from)
+            .map_err(|e| Error::io("opening a temporary file", e))
+    }
+
     /// Removes a temporary file; one that stays is swept at the next start.
     pub(crate) fn discard(&self, temp: &str) {
         let _ = rustix::fs::unlinkat(&self.tmp, temp, AtFlags::empty());

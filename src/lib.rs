@@ -61,6 +61,7 @@ mod sealed;
 mod sha256;
 mod sidecar;
 mod source;
+mod staged;
 mod stamp;
 mod sys;
 mod task;

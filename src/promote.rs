@@ -163,7 +163,7 @@ fn attempt(
     if let Some(claimed) = request.sha256.filter(|claimed| *claimed != sha256) {
         return Err(mismatch("SHA-256", claimed, sha256).with_digests(claimed, sha256));
     }
-    let Inspected { evidence, notes, guarded } = inspect(&source, &staging.staged, request, &policy)?;
+    let Inspected { evidence, notes, guarded } = inspect(inner, &source, &staging.staged, request, &policy)?;
     let cleared = policy.judge(source.shape, files, evidence, request.format)?;
     let verdict = cleared.verdict().clone();
     let sent = staging.add(sent_along(request)?)?;
@@ -204,12 +204,12 @@ struct Inspected {
 }
 
 /// Inspects what was staged, out of bytes that are checked against the hashes just computed: what is judged is what is stored.
-fn inspect(source: &Source, staged: &[Staged], request: &PromoteRequest, policy: &Policy) -> Result<Inspected> {
+fn inspect(inner: &Inner, source: &Source, staged: &[Staged], request: &PromoteRequest, policy: &Policy) -> Result<Inspected> {
     let mut inspector = Inspector::default();
     source.report(&mut inspector.findings);
     let mut guarded = Vec::new();
     for i in Inspector::order(staged.iter().map(|s| &s.entry.path)) {
-        let description = inspector.file(&staged[i].entry.path, &staged[i].checked()?)?;
+        let description = inspector.file(&staged[i].entry.path, &staged[i].checked(inner.layout())?)?;
         if let Facts::Gguf(header) = &description.facts {
             guarded.extend(guard(header, &staged[i], &source.files[i])?);
         }

@@ -5,7 +5,7 @@
 
 use super::Kind;
 use super::gguf::GgufHeader;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
@@ -46,7 +46,7 @@ pub struct Tensor {
 }
 
 /// What an adapter is for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Adapter {
     /// `lora`, `dora`, `control_vector`, ...: by the file's own word.
     pub kind: String,

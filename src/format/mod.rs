@@ -39,7 +39,7 @@ use finding::{Findings, Rule};
 use input::Input;
 use recognise::Content;
 pub(crate) use recognise::is_model_name;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 /// What a file is to a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,7 +67,6 @@ pub(crate) fn rules() -> impl Iterator<Item = &'static Rule> {
         companion::RULES,
         folder::RULES,
         gguf::RULES,
-        json::RULES,
         numpy::RULES,
         onnx::RULES,
         pickle::RULES,
@@ -149,20 +148,20 @@ impl Inspector {
     /// What each file is, in the order of their paths, and what was found, also of the files together.
     pub(crate) fn finish(mut self, layout: Layout) -> (Vec<Candidate>, Findings) {
         self.candidates.sort_by(|a, b| a.path.cmp(&b.path));
-        folder::check(layout, &self.candidates, &mut self.findings);
-        let headers = self.candidates.iter().filter_map(|c| match &c.description.facts {
-            Facts::Gguf(header) => Some((&c.path, &**header)),
+        let files: Vec<_> = self.candidates.into_iter().map(|c| (c.path, c.description, c.size_bytes)).collect();
+        onnx::check_external(&files, &mut self.findings);
+        let sizes: Vec<u64> = files.iter().map(|f| f.2).collect();
+        let files: Vec<_> = files.into_iter().map(|f| (f.0, f.1)).collect();
+        folder::check(layout, &files, &mut self.findings);
+        let headers = files.iter().filter_map(|(path, description)| match &description.facts {
+            Facts::Gguf(header) => Some((path, &**header)),
             _ => None,
         });
         gguf::check_split(&headers.collect::<Vec<_>>(), &mut self.findings);
-        onnx::check_external(&self.candidates, &mut self.findings);
-        (self.candidates, self.findings)
+        let whole = files.into_iter().zip(sizes);
+        let candidates = whole.map(|((path, description), size_bytes)| Candidate { path, size_bytes, description });
+        (candidates.collect(), self.findings)
     }
-}
-
-/// A file of a candidate by its path.
-pub(crate) fn by_path(candidates: &[Candidate]) -> HashMap<&str, &Candidate> {
-    candidates.iter().map(|c| (c.path.as_str(), c)).collect()
 }
 
 #[cfg(test)]

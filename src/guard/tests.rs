@@ -20,7 +20,7 @@ fn tensor(name: &str, kind: u32, dimensions: &[u64], offset: u64) -> TensorInfo 
 /// A header of the architecture `arch`, or without one; its tensors one after another.
 fn header(arch: Option<&str>, tensors: Vec<TensorInfo>) -> GgufHeader {
     let pairs = arch.map(|arch| ("general.architecture".to_owned(), Meta::String(arch.into()))).into_iter().collect();
-    GgufHeader { version: 3, pairs, tensors, alignment: 32, data_offset: 1024 }
+    GgufHeader { version: 3, pairs, tensors, alignment: 32, table_end: 1000, data_offset: 1024 }
 }
 
 fn small(names: &[&str]) -> Vec<TensorInfo> {

@@ -68,7 +68,7 @@ fn nothing_inspected_is_a_refusal() {
         (&["a.safetensors"], &[("a.safetensors", S)], None, Layout::Split, "must be GGUF", "policy.format"),
     ] {
         let e = judge(files, evidence(kinds), claimed, layout).expect_err(why);
-        assert_eq!(e.kind(), ErrorKind::Other);
+        assert_eq!(e.kind(), ErrorKind::Refused);
         assert!(e.to_string().contains(why) && e.to_string().contains(rule), "{e} should say {why:?}");
         assert!(e.findings().iter().any(|f| f.rule == rule));
     }

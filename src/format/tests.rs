@@ -1,0 +1,76 @@
+//! What a file is taken for, through the one door.
+
+use super::finding::Severity;
+use super::*;
+
+/// What it is, and the worst that was found.
+fn at(name: &str, bytes: &[u8]) -> (Kind, Findings) {
+    let mut findings = Findings::new();
+    let description = inspect(&name.parse().expect("a path"), &bytes, &mut findings).expect("it can be read");
+    (description.kind, findings)
+}
+
+fn gguf_file(version: u32, tensors: u64, pairs: u64, size: usize) -> Vec<u8> {
+    let mut file = [b"GGUF".as_slice(), &version.to_le_bytes(), &tensors.to_le_bytes(), &pairs.to_le_bytes()].concat();
+    file.resize(size, 0);
+    file
+}
+
+#[test]
+fn models_are_known_by_their_bytes() {
+    for (name, bytes, kind) in [
+        ("a.gguf", gguf_file(3, 0, 0, 24), Kind::Model(Format::Gguf)),
+        ("a.safetensors", b"\x02\0\0\0\0\0\0\0{}".to_vec(), Kind::Model(Format::Safetensors)),
+        ("config.json", b"{}".to_vec(), Kind::Companion),
+        ("LICENSE", b"words".to_vec(), Kind::Companion),
+        ("merges.txt", Vec::new(), Kind::Companion),
+    ] {
+        let (found, findings) = at(name, &bytes);
+        assert_eq!(found, kind, "{name}");
+        assert!(findings.list().iter().all(|f| f.severity < Severity::High), "{name}: {findings:?}");
+    }
+}
+
+#[test]
+fn junk_and_lies_are_refused() {
+    let swapped = gguf_file(3u32.swap_bytes(), 0, 0, 24);
+    for (name, bytes, rule) in [
+        ("a.gguf", b"".as_slice(), "content.empty"),
+        ("a.gguf", b"junk junk junk 17", "content.disagrees"),
+        ("a.gguf", b"<!DOCTYPE html><html>", "content.html"),
+        ("a.gguf", b"GGUF\x03\0\0\0", "gguf."),
+        ("a.gguf", &gguf_file(1, 0, 0, 24), "gguf."),
+        ("a.gguf", &gguf_file(4, 0, 0, 24), "gguf."),
+        ("a.gguf", &gguf_file(0, 0, 0, 24), "gguf."),
+        ("a.gguf", &swapped, "content.big-endian"),
+        ("a.gguf", &gguf_file(3, 0, 0, 23), "gguf."),
+        ("a.gguf", &gguf_file(3, 1, 2, 73), "gguf."),
+        ("a.gguf", &gguf_file(3, u64::MAX, 0, 96), "gguf."),
+        ("a.gguf", &gguf_file(3, 0, u64::MAX, 96), "gguf."),
+        ("a.gguf", b"\x02\0\0\0\0\0\0\0{}", "content.disagrees"),
+        ("a.safetensors", &gguf_file(3, 0, 0, 24), "content.disagrees"),
+        ("a.bin", &gguf_file(3, 0, 0, 24), "content.disagrees"),
+        ("model.json", &gguf_file(3, 0, 0, 24), "content.disagrees"),
+        ("a.safetensors", b"\x03\0\0\0\0\0\0\0{}", "safetensors."),
+        ("a.safetensors", b"\x01\0\0\0\0\0\0\0{}", "safetensors."),
+        ("a.safetensors", b"abc", "content.disagrees"),
+        ("a.safetensors", b"\x80\x04\x95\x0b\0\0\0\0\0\0\0\x8c", "content.disagrees"),
+        ("a.bin", b"\x80\x04.", "pickle."),
+        ("run.py", b"print()", "content.code"),
+        ("noext", b"words", "content.other-file"),
+    ] {
+        let (_, findings) = at(name, bytes);
+        let refused = findings.list().iter().any(|f| f.severity >= Severity::High && f.rule.starts_with(rule));
+        assert!(refused, "{name} wants {rule}: {findings:?}");
+    }
+}
+
+#[test]
+fn a_hostile_template_is_found_wherever_it_stands() {
+    let hostile = "{{ ''.__class__ }}";
+    let config = format!("{{\"chat_template\": {hostile:?}}}");
+    for (name, bytes) in [("tokenizer_config.json", config.as_str()), ("chat_template.jinja", hostile)] {
+        let (_, findings) = at(name, bytes.as_bytes());
+        assert!(findings.list().iter().any(|f| f.rule.starts_with("template.")), "{name}: {findings:?}");
+    }
+}
