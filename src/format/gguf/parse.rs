@@ -23,8 +23,10 @@ const MAX_NESTING: u32 = 4;
 const MAX_ALIGNMENT: u64 = 1 << 20;
 /// Far more than any model has: what each takes in memory beside its bytes is bounded by these.
 const MAX_PAIRS: u64 = 1 << 16;
-const MAX_TENSORS: u64 = 1 << 17;
+const MAX_TENSORS: u64 = 1 << 16;
 const MAX_ARRAYS: u64 = 1 << 16;
+/// Defects of one rule that are noted.
+const MAX_NOTES: u32 = 32;
 /// Memory is taken in pieces of at most this, so that a length alone costs nothing.
 const PIECE: u64 = 1 << 20;
 
@@ -70,7 +72,7 @@ pub(super) fn header(
     header: &mut GgufHeader,
     note: impl FnMut(&'static Rule, Place, String),
 ) -> Parsed<()> {
-    Parser { input, note, at: 0, limit: size.min(MAX_HEADER), arrays: 0 }.header(header)
+    Parser { input, note, at: 0, limit: size.min(MAX_HEADER), arrays: 0, noted: Vec::new() }.header(header)
 }
 
 struct Parser<R, F> {
@@ -80,6 +82,8 @@ struct Parser<R, F> {
     limit: u64,
     /// Arrays inside arrays so far.
     arrays: u64,
+    /// How often each rule was noted.
+    noted: Vec<(&'static Rule, u32)>,
 }
 
 impl<R: Read, F: FnMut(&'static Rule, Place, String)> Parser<R, F> {
@@ -471,6 +475,12 @@ impl<R: Read, F: FnMut(&'static Rule, Place, String)> Parser<R, F> {
     }
 
     fn note(&mut self, rule: &'static Rule, part: &str, at: u64, message: String) {
+        // A hundred thousand tensors may have a hundred thousand defects, and each costs a look at all that were found.
+        match self.noted.iter_mut().find(|(noted, _)| std::ptr::eq(*noted, rule)) {
+            Some((_, MAX_NOTES)) => return,
+            Some((_, count)) => *count += 1,
+            None => self.noted.push((rule, 1)),
+        }
         (self.note)(rule, Place::part_at(part, at), message);
     }
 }

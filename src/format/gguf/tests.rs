@@ -82,7 +82,11 @@ fn a_header_that_breaks_the_format_is_refused_with_what_is_wrong() {
         (header(4, 0, 0), "gguf.version", "version 4"),
         (header(3 << 24, 0, 0), "gguf.version", "big-endian GGUF (version 3"),
         (header(3, 0, u64::MAX), "gguf.count", "keys; at most 65536"),
-        (header(3, u64::MAX, 0), "gguf.count", "tensors"),
+        (header(3, u64::MAX, 0), "gguf.count", "tensors; at most 65536"),
+        (header(3, 65_537, 0), "gguf.count", "65537 tensors; at most 65536"),
+        (header(3, 65_536, 0), "gguf.count", "65536 tensors, more than"),
+        (header(3, 0, 65_537), "gguf.count", "65537 keys; at most 65536"),
+        (header(3, 0, 65_536), "gguf.count", "65536 keys, more than"),
         ([header(3, 1, 0), vec![0; 23]].concat(), "gguf.count", "1 tensors, more than can follow in 23"),
         ([header(3, 0, 1), vec![0; 13]].concat(), "gguf.count", "1 keys, more than can follow in 13"),
         (header(3, 0, 9), "gguf.count", "keys, more"),
@@ -358,7 +362,7 @@ fn much_costs_little() {
         model(&[strings("tokenizer.ggml.tokens", &["a"]), u32s("tokenizer.ggml.eos_token_ids", &vec![7; 1_000_000])]);
     let keys: Vec<_> = (0..60_000).map(|i| boolean(&format!("K{i}"), true)).collect();
     let names: Vec<_> =
-        (0..100_000u32).map(|i| tensor([&[0xff][..], &i.to_le_bytes().map(|b| b | 1)].concat(), &[0], 0, 0)).collect();
+        (0..65_536u32).map(|i| tensor([&[0xff][..], &i.to_le_bytes().map(|b| b | 1)].concat(), &[0], 0, 0)).collect();
     for (what, bytes) in [
         ("1,000 tensors", thousand),
         ("128,000 tokens", vocabulary),
@@ -367,7 +371,7 @@ fn much_costs_little() {
         ("raw texts", raw),
         ("a million ids", ids),
         ("60,000 odd keys", file(&keys, &[], 0)),
-        ("100,000 odd tensors", file(&[], &names, 0)),
+        ("65,536 odd tensors", file(&[], &names, 0)),
     ] {
         let start = Instant::now();
         let findings = findings_of(&bytes);
