@@ -30,6 +30,7 @@ rules! {
     TOKEN_DUPLICATE "gguf.token-duplicate" Critical "two tokens have one text as ggml reads it: llama.cpp aborts when it loads them"
     TOKEN_ID "gguf.token-id" Critical "a special token's id is outside the vocabulary: engines that trust it read past its end"
     TOKEN_ID_NONE "gguf.token-id-none" Warning "a special token's id is 4294967295, which some writers use for none"
+    SUPPRESSED "gguf.suppressed-token" Warning "a token that is never to be generated is outside the vocabulary, where llama.cpp drops it"
     TOKEN_ID_ORPHAN "gguf.token-id-orphan" Warning "a special token has an id, and the file has no vocabulary"
     TOKEN_TYPE_VALUE "gguf.token-type" Warning "a token's type is none that ggml knows"
     TOKEN_TEXT "gguf.token-text" Warning "a token's text is not UTF-8 or holds a NUL, where llama.cpp cuts it"
@@ -420,6 +421,10 @@ impl<'a> Check<'a> {
         if is_none(id) {
             return self.add(&TOKEN_ID_NONE, key, format!("{key} is {id}, which some writers use for none"));
         }
+        if key.ends_with(".suppress_tokens") {
+            let why = format!("{key} has {id}, outside the vocabulary of {count}: llama.cpp drops it");
+            return self.add(&SUPPRESSED, key, why);
+        }
         let why = format!("{key} is {id}, outside the vocabulary of {count}: engines that trust it read past its end");
         self.add(&TOKEN_ID, key, why);
     }
@@ -653,7 +658,6 @@ mod tests {
             (u32s(BOS, &[1]), "gguf.tokenizer-key", "array of u32, not u32"),
             (u32("tokenizer.ggml.eos_token_ids", 1), "gguf.tokenizer-key", "not an array of integers"),
             (u32s("tokenizer.ggml.eos_token_ids", &[1, 259]), "gguf.token-id", "259, outside"),
-            (i32s("tokenizer.ggml.suppress_tokens", &[-2]), "gguf.token-id", "-2, outside"),
             (u32("t5.decoder_start_token_id", 259), "gguf.token-id", "259, outside"),
             (text(MODEL, "llama"), "gguf.key-duplicate", "twice"),
             (u32("tokenizer.ggml.add_bos_token", 1), "gguf.tokenizer-key", "not a boolean"),
@@ -663,6 +667,9 @@ mod tests {
             assert_found(why, &with(pair), rule, why);
         }
         assert_found("model", &model(&[u32(MODEL, 1)]), "gguf.tokenizer-key", "not a string");
+        let dropped = with(i32s("tokenizer.ggml.suppress_tokens", &[1, -2]));
+        assert_clean("suppressed", &dropped, Severity::High);
+        assert!(findings_of(&dropped).has("gguf.suppressed-token"));
         let both = findings_of(&with(i32(BOS, 259)));
         assert!(both.has("gguf.tokenizer-key") && both.has("gguf.token-id"));
         assert_clean("ids", &with(u32s("tokenizer.ggml.eos_token_ids", &[0, 258])), Severity::Warning);
