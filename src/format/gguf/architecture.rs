@@ -102,7 +102,9 @@ pub(super) fn check(path: &RelPath, header: &GgufHeader, findings: &mut Findings
     // Of a set of shards only the first says what it is.
     let later_shard = header.number("split.no").is_some_and(|no| no > 0);
     let Some(name) = name(header) else {
-        if header.value("general.architecture").is_none() && !later_shard {
+        let unsaid = header.value("general.architecture").is_none();
+        // An imatrix says what it is by `general.type` alone.
+        if unsaid && !later_shard && header.text("general.type") != Some("imatrix") {
             check.add(
                 &ARCHITECTURE,
                 "general.architecture",
@@ -112,9 +114,7 @@ pub(super) fn check(path: &RelPath, header: &GgufHeader, findings: &mut Findings
         return;
     };
     if !ARCHITECTURES.contains(&name) {
-        let known_file =
-            matches!(header.text("general.type"), Some("imatrix")) || matches!(name, "imatrix" | "controlvector");
-        if !known_file {
+        if !matches!(name, "imatrix" | "controlvector") {
             let why = format!("the architecture {:?} is none that llama.cpp knows", shorten(name));
             check.add(&ARCHITECTURE, "general.architecture", why);
         }
@@ -672,6 +672,8 @@ mod tests {
                 "gguf.layers-present",
             ),
             (of("imatrix", &[]), "gguf.architecture"),
+            (of("controlvector", &[]), "gguf.architecture"),
+            (model(&[text("general.type", "imatrix")]), "gguf.architecture"),
         ] {
             assert!(!findings_of(&bytes).has(rule), "{rule}");
         }
