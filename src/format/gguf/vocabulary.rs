@@ -463,7 +463,7 @@ fn is_none(id: i128) -> bool {
 
 /// A token as C reads it.
 fn cut(token: &[u8]) -> &[u8] {
-    token.split(|b| *b == 0).next().unwrap_or_default()
+    std::ffi::CStr::from_bytes_until_nul(token).map_or(token, std::ffi::CStr::to_bytes)
 }
 
 /// The number in `[EMPTY_5]`, as llama.cpp writes it.
