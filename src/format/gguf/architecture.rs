@@ -357,7 +357,7 @@ impl<'a> Check<'a> {
             format!("there are {groups} groups of {experts} experts")
         } else if experts == 0 && groups > 0 {
             format!("there are {groups} groups of experts, and no experts")
-        } else if groups > 1 && experts % groups != 0 {
+        } else if groups > 1 && !experts.is_multiple_of(groups) {
             format!("{experts} experts do not divide into {groups} groups")
         } else if groups > 1 && !(1..groups).contains(&groups_used) {
             format!("{groups_used} of {groups} groups of experts are used; it must be fewer, and at least 1")

@@ -209,18 +209,18 @@ mod tests {
         file(&[], &[tensor("a", &[8], 0, a), tensor("b", &[5], 0, b)], data)
     }
 
-    /// Data of length `data`, 7 but for zeros in these ranges of them.
-    fn zeroed(mut bytes: Vec<u8>, data: usize, zeros: &[std::ops::Range<usize>]) -> Vec<u8> {
+    /// Data of length `data`, 7 but for zeros in this range of them.
+    fn zeroed(mut bytes: Vec<u8>, data: usize, zeros: std::ops::Range<usize>) -> Vec<u8> {
         let start = bytes.len() - data;
-        zeros.iter().for_each(|zeros| bytes[start + zeros.start..start + zeros.end].fill(0));
+        bytes[start + zeros.start..start + zeros.end].fill(0);
         bytes
     }
 
     #[test]
     fn tensors_follow_each_other_as_ggml_demands() {
         assert_clean("in order", &two(0, 32, 52), Severity::High);
-        assert_clean("padded at the end", &zeroed(two(0, 32, 64), 64, &[52..64]), Severity::High);
-        assert_clean("partly padded", &zeroed(two(0, 32, 60), 60, &[52..60]), Severity::High);
+        assert_clean("padded at the end", &zeroed(two(0, 32, 64), 64, 52..64), Severity::High);
+        assert_clean("partly padded", &zeroed(two(0, 32, 60), 60, 52..60), Severity::High);
         for (bytes, rule, why) in [
             (two(0, 0, 32), "gguf.overlap", "the tensors \"a\" and \"b\" share bytes 96..116"),
             (two(0, 33, 64), "gguf.unaligned", "begins at 33"),
@@ -232,11 +232,11 @@ mod tests {
                 "gguf.outside",
                 "tensor \"b\" do not lie in the file: 20 bytes from 32 on, and there are 51",
             ),
-            (zeroed(two(0, 32, 65), 65, &[52..65]), "gguf.trailing", "1 bytes follow the last tensor"),
+            (zeroed(two(0, 32, 65), 65, 52..65), "gguf.trailing", "1 bytes follow the last tensor"),
             (two(0, 32, 53), "gguf.padding", "not zero at byte 148"),
-            (zeroed(two(0, 32, 64), 64, &[52..63]), "gguf.padding", "not zero at byte 159"),
+            (zeroed(two(0, 32, 64), 64, 52..63), "gguf.padding", "not zero at byte 159"),
         ] {
-            let bytes = if rule == "gguf.order" { zeroed(bytes, 64, &[20..32]) } else { bytes };
+            let bytes = if rule == "gguf.order" { zeroed(bytes, 64, 20..32) } else { bytes };
             assert_found(why, &bytes, rule, why);
         }
     }
