@@ -24,6 +24,7 @@ mod adapter;
 mod architecture;
 mod charsmap;
 mod describe;
+mod known;
 mod layout;
 mod parse;
 mod split;

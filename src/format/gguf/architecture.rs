@@ -10,6 +10,7 @@
 //! ARCH.expert_count u32  0..=1024         ARCH.expert_used_count u32 or [block_count], 1..=expert_count when there are experts
 //! ```
 
+use super::known::ARCHITECTURES;
 use super::parse::rules;
 use super::{Array, GgufHeader, Value, ValueType};
 use crate::digest::shorten;
@@ -29,6 +30,7 @@ rules! {
     ZERO "gguf.zero" Critical "a size is 0 that engines divide by"
     ZERO_SIZE "gguf.zero-size" High "a size is 0 that no model has"
     ROPE "gguf.rope-dimension" High "the rotated dimensions are odd, or more than a head has: llama.cpp aborts"
+    ENUMERATION "gguf.enumeration" High "a number that stands for a choice is none that llama.cpp knows: it aborts"
     ROPE_SCALING "gguf.rope-scaling" Critical "the kind of RoPE scaling is none that llama.cpp knows: it aborts"
     ARRAY_LENGTH "gguf.array-length" Warning "an array for the layers is not as long as there are layers, so llama.cpp does not load the model"
     EMBEDDING_ROWS "gguf.embedding-rows" Warning "the embedding has not as many rows as there are tokens, so llama.cpp does not load the model"
@@ -39,162 +41,6 @@ const MAX_LAYERS: u64 = 512;
 /// `LLAMA_MAX_EXPERTS`
 const MAX_EXPERTS: u64 = 1024;
 
-/// llama-arch.cpp, `LLM_ARCH_NAMES`.
-const ARCHITECTURES: &[&str] = &[
-    "clip",
-    "llama",
-    "llama4",
-    "deci",
-    "falcon",
-    "grok",
-    "gpt2",
-    "gptj",
-    "gptneox",
-    "mpt",
-    "baichuan",
-    "starcoder",
-    "refact",
-    "bert",
-    "modern-bert",
-    "nomic-bert",
-    "nomic-bert-moe",
-    "neo-bert",
-    "jina-bert-v2",
-    "jina-bert-v3",
-    "eurobert",
-    "bloom",
-    "stablelm",
-    "qwen",
-    "qwen2",
-    "qwen2moe",
-    "qwen2vl",
-    "qwen3",
-    "qwen3moe",
-    "qwen3next",
-    "qwen3vl",
-    "qwen3vlmoe",
-    "qwen35",
-    "qwen35moe",
-    "qwen4exp",
-    "phi2",
-    "phi3",
-    "phimoe",
-    "plamo",
-    "plamo2",
-    "plamo3",
-    "codeshell",
-    "orion",
-    "internlm2",
-    "minicpm",
-    "minicpm3",
-    "gemma",
-    "gemma2",
-    "gemma3",
-    "gemma3n",
-    "gemma4",
-    "gemma4-assistant",
-    "gemma-embedding",
-    "starcoder2",
-    "mamba",
-    "mamba2",
-    "maple",
-    "jamba",
-    "falcon-h1",
-    "xverse",
-    "command-r",
-    "cohere2",
-    "cohere2moe",
-    "dbrx",
-    "olmo",
-    "olmo2",
-    "olmoe",
-    "muse-glimmer",
-    "openelm",
-    "arctic",
-    "deepseek",
-    "deepseek2",
-    "deepseek2-ocr",
-    "deepseek32",
-    "deepseek4",
-    "chatglm",
-    "glm4",
-    "glm4moe",
-    "glm-dsa",
-    "bitnet",
-    "t5",
-    "t5encoder",
-    "jais",
-    "jais2",
-    "nemotron",
-    "nemotron_h",
-    "nemotron_h_moe",
-    "exaone",
-    "exaone4",
-    "exaone-moe",
-    "rwkv6",
-    "rwkv6qwen2",
-    "rwkv7",
-    "arwkv7",
-    "granite",
-    "granitemoe",
-    "granitehybrid",
-    "graniteswitch",
-    "granite_swa",
-    "chameleon",
-    "wavtokenizer-dec",
-    "plm",
-    "bailingmoe",
-    "bailingmoe2",
-    "bailingmoe3",
-    "dots1",
-    "dots3note",
-    "arcee",
-    "afmoe",
-    "laguna",
-    "ernie4_5",
-    "ernie4_5-moe",
-    "hunyuan-moe",
-    "hunyuan-dense",
-    "hunyuan_vl",
-    "hy_v3",
-    "hy_v4",
-    "smollm3",
-    "gpt-oss",
-    "lfm2",
-    "lfm2moe",
-    "dream",
-    "smallthinker",
-    "llada",
-    "llada-moe",
-    "seed_oss",
-    "grovemoe",
-    "apertus",
-    "minimax-01",
-    "hrm_text",
-    "minimax-m2",
-    "minimax-m3",
-    "cogvlm",
-    "rnd1",
-    "pangu-embedded",
-    "mistral3",
-    "eagle3",
-    "dflash",
-    "mistral4",
-    "paddleocr",
-    "mimo2",
-    "step35",
-    "spark2_5",
-    "llama-embed",
-    "maincoder",
-    "kimi-linear",
-    "kimi-k3",
-    "glm5-next",
-    "talkie",
-    "mellum",
-    "nanbeige",
-    "qwen3tts",
-    "pockettts",
-];
 /// Those whose layers need not have attention (recurrent and hybrid ones, and such as have none): 0 heads are right there.
 const WITHOUT_HEADS: &[&str] = &[
     "mamba",
@@ -229,6 +75,12 @@ const WITHOUT_HEADS: &[&str] = &[
     "graniteswitch",
     "gemma4-assistant",
 ];
+/// Those that assert that there are experts (`GGML_ASSERT(n_expert > 0)` in their own files).
+const NEED_EXPERTS: &[&str] = &["bailingmoe2", "grovemoe", "llada-moe", "smallthinker"];
+/// Choices by number, and the last that llama.cpp knows.
+const ENUMERATIONS: [(&str, u64); 3] = [("pooling_type", 4), ("classifier.pooling_type", 4), ("expert_gating_func", 4)];
+/// T5's buckets are divided by 4 (`llama_relative_position_bucket`), and what comes out indexes a tensor.
+const BUCKETS: &str = "attention.relative_buckets_count";
 /// What engines divide by, under the architecture's name; some only those of one architecture.
 const DIVISORS: [(&str, Option<&str>); 5] = [
     ("wkv.head_size", None),
@@ -250,7 +102,9 @@ pub(super) fn check(path: &RelPath, header: &GgufHeader, findings: &mut Findings
     // Of a set of shards only the first says what it is.
     let later_shard = header.number("split.no").is_some_and(|no| no > 0);
     let Some(name) = name(header) else {
-        if header.value("general.architecture").is_none() && !later_shard {
+        let unsaid = header.value("general.architecture").is_none();
+        // An imatrix says what it is by `general.type` alone.
+        if unsaid && !later_shard && header.text("general.type") != Some("imatrix") {
             check.add(
                 &ARCHITECTURE,
                 "general.architecture",
@@ -260,9 +114,7 @@ pub(super) fn check(path: &RelPath, header: &GgufHeader, findings: &mut Findings
         return;
     };
     if !ARCHITECTURES.contains(&name) {
-        let known_file =
-            matches!(header.text("general.type"), Some("imatrix")) || matches!(name, "imatrix" | "controlvector");
-        if !known_file {
+        if !matches!(name, "imatrix" | "controlvector") {
             let why = format!("the architecture {:?} is none that llama.cpp knows", shorten(name));
             check.add(&ARCHITECTURE, "general.architecture", why);
         }
@@ -344,9 +196,7 @@ impl<'a> Check<'a> {
                     value.type_name()
                 );
                 self.add(&READ_AS, key, why);
-            } else if value.number() == Some(0)
-                && matches!(tail, "patch_size" | "image_size" | "head_count" | "spatial_merge_size")
-            {
+            } else if value.number() == Some(0) && (tail == "patch_size" || key.ends_with("attention.head_count")) {
                 self.add(&ZERO, key, format!("{key} is 0, and engines divide by it"));
             }
         }
@@ -417,6 +267,17 @@ impl<'a> Check<'a> {
                 self.add(&ZERO, &key, format!("{key} is 0, and engines divide by it"));
             }
         }
+        if let Some(n) = self.number(BUCKETS).filter(|n| *n < 4) {
+            let key = format!("{}{BUCKETS}", self.prefix);
+            self.add(&ZERO, &key, format!("{key} is {n}, and engines divide by a quarter of it, which is 0"));
+        }
+        for (tail, last) in ENUMERATIONS {
+            // -1 is "not said".
+            if let Some(n) = self.number(tail).filter(|n| *n > last && *n != u64::from(u32::MAX)) {
+                let key = format!("{}{tail}", self.prefix);
+                self.add(&ENUMERATION, &key, format!("{key} is {n}, over the {last} that llama.cpp knows: it aborts"));
+            }
+        }
         if let Some(layers) = layers {
             self.layers(layers);
         }
@@ -436,6 +297,16 @@ impl<'a> Check<'a> {
         }
         if let Some(more) = self.number("nextn_predict_layers").filter(|more| *more > layers) {
             let why = format!("{}nextn_predict_layers is {more}, over {key}, {layers}: llama.cpp aborts", self.prefix);
+            self.add(&LAYERS, &key, why);
+        }
+        for tail in ["posnet.block_count", "convnext.block_count"] {
+            if let Some(more) = self.number(tail).filter(|more| *more > layers) {
+                let why = format!("{}{tail} is {more}, over {key}, {layers}: llama.cpp aborts", self.prefix);
+                self.add(&LAYERS, &key, why);
+            }
+        }
+        if let Some(more) = self.number("decoder_block_count").filter(|more| *more > MAX_LAYERS) {
+            let why = format!("{}decoder_block_count is {more}; llama.cpp makes room for all of them", self.prefix);
             self.add(&LAYERS, &key, why);
         }
         if self.header.number("split.count").is_some_and(|n| n > 1) {
@@ -473,7 +344,10 @@ impl<'a> Check<'a> {
         if matches!(name, "hunyuan_vl" | "hunyuan-dense") && experts <= 1 {
             (experts, used) = (0, 0);
         }
-        let why = if experts > MAX_EXPERTS {
+        let needed = NEED_EXPERTS.contains(&name) && self.header.tensors.iter().any(|t| t.name.starts_with("blk."));
+        let why = if needed && experts == 0 {
+            format!("{name} has no experts, which it cannot be without")
+        } else if experts > MAX_EXPERTS {
             format!("{experts} experts; llama.cpp has room for {MAX_EXPERTS}")
         } else if used > experts {
             format!("{used} experts are used, and there are {experts}")
@@ -483,7 +357,7 @@ impl<'a> Check<'a> {
             format!("there are {groups} groups of {experts} experts")
         } else if experts == 0 && groups > 0 {
             format!("there are {groups} groups of experts, and no experts")
-        } else if groups > 1 && experts % groups != 0 {
+        } else if groups > 1 && !experts.is_multiple_of(groups) {
             format!("{experts} experts do not divide into {groups} groups")
         } else if groups > 1 && !(1..groups).contains(&groups_used) {
             format!("{groups_used} of {groups} groups of experts are used; it must be fewer, and at least 1")
@@ -533,7 +407,14 @@ impl<'a> Check<'a> {
         let length = self.number("attention.key_length").or(embedding.zip(heads).map(|(n, heads)| n / heads));
         let key = format!("{}rope.dimension_count", self.prefix);
         // ggml_rope: GGML_ASSERT(n_dims % 2 == 0), GGML_ASSERT(n_dims <= ne0).
-        match (self.number("rope.dimension_count"), length) {
+        let rotated = self.number("rope.dimension_count");
+        // deepseek2.cpp: GGML_ASSERT(n_embd_head_qk_nope >= 1)
+        let compressed = self.number("attention.key_length_mla").filter(|n| *n > 0);
+        if let Some((n, length)) = rotated.zip(compressed).filter(|(n, length)| n >= length) {
+            let why = format!("{key} is {n}, not below the key's length of {length}: llama.cpp aborts");
+            self.add(&ROPE, &key, why);
+        }
+        match (rotated, length) {
             (Some(n), _) if n % 2 != 0 => {
                 self.add(&ROPE, &key, format!("{key} is {n}, which is odd: llama.cpp aborts"))
             }
@@ -649,6 +530,23 @@ mod tests {
                 "gguf.rope-dimension",
                 "length of 8",
             ),
+            (with(&[u32("llama.pooling_type", 5)]), "gguf.enumeration", "pooling_type is 5"),
+            (with(&[u32("llama.classifier.pooling_type", 5)]), "gguf.enumeration", "pooling_type is 5"),
+            (with(&[u32("llama.expert_gating_func", 5)]), "gguf.enumeration", "expert_gating_func is 5"),
+            (of("t5", &[u32("t5.attention.relative_buckets_count", 3)]), "gguf.zero", "relative_buckets_count is 3"),
+            (with(&[u32("llama.decoder_block_count", 513)]), "gguf.layers", "decoder_block_count is 513"),
+            (with(&[u32("llama.posnet.block_count", 3)]), "gguf.layers", "posnet.block_count is 3"),
+            (with(&[u32("llama.convnext.block_count", 3)]), "gguf.layers", "convnext.block_count is 3"),
+            (
+                with(&[u32("llama.attention.key_length_mla", 16), u32("llama.rope.dimension_count", 16)]),
+                "gguf.rope-dimension",
+                "not below the key's length of 16",
+            ),
+            (
+                file(&[text("general.architecture", "grovemoe")], &[tensor("blk.0.a", &[8], 0, 0)], 32),
+                "gguf.experts",
+                "grovemoe has no experts",
+            ),
             (with(&[u32("llama.wkv.head_size", 0)]), "gguf.zero", "wkv.head_size is 0"),
             (of("mamba2", &[u32("mamba2.ssm.time_step_rank", 0)]), "gguf.zero", "time_step_rank is 0"),
             (of("grovemoe", &[u32("grovemoe.experts_per_group", 0)]), "gguf.zero", "experts_per_group is 0"),
@@ -672,6 +570,12 @@ mod tests {
             llama(1, &[u32("llama.block_count", 1)]),
             llama(512, &[u32("llama.block_count", 512)]),
             with(&[u32("llama.nextn_predict_layers", 2)]),
+            with(&[u32("llama.pooling_type", 4), u32("llama.expert_gating_func", 4)]),
+            with(&[u32("llama.pooling_type", u32::MAX)]),
+            of("t5", &[u32("t5.attention.relative_buckets_count", 4)]),
+            with(&[u32("llama.decoder_block_count", 512), u32("llama.posnet.block_count", 2)]),
+            with(&[u32("llama.attention.key_length_mla", 17), u32("llama.rope.dimension_count", 16)]),
+            of("grovemoe", &[]),
             with(&experts(1024, 1024)),
             with(&experts(0, 0)),
             with(&groups(4, 3)),
@@ -684,7 +588,7 @@ mod tests {
             of("mamba", &[u32("mamba.attention.head_count", 0)]),
             of("hunyuan-dense", &[u32("hunyuan-dense.expert_count", 1), u32("hunyuan-dense.expert_used_count", 0)]),
             of("llama4", &[u32("llama4.interleave_moe_layer_step", 0)]),
-            of("clip", &[u32("clip.vision.patch_size", 14), u32("clip.vision.block_count", 0)]),
+            of("clip", &[u32("clip.vision.patch_size", 14), u32("clip.vision.image_size", 0)]),
         ]) {
             let findings = findings_of(&bytes);
             assert!(found(&findings, Severity::Warning).is_empty(), "{:?}", findings.list());
@@ -768,6 +672,8 @@ mod tests {
                 "gguf.layers-present",
             ),
             (of("imatrix", &[]), "gguf.architecture"),
+            (of("controlvector", &[]), "gguf.architecture"),
+            (model(&[text("general.type", "imatrix")]), "gguf.architecture"),
         ] {
             assert!(!findings_of(&bytes).has(rule), "{rule}");
         }

@@ -41,8 +41,7 @@ pub(crate) fn templates(header: &GgufHeader) -> Vec<(&str, &[u8])> {
 /// `tokenizer.chat_template`, `tokenizer.chat_template.NAME`, the list `tokenizer.chat_templates`, and what others make of it:
 /// `chat_template` under any other prefix, or alone.
 fn is_template(key: &str) -> bool {
-    let last = key.rsplit('.').next().unwrap_or(key);
-    key.starts_with("tokenizer.chat_template") || last.starts_with("chat_template")
+    key.split('.').any(|word| word.starts_with("chat_template"))
 }
 
 /// What cannot be checked as a template, because it is none by its type.
@@ -189,11 +188,12 @@ mod tests {
             text("llama.chat_template", "four"),
             text("chat_template", "five"),
             text("chat_template.rag", "six"),
+            text("my_chat_template", "none"),
             strings("tokenizer.chat_templates", &["tool_use", "{{ x }}"]),
             text("tokenizer.ggml.model", "llama"),
         ]));
         let texts: Vec<_> = templates(&header).into_iter().map(|(_, text)| text).collect();
-        let wanted: [&[u8]; 7] = [b"one", b"two", b"three", b"four", b"five", b"tool_use", b"{{ x }}"];
+        let wanted: [&[u8]; 8] = [b"one", b"two", b"three", b"four", b"five", b"six", b"tool_use", b"{{ x }}"];
         assert_eq!(texts, wanted);
         assert_eq!(templates(&header)[1].0, "tokenizer.chat_template.tool_use");
     }

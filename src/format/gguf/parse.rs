@@ -23,8 +23,10 @@ const MAX_NESTING: u32 = 4;
 const MAX_ALIGNMENT: u64 = 1 << 20;
 /// Far more than any model has: what each takes in memory beside its bytes is bounded by these.
 const MAX_PAIRS: u64 = 1 << 16;
-const MAX_TENSORS: u64 = 1 << 17;
+const MAX_TENSORS: u64 = 1 << 16;
 const MAX_ARRAYS: u64 = 1 << 16;
+/// Defects of one rule that are noted.
+const MAX_NOTES: u32 = 32;
 /// Memory is taken in pieces of at most this, so that a length alone costs nothing.
 const PIECE: u64 = 1 << 20;
 
@@ -70,7 +72,7 @@ pub(super) fn header(
     header: &mut GgufHeader,
     note: impl FnMut(&'static Rule, Place, String),
 ) -> Parsed<()> {
-    Parser { input, note, at: 0, limit: size.min(MAX_HEADER), arrays: 0 }.header(header)
+    Parser { input, note, at: 0, limit: size.min(MAX_HEADER), arrays: 0, noted: Vec::new() }.header(header)
 }
 
 struct Parser<R, F> {
@@ -80,6 +82,8 @@ struct Parser<R, F> {
     limit: u64,
     /// Arrays inside arrays so far.
     arrays: u64,
+    /// How often each rule was noted.
+    noted: Vec<(&'static Rule, u32)>,
 }
 
 impl<R: Read, F: FnMut(&'static Rule, Place, String)> Parser<R, F> {
@@ -116,20 +120,19 @@ impl<R: Read, F: FnMut(&'static Rule, Place, String)> Parser<R, F> {
             match other {
                 None => {}
                 Some(was_lossy) if same_bytes || !(lossy || was_lossy) => {
-                    self.note(
-                        &TENSOR_DUPLICATE,
-                        &name,
-                        at,
+                    self.note(&TENSOR_DUPLICATE, &name, at, || {
                         format!(
                             "the tensor {:?} stands twice: one of them may be checked and the other loaded",
                             shorten(&name)
-                        ),
-                    );
+                        )
+                    });
                 }
                 Some(_) => {
-                    let message = format!(
-                        "two tensors cannot be told apart once their names are shown as {name:?}: a check of one would pass for the other"
-                    );
+                    let message = || {
+                        format!(
+                            "two tensors cannot be told apart once their names are shown as {name:?}: a check of one would pass for the other"
+                        )
+                    };
                     self.note(&TENSOR_DUPLICATE, &name, at, message);
                 }
             }
@@ -145,7 +148,7 @@ impl<R: Read, F: FnMut(&'static Rule, Place, String)> Parser<R, F> {
         let mut seen = HashSet::new();
         for ((key, _), at) in pairs.iter().zip(places) {
             if !seen.insert(key.as_str()) {
-                let why = format!("the key {:?} stands twice: loaders disagree on which value counts", shorten(key));
+                let why = || format!("the key {:?} stands twice: loaders disagree on which value counts", shorten(key));
                 self.note(&KEY_DUPLICATE, key, *at, why);
             }
         }
@@ -189,11 +192,11 @@ impl<R: Read, F: FnMut(&'static Rule, Place, String)> Parser<R, F> {
             }
         };
         if key.chars().any(hidden) {
-            let why = format!("the key {:?} holds control characters: it is not what it is shown as", shorten(&key));
+            let why = || format!("the key {:?} holds control characters: it is not what it is shown as", shorten(&key));
             self.note(&KEY_CONTROL, &key, at, why);
         } else if !is_key(&key) {
             let why =
-                format!("the key {:?} is not lower-case words with dots between, as GGUF wants it", shorten(&key));
+                || format!("the key {:?} is not lower-case words with dots between, as GGUF wants it", shorten(&key));
             self.note(&KEY_GRAMMAR, &key, at, why);
         }
         Ok(key)
@@ -236,22 +239,21 @@ impl<R: Read, F: FnMut(&'static Rule, Place, String)> Parser<R, F> {
             return Err(Halt::found(&TENSOR_NAME, Place::part_at(&name, at), why));
         }
         if let Some(raw) = &raw {
-            let why = format!(
-                "the tensor's name \"{}\" is not UTF-8: tools that replace its bytes take it for another",
-                raw.escape_ascii()
-            );
+            let why = || {
+                format!(
+                    "the tensor's name \"{}\" is not UTF-8: tools that replace its bytes take it for another",
+                    raw.escape_ascii()
+                )
+            };
             self.note(&NAME_UTF8, &name, at, why);
         }
         if name.chars().any(hidden) {
-            self.note(
-                &NAME_CONTROL,
-                &name,
-                at,
-                format!("the tensor {name:?} has control characters in its name: it is not what it is shown as"),
-            );
+            self.note(&NAME_CONTROL, &name, at, || {
+                format!("the tensor {name:?} has control characters in its name: it is not what it is shown as")
+            });
         }
         if name.is_empty() {
-            self.note(&NAME_EMPTY, &name, at, "a tensor has an empty name: no check can be about it".into());
+            self.note(&NAME_EMPTY, &name, at, || "a tensor has an empty name: no check can be about it".into());
         }
         Ok((name, raw))
     }
@@ -273,16 +275,14 @@ impl<R: Read, F: FnMut(&'static Rule, Place, String)> Parser<R, F> {
             dimensions.push(n);
         }
         if dimensions.is_empty() {
-            self.note(
-                &SCALAR,
-                &name,
-                at,
-                format!("the tensor {name:?} has 0 dimensions: ggml takes it for one element"),
-            );
+            self.note(&SCALAR, &name, at, || {
+                format!("the tensor {name:?} has 0 dimensions: ggml takes it for one element")
+            });
         }
         if dimensions.contains(&0) {
-            let why =
-                format!("the tensor {name:?} has a dimension of 0: it has no data, and engines divide by dimensions");
+            let why = || {
+                format!("the tensor {name:?} has a dimension of 0: it has no data, and engines divide by dimensions")
+            };
             self.note(&NO_ELEMENTS, &name, at, why);
         }
         let id = self.u32("a tensor's type")?;
@@ -341,7 +341,7 @@ impl<R: Read, F: FnMut(&'static Rule, Place, String)> Parser<R, F> {
             T::Bool => {
                 let n = u8::from_le_bytes(self.array("a value")?);
                 if n > 1 {
-                    self.note(&BOOLEAN, key, at, format!("the boolean {:?} is {n}, neither 0 nor 1", shorten(key)));
+                    self.note(&BOOLEAN, key, at, || format!("the boolean {:?} is {n}, neither 0 nor 1", shorten(key)));
                 }
                 Value::Bool(n != 0)
             }
@@ -365,7 +365,7 @@ impl<R: Read, F: FnMut(&'static Rule, Place, String)> Parser<R, F> {
             self.check_count("array values", count, width, MAX_HEADER)?;
             let bytes = self.bytes("an array", count.saturating_mul(width))?;
             if of == ValueType::Bool && bytes.iter().any(|b| *b > 1) {
-                self.note(&BOOLEAN, key, at, format!("the booleans of {:?} are not 0 or 1", shorten(key)));
+                self.note(&BOOLEAN, key, at, || format!("the booleans of {:?} are not 0 or 1", shorten(key)));
             }
             return Ok(Array::Packed { of, count, bytes });
         }
@@ -374,7 +374,7 @@ impl<R: Read, F: FnMut(&'static Rule, Place, String)> Parser<R, F> {
             return Ok(Array::Strings(self.strings(count)?));
         }
         if depth == 1 {
-            let why = format!("the value of {:?} is an array of arrays, which ggml does not load", shorten(key));
+            let why = || format!("the value of {:?} is an array of arrays, which ggml does not load", shorten(key));
             self.note(&NESTED, key, at, why);
         }
         self.check_count("arrays", count, 12, MAX_ARRAYS.saturating_sub(self.arrays))?;
@@ -470,8 +470,14 @@ impl<R: Read, F: FnMut(&'static Rule, Place, String)> Parser<R, F> {
         Ok(())
     }
 
-    fn note(&mut self, rule: &'static Rule, part: &str, at: u64, message: String) {
-        (self.note)(rule, Place::part_at(part, at), message);
+    fn note(&mut self, rule: &'static Rule, part: &str, at: u64, message: impl FnOnce() -> String) {
+        // A hundred thousand tensors may have a hundred thousand defects, and each costs a look at all that were found.
+        match self.noted.iter_mut().find(|(noted, _)| std::ptr::eq(*noted, rule)) {
+            Some((_, MAX_NOTES)) => return,
+            Some((_, count)) => *count += 1,
+            None => self.noted.push((rule, 1)),
+        }
+        (self.note)(rule, Place::part_at(part, at), message());
     }
 }
 

@@ -11,6 +11,7 @@
 //! ```
 
 use super::charsmap;
+use super::known::PRE_TOKENIZERS;
 use super::parse::rules;
 use super::{Array, GgufHeader, Strings, Value, ValueType};
 use crate::digest::shorten;
@@ -29,6 +30,7 @@ rules! {
     TOKEN_DUPLICATE "gguf.token-duplicate" Critical "two tokens have one text as ggml reads it: llama.cpp aborts when it loads them"
     TOKEN_ID "gguf.token-id" Critical "a special token's id is outside the vocabulary: engines that trust it read past its end"
     TOKEN_ID_NONE "gguf.token-id-none" Warning "a special token's id is 4294967295, which some writers use for none"
+    SUPPRESSED "gguf.suppressed-token" Warning "a token that is never to be generated is outside the vocabulary, where llama.cpp drops it"
     TOKEN_ID_ORPHAN "gguf.token-id-orphan" Warning "a special token has an id, and the file has no vocabulary"
     TOKEN_TYPE_VALUE "gguf.token-type" Warning "a token's type is none that ggml knows"
     TOKEN_TEXT "gguf.token-text" Warning "a token's text is not UTF-8 or holds a NUL, where llama.cpp cuts it"
@@ -68,101 +70,6 @@ impl Kind {
         })
     }
 }
-
-/// The pre-tokenizers that llama-vocab.cpp knows.
-const PRE_TOKENIZERS: &[&str] = &[
-    "a.x-4.0",
-    "afmoe",
-    "bailingmoe",
-    "bailingmoe2",
-    "bloom",
-    "chameleon",
-    "chatglm-bpe",
-    "codeshell",
-    "cohere2moe",
-    "command-r",
-    "dbrx",
-    "deepseek-coder",
-    "deepseek-llm",
-    "deepseek-r1-qwen",
-    "deepseek-v3",
-    "default",
-    "exaone",
-    "exaone-moe",
-    "exaone4",
-    "f2llmv2",
-    "falcon",
-    "falcon-h1",
-    "falcon3",
-    "gemma4",
-    "gigachat",
-    "glm4",
-    "glm5",
-    "gpt-2",
-    "gpt-4o",
-    "gpt3-finnish",
-    "granite-docling",
-    "granite-embed-multi-311m",
-    "granite-embed-multi-97m",
-    "grok-2",
-    "hunyuan",
-    "hunyuan-dense",
-    "hy_v4",
-    "jais",
-    "jais-2",
-    "jina-de",
-    "jina-es",
-    "jina-v1-en",
-    "jina-v2-code",
-    "jina-v2-de",
-    "jina-v2-es",
-    "jina-v5-nano",
-    "joyai-llm",
-    "kanana2",
-    "kimi-k2",
-    "kormo",
-    "laguna",
-    "lfm2",
-    "llada-moe",
-    "llama-bpe",
-    "llama-v3",
-    "llama3",
-    "llama4",
-    "megrez",
-    "mellum",
-    "mellum2",
-    "midm-2.0",
-    "minerva-7b",
-    "minicpm5",
-    "minimax-m2",
-    "modern-bert",
-    "mpt",
-    "olmo",
-    "phi-2",
-    "pixtral",
-    "poro-chat",
-    "qwen2",
-    "qwen35",
-    "refact",
-    "roberta-bpe",
-    "sarvam-moe",
-    "seed-coder",
-    "smaug-bpe",
-    "smollm",
-    "solar-open",
-    "spark2_5",
-    "stablelm2",
-    "starcoder",
-    "superbpe",
-    "talkie",
-    "tekken",
-    "tiny_aya",
-    "trillion",
-    "ufakzeka",
-    "viking",
-    "whitespace",
-    "youtu",
-];
 
 const TOKENS: &str = "tokenizer.ggml.tokens";
 /// `LLAMA_TOKEN_TYPE_BYTE`.
@@ -514,6 +421,10 @@ impl<'a> Check<'a> {
         if is_none(id) {
             return self.add(&TOKEN_ID_NONE, key, format!("{key} is {id}, which some writers use for none"));
         }
+        if key.ends_with(".suppress_tokens") {
+            let why = format!("{key} has {id}, outside the vocabulary of {count}: llama.cpp drops it");
+            return self.add(&SUPPRESSED, key, why);
+        }
         let why = format!("{key} is {id}, outside the vocabulary of {count}: engines that trust it read past its end");
         self.add(&TOKEN_ID, key, why);
     }
@@ -552,7 +463,7 @@ fn is_none(id: i128) -> bool {
 
 /// A token as C reads it.
 fn cut(token: &[u8]) -> &[u8] {
-    token.split(|b| *b == 0).next().unwrap_or_default()
+    std::ffi::CStr::from_bytes_until_nul(token).map_or(token, std::ffi::CStr::to_bytes)
 }
 
 /// The number in `[EMPTY_5]`, as llama.cpp writes it.
@@ -747,7 +658,6 @@ mod tests {
             (u32s(BOS, &[1]), "gguf.tokenizer-key", "array of u32, not u32"),
             (u32("tokenizer.ggml.eos_token_ids", 1), "gguf.tokenizer-key", "not an array of integers"),
             (u32s("tokenizer.ggml.eos_token_ids", &[1, 259]), "gguf.token-id", "259, outside"),
-            (i32s("tokenizer.ggml.suppress_tokens", &[-2]), "gguf.token-id", "-2, outside"),
             (u32("t5.decoder_start_token_id", 259), "gguf.token-id", "259, outside"),
             (text(MODEL, "llama"), "gguf.key-duplicate", "twice"),
             (u32("tokenizer.ggml.add_bos_token", 1), "gguf.tokenizer-key", "not a boolean"),
@@ -757,6 +667,9 @@ mod tests {
             assert_found(why, &with(pair), rule, why);
         }
         assert_found("model", &model(&[u32(MODEL, 1)]), "gguf.tokenizer-key", "not a string");
+        let dropped = with(i32s("tokenizer.ggml.suppress_tokens", &[1, -2]));
+        assert_clean("suppressed", &dropped, Severity::High);
+        assert!(findings_of(&dropped).has("gguf.suppressed-token"));
         let both = findings_of(&with(i32(BOS, 259)));
         assert!(both.has("gguf.tokenizer-key") && both.has("gguf.token-id"));
         assert_clean("ids", &with(u32s("tokenizer.ggml.eos_token_ids", &[0, 258])), Severity::Warning);
