@@ -124,7 +124,7 @@ fn sound_archives_are_read_without_findings() {
     for zip64 in [false, true] {
         for entries in [
             &two()[..],
-            &[entry("a", b"x"), entry("b/c", b""), deflated.clone()],
+            &[entry("x", b"x"), entry("b/c", b""), deflated.clone()],
             &[entry("d/", b""), entry("d/e", b"1"), streamed.clone()],
             &[entry("no data", b"")],
             &[Entry { external: 0o100_644 << 16, ..entry("mode", b"1") }],
@@ -204,13 +204,14 @@ fn nothing_stands_before_between_or_after_the_members() {
     });
     // A gap between the last member and the directory.
     broken("zip.gap", "belong to no member", false, |b| {
+        *b = build(&[entry("a", b"1234")], false);
         let at = b.centrals[0];
         b.bytes.insert(at, 0);
         let (end, old) = (b.end + 1, at as u32);
         set(b, end + 16, &(old + 1).to_le_bytes());
     });
     broken("zip.gap", "are hidden", false, |b| b.bytes.insert(b.end, 0));
-    broken("zip.overlap", "begins within", false, |b| set(b, b.centrals[1] + 42, &[0]));
+    broken("zip.overlap", "reaches into", false, |b| set(b, b.centrals[1] + 42, &[0]));
     broken("zip.overlap", "reaches into", false, |b| {
         let at = b.centrals[0];
         set(b, at + 20, &[200]);
@@ -293,7 +294,7 @@ fn zip64_fields_agree() {
     };
     assert_eq!(look(&wide(10, 10).bytes).0, [""; 0]);
     assert_eq!(look(&wide(9, 10).bytes).0, ["zip.size", "zip.mismatch"]);
-    assert_eq!(look(&wide(11, 11).bytes).0, ["zip.overlap"]);
+    assert_eq!(look(&wide(11, 11).bytes).0, ["zip.mismatch"]);
     let mut other = wide(10, 10);
     let at = other.headers[0] + 30 + 3 + 4;
     set(&mut other, at, &[9]);
