@@ -189,7 +189,7 @@ fn archive(path: &RelPath, input: &dyn Input, findings: &mut Findings) -> Result
         let why = format!("{:?} is outside the folder {:?}: PyTorch does not see it, or not the rest", shorten(&member.name), shorten(folder));
         findings.add(path, &FOLDER, Place::part(&member.name), why);
     }
-    for member in &roles.others {
+    for member in roles.others.iter().filter(|m| kind_of_code(&m.name).is_none()) {
         let why = format!("torch.save writes no {:?}", shorten(&member.name));
         findings.add(path, &MEMBER, Place::part(&member.name), why);
         look_into(path, input, member, findings)?;
@@ -221,22 +221,34 @@ fn archive(path: &RelPath, input: &dyn Input, findings: &mut Findings) -> Result
     Ok(description)
 }
 
-/// Archives of the same form that hold code.
+/// Archives of the same form that hold code: each kind of it is named once.
 fn code(path: &RelPath, members: &[Member], findings: &mut Findings) {
+    let mut kinds: Vec<(&str, &str, usize)> = Vec::new();
     for member in members {
-        let below = member.name.split_once('/').map_or(member.name.as_str(), |(_, below)| below);
-        let what = match below {
-            "constants.pkl" => "TorchScript",
-            _ if below.starts_with("code/") => "TorchScript",
-            ".data/extern_modules" | ".data/python_version" => "a torch.package",
-            "archive_format" => "an exported program",
-            "bytecode.pkl" | "mobile_debug_handles.pkl" => "a program for PyTorch Mobile",
-            _ if below.ends_with(".py") || below.ends_with(".so") => "code",
-            _ => continue,
-        };
-        let why = format!("{:?}: the archive holds {what}; loading it runs what it holds", shorten(&member.name));
-        findings.add(path, &CODE, Place::part(&member.name), why);
+        let Some(what) = kind_of_code(&member.name) else { continue };
+        match kinds.iter_mut().find(|(kind, ..)| *kind == what) {
+            Some((_, _, more)) => *more += 1,
+            None => kinds.push((what, &member.name, 0)),
+        }
     }
+    for (what, name, more) in kinds {
+        let why = format!("{:?} and {more} other members are {what}: loading the archive runs what it holds", shorten(name));
+        findings.add(path, &CODE, Place::part(name), why);
+    }
+}
+
+/// What a member's name makes of an archive.
+fn kind_of_code(name: &str) -> Option<&'static str> {
+    let below = name.split_once('/').map_or(name, |(_, below)| below);
+    Some(match below {
+        "constants.pkl" => "TorchScript",
+        _ if below.starts_with("code/") || below.starts_with("constants/") => "TorchScript",
+        ".data/extern_modules" | ".data/python_version" => "a torch.package",
+        "archive_format" => "an exported program",
+        "bytecode.pkl" | "mobile_debug_handles.pkl" => "a program for PyTorch Mobile",
+        _ if below.ends_with(".py") || below.ends_with(".so") => "code",
+        _ => return None,
+    })
 }
 
 /// A member's bytes as far as `keep`, after its size and CRC were checked; none when they were not as they should be.
