@@ -84,7 +84,10 @@ fn whatever_is_called_is_named() {
         (b"\x80\x02cbuiltins\nexec\nX\x01\0\0\0a\x85R.", "builtins.exec"),
         (b"\x80\x02cpip\nmain\n]\x85R.", "pip.main"),
         (b"\x80\x02crunpy\n_run_code\n)R.", "runpy._run_code"),
-        (b"\x80\x02casyncio.unix_events\n_UnixSubprocessTransport._start\n)R.", "asyncio.unix_events._UnixSubprocessTransport._start"),
+        (
+            b"\x80\x02casyncio.unix_events\n_UnixSubprocessTransport._start\n)R.",
+            "asyncio.unix_events._UnixSubprocessTransport._start",
+        ),
         (b"\x80\x02ctorch.hub\nload\n)R.", "torch.hub.load"),
         (b"\x80\x02ctorch\nload\n)R.", "torch.load"),
         (b"\x80\x02ctorch._utils\n_import_dotted_name\n)R.", "torch._utils._import_dotted_name"),

@@ -88,7 +88,10 @@ pub(crate) fn build(entries: &[Entry], zip64: bool) -> Built {
     let (size, count, end64) = (out.len() as u64 - directory, entries.len() as u64, out.len());
     if zip64 {
         out.extend_from_slice(b"PK\x06\x06");
-        le(&mut out, &[(44, 8), (0x031e, 2), (45, 2), (0, 4), (0, 4), (count, 8), (count, 8), (size, 8), (directory, 8)]);
+        le(
+            &mut out,
+            &[(44, 8), (0x031e, 2), (45, 2), (0, 4), (0, 4), (count, 8), (count, 8), (size, 8), (directory, 8)],
+        );
         out.extend_from_slice(b"PK\x06\x07");
         le(&mut out, &[(0, 4), (end64 as u64, 8), (1, 4)]);
     }
@@ -130,7 +133,11 @@ fn sound_archives_are_read_without_findings() {
             &[Entry { external: 0o100_644 << 16, ..entry("mode", b"1") }],
             &[Entry { external: 0o40_755 << 16 | 0x10, ..entry("folder/", b"") }],
             &[Entry { flags: 0x800, ..entry("n\u{e4}me", b"1") }],
-            &[Entry { extra: b"UT\x05\0\x03abcd".to_vec(), central_extra: b"UT\x05\0\x03abcd".to_vec(), ..entry("t", b"1") }],
+            &[Entry {
+                extra: b"UT\x05\0\x03abcd".to_vec(),
+                central_extra: b"UT\x05\0\x03abcd".to_vec(),
+                ..entry("t", b"1")
+            }],
         ] {
             let built = build(entries, zip64);
             let (rules, said, members) = look(&built.bytes);
@@ -305,7 +312,8 @@ fn zip64_fields_agree() {
 fn miniz_zip64_fields_beyond_4_gib_are_understood() {
     // What miniz writes of a small member whose header stands beyond 4 GiB: its place, in the local header too. Here the
     // place is small, so that the directory needs no field.
-    for (field, sound) in [(vec![0u64], true), (vec![32, 32], true), (vec![32, 32, 0], true), (vec![1], false), (vec![32], false)]
+    for (field, sound) in
+        [(vec![0u64], true), (vec![32, 32], true), (vec![32, 32, 0], true), (vec![1], false), (vec![32], false)]
     {
         let mut e = torch_entry("a/data/0", &[7; 32]);
         let values: Vec<u8> = field.iter().flat_map(|v| v.to_le_bytes()).collect();
@@ -408,7 +416,8 @@ fn names_that_leave_the_folder_are_refused() {
         let (rules, said, _) = look(&build(&[entry(name, b"1")], false).bytes);
         assert!(rules.contains(&"zip.name") && said.contains(why), "{name:?}: {rules:?} {said}");
     }
-    let utf8 = |name: &[u8], flags| look(&build(&[Entry { name: name.to_vec(), flags, ..entry("", b"1") }], false).bytes);
+    let utf8 =
+        |name: &[u8], flags| look(&build(&[Entry { name: name.to_vec(), flags, ..entry("", b"1") }], false).bytes);
     assert_eq!(utf8("ä".as_bytes(), 0x800).0, [""; 0]);
     assert_eq!(utf8("ä".as_bytes(), 0).0, ["zip.name"]);
     assert_eq!(utf8(b"\xff\xfe", 0x800).0, ["zip.name"]);
@@ -425,12 +434,18 @@ fn names_that_stand_twice_are_refused() {
         ("a/b/c", "A/b", "would be in it"),
         ("a/b/", "a/b", "one name to some"),
     ] {
-        let (rules, said, _) = look(&build(&[entry(a, b"1"), entry(b, b"2")].map(|mut e| {
-            if e.name.ends_with(b"/") {
-                e.data.clear();
-            }
-            e
-        }), false).bytes);
+        let (rules, said, _) = look(
+            &build(
+                &[entry(a, b"1"), entry(b, b"2")].map(|mut e| {
+                    if e.name.ends_with(b"/") {
+                        e.data.clear();
+                    }
+                    e
+                }),
+                false,
+            )
+            .bytes,
+        );
         assert_eq!(rules, ["zip.duplicate"], "{a} {b}");
         assert!(said.contains(why), "{said}");
     }
