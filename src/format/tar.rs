@@ -136,13 +136,19 @@ fn member(path: &RelPath, header: &[u8], at: u64, findings: &mut Findings) -> Pa
     let printable = !name.chars().any(char::is_control) && !name.contains('\u{fffd}');
     let inside = !name.starts_with('/') && !name.contains(['\\', ':']) && name.split('/').all(|c| c != "..");
     if name.is_empty() || !inside || !printable {
-        let why = format!("{:?} leaves the folder or cannot be printed: unpacked, it is written elsewhere", shorten(&name));
+        let why =
+            format!("{:?} leaves the folder or cannot be printed: unpacked, it is written elsewhere", shorten(&name));
         findings.add(path, &NAME, Place::at(at), why);
     }
     let kind = header[156];
     if !matches!(kind, b'0' | 0 | b'5') {
         let link = text(&header[157..257]);
-        let why = format!("{:?} is of type {:?} (to {:?}): a link or a special member", shorten(&name), kind as char, shorten(&link));
+        let why = format!(
+            "{:?} is of type {:?} (to {:?}): a link or a special member",
+            shorten(&name),
+            kind as char,
+            shorten(&link)
+        );
         findings.add(path, &LINK, Place::at(at), why);
     }
     Ok((name, size))
@@ -163,4 +169,125 @@ fn octal(field: &[u8]) -> Option<u64> {
         return None;
     }
     u64::from_str_radix(text, 8).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A header of old, with the checksum that fits.
+    fn header(name: &str, size: usize, kind: u8, magic: &[u8]) -> Vec<u8> {
+        let mut h = vec![0; 512];
+        h[..name.len()].copy_from_slice(name.as_bytes());
+        h[124..135].copy_from_slice(format!("{size:011o}").as_bytes());
+        h[156] = kind;
+        h[257..257 + magic.len()].copy_from_slice(magic);
+        seal(&mut h);
+        h
+    }
+
+    fn seal(h: &mut [u8]) {
+        h[148..156].fill(b' ');
+        let sum: u32 = h.iter().map(|b| u32::from(*b)).sum();
+        h[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+    }
+
+    fn member(name: &str, data: &[u8]) -> Vec<u8> {
+        let mut out = [header(name, data.len(), b'0', b"ustar\x0000"), data.to_vec()].concat();
+        out.resize(out.len().next_multiple_of(512), 0);
+        out
+    }
+
+    fn look(bytes: &[u8]) -> (Vec<&'static str>, String) {
+        let mut findings = Findings::new();
+        let path = "model.tar".parse().expect("a path");
+        inspect(&path, &bytes, &mut findings).expect("no failure");
+        let said = findings.list().iter().map(|f| format!("{}\n", f.message)).collect();
+        (findings.list().iter().map(|f| f.rule).collect(), said)
+    }
+
+    const END: [u8; 1024] = [0; 1024];
+
+    fn first_form(object: &[u8]) -> Vec<u8> {
+        let members = [
+            ("sys_info", b"\x80\x02}.".as_slice()),
+            ("pickle", object),
+            ("storages", b"\x80\x02K\0."),
+            ("tensors", b"\x80\x02K\0."),
+        ];
+        members.iter().flat_map(|(name, data)| member(name, data)).chain(END).collect()
+    }
+
+    #[test]
+    fn tars_are_known_and_refused() {
+        let plain = [member("a", b"1"), member("b", b""), END.to_vec()].concat();
+        assert!(is_tar(&plain) && is_tar(&header("a", 1, 0, b"")), "by the magic, and by the checksum");
+        assert!(!is_tar(&[0; 512]) && !is_tar(&plain[..511]) && !is_tar(&[b'x'; 512]));
+        assert_eq!(look(&plain).0, ["archive.tar"]);
+        assert_eq!(look(&first_form(b"\x80\x02}.")).0, ["torch.tar"]);
+        let (rules, said) = look(&first_form(b"cos\nsystem\n)R."));
+        assert!(rules.contains(&"pickle.call") && said.contains("calls os.system"), "{rules:?}");
+        for data in [b"cos\nsystem\n)R.".as_slice(), b"\x80\x02cos\nsystem\n)R"] {
+            let (rules, _) = look(&[member("any.txt", data), END.to_vec()].concat());
+            assert!(rules.contains(&"pickle.call"));
+        }
+    }
+
+    #[test]
+    fn members_are_read_strictly() {
+        let with = |name: &str| look(&[member(name, b"1"), END.to_vec()].concat()).0;
+        for name in ["a", "a/b", "a..b"] {
+            assert_eq!(with(name), ["archive.tar"], "{name}");
+        }
+        for name in ["/a", "../a", "a/../b", "..", "a\\b", "C:a", "a\nb", ""] {
+            assert_eq!(with(name), ["tar.name", "archive.tar"], "{name}");
+        }
+        let prefixed = |prefix: &str, magic: &[u8]| {
+            let mut h = header("a", 0, b'0', magic);
+            h[345..345 + prefix.len()].copy_from_slice(prefix.as_bytes());
+            seal(&mut h);
+            look(&[h, END.to_vec()].concat()).0
+        };
+        assert_eq!(prefixed("..", b"ustar\x0000"), ["tar.name", "archive.tar"]);
+        assert_eq!(prefixed("..", b""), ["archive.tar"], "no ustar, no prefix");
+        let (rules, said) = look(&[member("a", b"1"), member("a", b"2"), END.to_vec()].concat());
+        assert!(rules.contains(&"tar.name") && said.contains("\"a\" stands twice"));
+        for kind in 0..=255u8 {
+            let rules = look(&[header("a", 0, kind, b"ustar\x0000"), END.to_vec()].concat()).0;
+            assert_eq!(rules.contains(&"tar.link"), !matches!(kind, 0 | b'0' | b'5'), "{kind}");
+        }
+    }
+
+    #[test]
+    fn sizes_checksums_and_ends_are_right() {
+        let sound = [member("a", b"1"), END.to_vec()].concat();
+        let edit = |at: usize, byte: u8, sealed: bool| {
+            let mut out = sound.clone();
+            out[at] = byte;
+            if sealed {
+                seal(&mut out[..512]);
+            }
+            look(&out)
+        };
+        assert!(edit(0, b'b', false).1.contains("checksum"));
+        assert!(edit(124, b'9', true).1.contains("octal"));
+        assert!(edit(124, 0x80, true).1.contains("octal"), "no base-256 sizes");
+        assert!(edit(124, b'7', true).1.contains("are left"));
+        let size = |n: usize| {
+            let mut out = header("a", n, b'0', b"ustar");
+            out.extend([7; 512]);
+            out.extend(END);
+            look(&out).0
+        };
+        assert_eq!(size(512), ["archive.tar"]);
+        assert_eq!(size(1536), ["tar.trailing", "archive.tar"], "the end is data");
+        assert_eq!(size(1537), ["tar.header", "archive.tar"]);
+        for (more, rule) in [(0, ""), (1, ""), (9 * 1024, ""), (63 << 10, ""), (64 << 10, "tar.trailing")] {
+            let rules = look(&[sound.clone(), vec![0; more]].concat()).0;
+            assert_eq!(rules[0] == "tar.trailing", rule == "tar.trailing", "{more}");
+        }
+        assert_eq!(look(&[sound.as_slice(), b"x"].concat()).0, ["tar.trailing", "archive.tar"]);
+        assert_eq!(look(&sound[..1536]).0, ["tar.trailing", "archive.tar"], "half an end");
+        assert_eq!(look(&sound[..1024]).0, ["tar.trailing", "archive.tar"], "no end");
+    }
 }

@@ -179,17 +179,26 @@ fn archive(path: &RelPath, input: &dyn Input, findings: &mut Findings) -> Result
     let folder = object.and_then(|m| m.name.split('/').next());
     code(path, &members, findings);
     let Some((folder, roles)) = folder.and_then(|folder| Some((folder, Roles::of(&members, folder)?))) else {
-        findings.add(path, &OTHER, Place::whole(), "a zip archive that is no PyTorch file (it has no data.pkl in a folder)");
+        findings.add(
+            path,
+            &OTHER,
+            Place::whole(),
+            "a zip archive that is no PyTorch file (it has no data.pkl in a folder)",
+        );
         for member in &members {
             look_into(path, input, member, findings)?;
         }
         return Ok(description);
     };
     for member in members.iter().filter(|m| !m.name.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'))) {
-        let why = format!("{:?} is outside the folder {:?}: PyTorch does not see it, or not the rest", shorten(&member.name), shorten(folder));
+        let why = format!(
+            "{:?} is outside the folder {:?}: PyTorch does not see it, or not the rest",
+            shorten(&member.name),
+            shorten(folder)
+        );
         findings.add(path, &FOLDER, Place::part(&member.name), why);
     }
-    for member in &roles.others {
+    for member in roles.others.iter().filter(|m| kind_of_code(&m.name).is_none()) {
         let why = format!("torch.save writes no {:?}", shorten(&member.name));
         findings.add(path, &MEMBER, Place::part(&member.name), why);
         look_into(path, input, member, findings)?;
@@ -202,7 +211,9 @@ fn archive(path: &RelPath, input: &dyn Input, findings: &mut Findings) -> Result
         let said = word(path, input, member, findings)?;
         if said.as_deref() != Some(b"little") {
             let said = shorten(&String::from_utf8_lossy(&said.unwrap_or_default()));
-            let why = format!("the byte order is {said:?}: only little-endian files are supported, others are read as nonsense");
+            let why = format!(
+                "the byte order is {said:?}: only little-endian files are supported, others are read as nonsense"
+            );
             findings.add(path, &BYTEORDER, Place::part(&member.name), why);
         }
     }
@@ -216,27 +227,41 @@ fn archive(path: &RelPath, input: &dyn Input, findings: &mut Findings) -> Result
     let used = sizes(&walk.heap.storages, &roles, &mut out);
     let count = roles.storages.len();
     storages(path, input, &roles, &used, findings)?;
-    let kind = if walk.root.is_some_and(|root| state::is_dict(&walk, root)) { "PyTorch state dict" } else { "PyTorch object" };
+    let kind =
+        if walk.root.is_some_and(|root| state::is_dict(&walk, root)) { "PyTorch state dict" } else { "PyTorch object" };
     description.what = format!("{kind}, {} tensors in {count} storages, zip", description.tensors.len());
     Ok(description)
 }
 
-/// Archives of the same form that hold code.
+/// Archives of the same form that hold code: each kind of it is named once.
 fn code(path: &RelPath, members: &[Member], findings: &mut Findings) {
+    let mut kinds: Vec<(&str, &str, usize)> = Vec::new();
     for member in members {
-        let below = member.name.split_once('/').map_or(member.name.as_str(), |(_, below)| below);
-        let what = match below {
-            "constants.pkl" => "TorchScript",
-            _ if below.starts_with("code/") => "TorchScript",
-            ".data/extern_modules" | ".data/python_version" => "a torch.package",
-            "archive_format" => "an exported program",
-            "bytecode.pkl" | "mobile_debug_handles.pkl" => "a program for PyTorch Mobile",
-            _ if below.ends_with(".py") || below.ends_with(".so") => "code",
-            _ => continue,
-        };
-        let why = format!("{:?}: the archive holds {what}; loading it runs what it holds", shorten(&member.name));
-        findings.add(path, &CODE, Place::part(&member.name), why);
+        let Some(what) = kind_of_code(&member.name) else { continue };
+        match kinds.iter_mut().find(|(kind, ..)| *kind == what) {
+            Some((_, _, more)) => *more += 1,
+            None => kinds.push((what, &member.name, 0)),
+        }
     }
+    for (what, name, more) in kinds {
+        let why =
+            format!("{:?} and {more} other members are {what}: loading the archive runs what it holds", shorten(name));
+        findings.add(path, &CODE, Place::part(name), why);
+    }
+}
+
+/// What a member's name makes of an archive.
+fn kind_of_code(name: &str) -> Option<&'static str> {
+    let below = name.split_once('/').map_or(name, |(_, below)| below);
+    Some(match below {
+        "constants.pkl" => "TorchScript",
+        _ if below.starts_with("code/") || below.starts_with("constants/") => "TorchScript",
+        ".data/extern_modules" | ".data/python_version" => "a torch.package",
+        "archive_format" => "an exported program",
+        "bytecode.pkl" | "mobile_debug_handles.pkl" => "a program for PyTorch Mobile",
+        _ if below.ends_with(".py") || below.ends_with(".so") => "code",
+        _ => return None,
+    })
 }
 
 /// A member's bytes as far as `keep`, after its size and CRC were checked; none when they were not as they should be.
@@ -287,7 +312,12 @@ fn word(path: &RelPath, input: &dyn Input, member: &Member, findings: &mut Findi
 
 fn version(path: &RelPath, input: &dyn Input, member: Option<&Member>, findings: &mut Findings) -> Result<()> {
     let Some(member) = member else {
-        findings.add(path, &VERSION, Place::whole(), "there is no version: PyTorch refuses the file, other readers do not");
+        findings.add(
+            path,
+            &VERSION,
+            Place::whole(),
+            "there is no version: PyTorch refuses the file, other readers do not",
+        );
         return Ok(());
     };
     let said = word(path, input, member, findings)?.unwrap_or_default();
@@ -311,7 +341,8 @@ fn look_into(path: &RelPath, input: &dyn Input, member: &Member, findings: &mut 
         findings.add(path, &NESTED, Place::part(&member.name), why);
     }
     let extension = member.name.rsplit_once('.').map(|(_, e)| e.to_ascii_lowercase());
-    let named = matches!(extension.as_deref(), Some("pkl" | "pickle" | "pt" | "pth" | "ckpt" | "bin" | "joblib" | "dill"));
+    let named =
+        matches!(extension.as_deref(), Some("pkl" | "pickle" | "pt" | "pth" | "ckpt" | "bin" | "joblib" | "dill"));
     let looks = matches!(bytes.as_slice(), [0x80, 2..=5, ..]);
     if named || looks || pickle::is_program(path, &bytes)? {
         let mut out = pickle::Out { path, part: Some(&member.name), findings };

@@ -175,4 +175,4 @@ fn bombs(entries: &[Central]) -> Parsed<()> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

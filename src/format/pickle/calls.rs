@@ -122,7 +122,8 @@ impl Machine<'_, '_, '_> {
                 _ => None,
             },
             Global::RebuildSparse => {
-                let why = "builds a sparse tensor: its indices are data, and a loader that trusts them reads out of bounds";
+                let why =
+                    "builds a sparse tensor: its indices are data, and a loader that trusts them reads out of bounds";
                 self.note(&SPARSE, why);
                 Some(Value::Unknown)
             }
@@ -177,14 +178,12 @@ impl Machine<'_, '_, '_> {
             [] => true,
             [of] => match self.heap.value(*of) {
                 Value::None => true,
-                dict @ Value::Dict(_, DictKind::Dict) => {
-                    self.heap.items(dict).chunks(2).all(|pair| match pair {
-                        [key, value] => {
-                            self.says(*key, &["conj", "neg"]) && matches!(self.heap.value(*value), Value::Bool(_))
-                        }
-                        _ => false,
-                    })
-                }
+                dict @ Value::Dict(_, DictKind::Dict) => self.heap.items(dict).chunks(2).all(|pair| match pair {
+                    [key, value] => {
+                        self.says(*key, &["conj", "neg"]) && matches!(self.heap.value(*value), Value::Bool(_))
+                    }
+                    _ => false,
+                }),
                 _ => false,
             },
             _ => false,
@@ -239,11 +238,17 @@ impl Machine<'_, '_, '_> {
         let (Some(offset), Some(shape), Some(stride)) =
             (self.heap.count(offset), self.heap.counts(shape), self.heap.counts(stride))
         else {
-            self.note(&BOUNDS, format!("a tensor in storage {key:?} has an offset, size or stride that is no number from 0 up"));
+            self.note(
+                &BOUNDS,
+                format!("a tensor in storage {key:?} has an offset, size or stride that is no number from 0 up"),
+            );
             return Ok(Some(Value::Unknown));
         };
         if shape.len() != stride.len() {
-            self.note(&BOUNDS, format!("a tensor in storage {key:?} has {} sizes and {} strides", shape.len(), stride.len()));
+            self.note(
+                &BOUNDS,
+                format!("a tensor in storage {key:?} has {} sizes and {} strides", shape.len(), stride.len()),
+            );
             return Ok(Some(Value::Unknown));
         }
         let needs = extent(offset, &shape, &stride).and_then(|n| n.checked_mul(element.bytes));
@@ -276,7 +281,10 @@ impl Machine<'_, '_, '_> {
         let (kind, rest) = items.split_first().map_or((None, &[][..]), |(kind, rest)| (Some(*kind), rest));
         let is_storage = kind.is_some_and(|kind| self.says(kind, &["storage"]));
         let Some((&[class, key, place, count], view)) = rest.split_first_chunk::<4>().filter(|_| is_storage) else {
-            self.note(&PERSISTENT, "a persistent id is not that of a storage: a loader would have to make something else");
+            self.note(
+                &PERSISTENT,
+                "a persistent id is not that of a storage: a loader would have to make something else",
+            );
             return Ok(Value::Unknown);
         };
         let known = match self.heap.value(class) {
@@ -352,7 +360,8 @@ fn extent(offset: u64, shape: &[u64], stride: &[u64]) -> Option<u64> {
     if shape.contains(&0) {
         return Some(offset);
     }
-    let last = shape.iter().zip(stride).try_fold(offset, |at, (n, step)| at.checked_add((n - 1).checked_mul(*step)?))?;
+    let last =
+        shape.iter().zip(stride).try_fold(offset, |at, (n, step)| at.checked_add((n - 1).checked_mul(*step)?))?;
     last.checked_add(1)
 }
 

@@ -7,9 +7,7 @@
 use super::globals::{Global, allowed};
 use super::heap::{DictKind, Heap, Id, MAX_ITEMS, MAX_VALUES, Value};
 use super::op::{Op, Ops, Span, Writing, text_of};
-use super::{
-    BUFFER, BUILD, CALL, CONTAINER, EXTENSION, FRAME, GLOBAL, LIMIT, MEMO, Out, PERSISTENT, PROTOCOL, STACK,
-};
+use super::{BUFFER, BUILD, CALL, CONTAINER, EXTENSION, FRAME, GLOBAL, LIMIT, MEMO, Out, PERSISTENT, PROTOCOL, STACK};
 use crate::digest::shorten;
 use crate::format::finding::{Halt, Parsed, Place, Rule};
 use std::collections::HashMap;
@@ -102,7 +100,9 @@ impl<'a, 'o, 'f> Machine<'a, 'o, 'f> {
             }
             let op = self.ops.next()?;
             if self.frame_end.is_some_and(|end| self.ops.at > end) {
-                return Err(self.found(&FRAME, "an opcode crosses its frame's end: unpicklers disagree on what follows"));
+                return Err(
+                    self.found(&FRAME, "an opcode crosses its frame's end: unpicklers disagree on what follows")
+                );
             }
             if op == Op::Stop {
                 return self.stop();
@@ -160,7 +160,10 @@ impl<'a, 'o, 'f> Machine<'a, 'o, 'f> {
     }
 
     fn underflow(&self) -> Halt {
-        self.found(&STACK, "an opcode takes a value from an empty stack: a loader runs what stands before it, then fails")
+        self.found(
+            &STACK,
+            "an opcode takes a value from an empty stack: a loader runs what stands before it, then fails",
+        )
     }
 
     fn pop(&mut self) -> Parsed<Id> {
@@ -179,13 +182,16 @@ impl<'a, 'o, 'f> Machine<'a, 'o, 'f> {
 
     /// The values above the last mark, which is taken away.
     fn pop_mark(&mut self) -> Parsed<Vec<Id>> {
-        let mark = self.marks.pop().ok_or_else(|| self.found(&STACK, "an opcode looks for a mark, and there is none"))?;
+        let mark =
+            self.marks.pop().ok_or_else(|| self.found(&STACK, "an opcode looks for a mark, and there is none"))?;
         Ok(self.stack.split_off(mark.min(self.stack.len())))
     }
 
     fn room(&self, more: usize) -> Parsed<()> {
         if self.heap.items.len() + self.heap.grown + more > MAX_ITEMS {
-            return Err(self.found(&LIMIT, format!("the pickle's tuples, lists and dicts hold more than {MAX_ITEMS} items")));
+            return Err(
+                self.found(&LIMIT, format!("the pickle's tuples, lists and dicts hold more than {MAX_ITEMS} items"))
+            );
         }
         Ok(())
     }
@@ -485,9 +491,9 @@ impl<'a, 'o, 'f> Machine<'a, 'o, 'f> {
 
     fn new_object(&mut self, class: Id, args: Id) -> Parsed<()> {
         match self.heap.value(class) {
-            Value::Global(Global::OrderedDict | Global::Counter | Global::Set) | Value::Forbidden(_) | Value::Unknown => {
-                self.call_with(class, args)
-            }
+            Value::Global(Global::OrderedDict | Global::Counter | Global::Set)
+            | Value::Forbidden(_)
+            | Value::Unknown => self.call_with(class, args),
             _ => {
                 self.note(&CALL, "makes an object of a class that no state dict of tensors needs");
                 self.push(Value::Unknown)

@@ -103,7 +103,8 @@ impl<'a> Ops<'a> {
     }
 
     fn cut(&self) -> Halt {
-        let why = "the pickle ends within an opcode or without STOP: a loader runs what stands before the end, then fails";
+        let why =
+            "the pickle ends within an opcode or without STOP: a loader runs what stands before the end, then fails";
         Halt::found(&TRUNCATED, self.place(self.bytes.len()), why)
     }
 

@@ -47,13 +47,7 @@ pub(super) fn inspect(path: &RelPath, input: &dyn Input, findings: &mut Findings
     pickle::bare(path, &bytes, input.size(), findings)
 }
 
-fn streams(
-    path: &RelPath,
-    input: &dyn Input,
-    bytes: &[u8],
-    at: usize,
-    findings: &mut Findings,
-) -> Result<Description> {
+fn streams(path: &RelPath, input: &dyn Input, bytes: &[u8], at: usize, findings: &mut Findings) -> Result<Description> {
     let mut description = Description::new(Kind::Model(Format::Pytorch), "PyTorch object, in one stream");
     let mut out = Out { path, part: None, findings };
     let mut at = at;
@@ -132,7 +126,8 @@ fn check_storages(
     }
     for key in keys {
         let Some(storage) = known.get(key.as_str()) else {
-            let why = format!("storage {:?} is in the file, and nothing asks for it: its size cannot be known", shorten(key));
+            let why =
+                format!("storage {:?} is in the file, and nothing asks for it: its size cannot be known", shorten(key));
             out.add(&STORAGE, Place::at(at), why);
             return Ok(());
         };
@@ -158,7 +153,8 @@ fn check_storages(
         at += needs;
     }
     if at != input.size() {
-        let why = format!("{} bytes follow the last storage: nothing reads them, or something else does", input.size() - at);
+        let why =
+            format!("{} bytes follow the last storage: nothing reads them, or something else does", input.size() - at);
         out.add(&LEGACY, Place::at(at), why);
     }
     Ok(())

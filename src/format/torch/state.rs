@@ -58,7 +58,11 @@ pub(super) fn tensors(walk: &Walk<'_>, root: Id, out: &mut Out<'_>) -> Vec<Tenso
             Value::Tuple(..) | Value::List(_) | Value::Dict(..) if !seen.insert(visit.id) => {}
             Value::Tuple(..) | Value::List(_) | Value::Dict(..) if visit.depth >= MAX_DEPTH => {
                 let place = out.place(walk.end);
-                out.add(&LIMIT, place, format!("values are nested more than {MAX_DEPTH} deep: a loader could run out of stack"));
+                out.add(
+                    &LIMIT,
+                    place,
+                    format!("values are nested more than {MAX_DEPTH} deep: a loader could run out of stack"),
+                );
                 break;
             }
             Value::Tuple(..) | Value::List(_) => {
@@ -108,7 +112,11 @@ impl State<'_> {
             if !keys.insert(key) {
                 let name = heap.text(self.walk.bytes, pair[0]).unwrap_or_else(|| "a number".into());
                 let place = out.place(self.walk.end);
-                out.add(&REPEATED, place, format!("{:?} stands twice in a dict: the first or the last counts", shorten(&name)));
+                out.add(
+                    &REPEATED,
+                    place,
+                    format!("{:?} stands twice in a dict: the first or the last counts", shorten(&name)),
+                );
             }
         }
     }
@@ -143,7 +151,9 @@ impl State<'_> {
         parts.reverse();
         let name = parts.join(".");
         self.names += name.len();
-        if name.len() > MAX_NAME || self.names > MAX_NAMES || self.tensors.len() >= crate::format::pickle::calls::MAX_TENSORS
+        if name.len() > MAX_NAME
+            || self.names > MAX_NAMES
+            || self.tensors.len() >= crate::format::pickle::calls::MAX_TENSORS
         {
             return Err(format!("the tensor {:?} has too long a name, or is one of too many", shorten(&name)));
         }

@@ -32,7 +32,10 @@ pub(crate) fn contents(input: &dyn Input, member: &Member, sink: &mut dyn FnMut(
         return Err(defect(&SIZE, member, format!("unpacks to {size} bytes and claims {}", member.size)));
     }
     if crc != member.crc {
-        let why = format!("has the CRC-32 {crc:08x} and claims {:08x}: some readers would refuse it, PyTorch's loads it", member.crc);
+        let why = format!(
+            "has the CRC-32 {crc:08x} and claims {:08x}: some readers would refuse it, PyTorch's loads it",
+            member.crc
+        );
         return Err(defect(&CRC, member, why));
     }
     Ok(())
@@ -84,7 +87,9 @@ fn unpack(reader: &mut Reader<'_>, member: &Member, check: &mut Check<'_>) -> Pa
                 return Err(defect(&SIZE, member, "has bytes behind its packed data".into()));
             }
             Ok(_) if step.bytes_consumed > 0 || step.bytes_written > 0 => {}
-            _ => return Err(defect(&SIZE, member, "does not unpack: its deflate stream is damaged or cut short".into())),
+            _ => {
+                return Err(defect(&SIZE, member, "does not unpack: its deflate stream is damaged or cut short".into()));
+            }
         }
     }
 }

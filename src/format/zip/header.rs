@@ -12,7 +12,8 @@
 //! ```
 
 use super::{
-    COMMENT, DIRECTORY, DUPLICATE, END, EXTRA, EXTRA_UNKNOWN, FLAGS, GAP, LINK, METHOD, Method, NAME, Out, PREFIX, SPANNED, ZIP64,
+    COMMENT, DIRECTORY, DUPLICATE, END, EXTRA, EXTRA_UNKNOWN, FLAGS, GAP, LINK, METHOD, Method, NAME, Out, PREFIX,
+    SPANNED, ZIP64,
 };
 use crate::digest::shorten;
 use crate::format::finding::{Halt, Parsed, Place};
@@ -57,7 +58,11 @@ pub(super) fn end(input: &dyn Input, out: &mut Out<'_>) -> Parsed<End> {
     }
     // Readers that search from the front, or take a shorter comment, must not come upon another.
     if comment > 0 && tail[..found].windows(4).any(|w| w == b"PK\x05\x06") {
-        return Err(Halt::found(&END, Place::at(at), "there are two end records: readers disagree on which one counts"));
+        return Err(Halt::found(
+            &END,
+            Place::at(at),
+            "there are two end records: readers disagree on which one counts",
+        ));
     }
     if number(record, 4, 2) != 0 || number(record, 6, 2) != 0 || number(record, 8, 2) != number(record, 10, 2) {
         return Err(Halt::found(&SPANNED, Place::at(at), "the end record is that of an archive in several parts"));
@@ -78,14 +83,21 @@ pub(super) fn end(input: &dyn Input, out: &mut Out<'_>) -> Parsed<End> {
             input.read_at(0, &mut front)?;
             // Python's reader moves every place by what is missing; others do not.
             if end.count > 0 && &front != b"PK\x03\x04" {
-                let why = format!("{off} bytes stand before the archive: the file is also something else, or hides it");
-                return Err(Halt::found(&PREFIX, Place::at(0), why));
+                return Err(prefix(off));
             }
-            let why = format!("the directory ends at byte {reaches}, its end record begins at {stop}: {off} bytes are hidden");
+            let why = format!(
+                "the directory ends at byte {reaches}, its end record begins at {stop}: {off} bytes are hidden"
+            );
             Err(Halt::found(&GAP, Place::at(reaches), why))
         }
         _ => Err(Halt::found(&DIRECTORY, Place::at(at), "the directory reaches past its end record")),
     }
+}
+
+/// All places are off by what stands before the archive.
+fn prefix(bytes: u64) -> Halt {
+    let why = format!("{bytes} bytes stand before the archive: the file is also something else, or hides it");
+    Halt::found(&PREFIX, Place::at(0), why)
 }
 
 /// The zip64 records; where they begin.
@@ -93,11 +105,15 @@ fn end64(input: &dyn Input, locator: &[u8], locator_at: u64, short: [u64; 3]) ->
     let place = Place::at(locator_at);
     let wrong = |why: &str| Halt::found(&ZIP64, place.clone(), why);
     let at = locator_at.checked_sub(END64_SIZE).ok_or_else(|| wrong("there is no room for a zip64 end record"))?;
-    if number(locator, 8, 8) != at {
+    let record = read_range(input, at, END64_SIZE, END64_SIZE)?;
+    let (claimed, stands) = (number(locator, 8, 8), record.starts_with(b"PK\x06\x06"));
+    if claimed < at && stands && number(&record, 48, 8).checked_add(number(&record, 40, 8)) == Some(claimed) {
+        return Err(prefix(at - claimed));
+    }
+    if claimed != at {
         return Err(wrong("the zip64 end record does not stand before its locator, or is longer than it may be"));
     }
-    let record = read_range(input, at, END64_SIZE, END64_SIZE)?;
-    if !record.starts_with(b"PK\x06\x06") || number(&record, 4, 8) != END64_SIZE - 12 {
+    if !stands || number(&record, 4, 8) != END64_SIZE - 12 {
         return Err(wrong("the zip64 locator names what is no zip64 end record"));
     }
     let one_part = number(locator, 4, 4) == 0
