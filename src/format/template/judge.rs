@@ -85,6 +85,10 @@ struct Judge<'a> {
     fields: HashMap<Rc<str>, Value>,
     /// What got into lists and dicts by their methods, of all together.
     stored: Atoms,
+    /// Something was put into what may be data.
+    data_changed: bool,
+    /// What recursive loops are called with.
+    looped: Atoms,
     macros: HashMap<Rc<str>, &'a Parameters>,
     /// Names that are assigned anywhere, by whatever but `macro`.
     assigned: HashSet<Rc<str>>,
@@ -123,6 +127,8 @@ impl<'a> Judge<'a> {
             variables: HashMap::new(),
             fields: HashMap::new(),
             stored: Atoms::default(),
+            data_changed: false,
+            looped: Atoms::default(),
             macros,
             assigned,
             values: vec![Value::default(); program.nodes.len()],
@@ -141,6 +147,8 @@ impl<'a> Judge<'a> {
             value.join(&Value::of(NAMESPACE, NAMESPACE));
         }
         self.stored.bits |= MADE;
+        self.looped.bits |= MADE;
+        self.data_changed = true;
     }
 
     fn find(&mut self, rule: &'static Rule, at: usize, message: impl Into<String>) {
@@ -279,9 +287,9 @@ impl<'a> Judge<'a> {
 
     fn open_loop(&mut self, at: usize, targets: &[Rc<str>], iterable: Code, condition: Option<Code>) {
         let all = self.evaluate(iterable);
-        let mut element = all.element();
-        element.own.join(&self.stored);
-        element.inner.join(&self.stored);
+        let mut element = self.element_of(&all);
+        element.own.join(&self.looped);
+        element.inner.join(&self.looped);
         let rounds = self.cost.open_loop(all.count);
         if rounds > MAX_MADE {
             let why = format!("loops of the template run {rounds} times by themselves: it could occupy an engine for long");

@@ -23,3 +23,8 @@ fn real_templates_pass() {
     assert!(checked > 0, "{folder:?} has no templates");
     assert!(refused.is_empty(), "{}", refused.join("\n"));
 }
+#[test]
+fn debug_one() {
+    let Some(f) = std::env::var_os("T1") else { return };
+    for d in defects(&std::fs::read(f).expect("f")) { println!("{d:?}"); }
+}

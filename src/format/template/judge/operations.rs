@@ -10,7 +10,7 @@ use super::super::rules::{
     ATTRIBUTE, CALL, EXHAUSTION, FILTER, FORMAT, FUNCTIONS, Gives, INDEX, NAME, TEST, attribute_argument, field, filter,
     internal_object, method, sized, test,
 };
-use super::super::value::{DATA, MADE, NAMESPACE, NUMBER, Text, Value};
+use super::super::value::{CONTAINER, DATA, MADE, NAMESPACE, NUMBER, Text, Value};
 use super::super::MAX_MADE;
 use super::{Block, Judge};
 use crate::digest::shorten;
@@ -92,7 +92,7 @@ impl<'a> Judge<'a> {
     }
 
     fn list<'i>(&self, items: impl Iterator<Item = &'i Id>, count: usize) -> Value {
-        let mut list = Value { count: count as u64, ..Value::default() };
+        let mut list = Value { count: count as u64, ..Value::of(CONTAINER, 0) };
         items.for_each(|id| self.values.get(*id).into_iter().for_each(|value| list.hold(value)));
         list
     }
@@ -109,30 +109,36 @@ impl<'a> Judge<'a> {
         }
     }
 
+    /// An element, or what was put into a list or dict later.
+    pub(super) fn element_of(&self, value: &Value) -> Value {
+        let mut element = value.element();
+        if value.own.has(CONTAINER) || (self.data_changed && value.own.has(DATA)) {
+            element.own.join(&self.stored);
+            element.inner.join(&self.stored);
+        }
+        element
+    }
+
     /// A field by its name, wherever it may have been set.
     fn field_of(&self, value: &Value, name: &str) -> Value {
-        let mut field = value.element();
-        field.own.join(&self.stored);
-        field.inner.join(&self.stored);
+        let mut field = self.element_of(value);
         // What is not there is undefined.
         field.own.bits |= NUMBER;
         match self.fields.get(name) {
-            Some(set) => field.joined(set),
-            None => field,
+            Some(set) if value.own.has(NAMESPACE) => field.joined(set),
+            _ => field,
         }
     }
 
     fn index(&mut self, at: usize, value: Id, index: Id) -> Value {
         let (value, index) = (self.value(value), self.value(index));
         let names: Vec<Text> = index.own.texts().to_vec();
-        let mut result = value.element();
-        result.own.join(&self.stored);
-        result.inner.join(&self.stored);
+        let mut result = self.element_of(&value);
         result.own.bits |= NUMBER;
         for name in names {
             let name: Rc<str> = self.texts.text(name).into();
             self.check_field(at, &name);
-            if let Some(set) = self.fields.get(&name) {
+            if let Some(set) = self.fields.get(&name).filter(|_| value.own.has(NAMESPACE)) {
                 result.join(set);
             }
         }
@@ -207,7 +213,8 @@ impl<'a> Judge<'a> {
                 Value { count: passed.number.max(1), ..Value::of(0, NUMBER) }
             }
             "namespace" | "dict" => {
-                let mut made = Value::default();
+                let spaced = **name == *"namespace";
+                let mut made = Value::of(if spaced { NAMESPACE } else { CONTAINER }, 0);
                 for (name, id) in &arguments.named {
                     let value = self.value(*id);
                     made.hold(&value);
@@ -216,12 +223,13 @@ impl<'a> Judge<'a> {
                     } else {
                         made.inner.bits |= MADE;
                     }
-                    self.set_field(name, &value);
+                    if spaced {
+                        self.set_field(name, &value);
+                    }
                 }
                 for id in &arguments.positional {
                     made.hold(&self.value(*id));
                 }
-                made.own.bits |= if **name == *"namespace" { NAMESPACE } else { 0 };
                 made
             }
             "raise_exception" => Value::number(1),
@@ -234,9 +242,10 @@ impl<'a> Judge<'a> {
                     let why = "a loop of the template calls itself with nothing but constants: it might never end";
                     self.find(&EXHAUSTION, at, why);
                 }
-                // What it loops over again are elements of the loop.
-                self.stored.join(&passed.own);
-                self.hold(&passed);
+                let before = self.looped.clone();
+                self.looped.join(&passed.own);
+                self.looped.join(&passed.inner);
+                self.changed |= self.looped != before;
                 Value::made()
             }
             _ => Value::made(),
@@ -295,7 +304,7 @@ impl<'a> Judge<'a> {
         match gives {
             Gives::Number => Value::number(1),
             Gives::Part => Value { own: value.own.altered(), inner: value.inner.altered(), ..size },
-            Gives::Parts => Value { own: super::Atoms::default(), inner: value.own.altered(), ..size },
+            Gives::Parts => Value { own: super::Atoms::of(CONTAINER), inner: value.own.altered(), ..size },
             Gives::Mixed => {
                 let mut own = value.own.altered();
                 let from = [&value.inner, &passed.own, &passed.inner];
@@ -309,17 +318,16 @@ impl<'a> Judge<'a> {
             }
             Gives::Same => value.joined(&passed),
             Gives::Element => {
-                let mut element = value.element().joined(&passed);
-                element.own.join(&self.stored);
-                element.inner.join(&self.stored);
+                let mut element = self.element_of(&value).joined(&passed);
                 element.own.bits |= NUMBER;
                 element
             }
             Gives::List => {
-                let mut list = Value { own: super::Atoms::default(), inner: value.inner.clone(), ..size };
-                list.inner.join(&value.own.altered());
+                let mut list = Value { own: super::Atoms::of(CONTAINER), inner: value.inner.clone(), ..size };
+                list.inner.join(if value.own.has(CONTAINER) { &self.stored } else { &list.own });
+                // Letters of a text are harmless each by itself; one that is reversed stays a text.
+                list.inner.bits |= if value.own.any_text() { DATA } else { 0 };
                 list.hold(&passed);
-                // A text that is reversed stays a text.
                 list.own.bits |= if value.own.own_text() { MADE } else { 0 };
                 list
             }
@@ -331,6 +339,8 @@ impl<'a> Judge<'a> {
                 }
             }
             Gives::Stored => {
+                self.changed |= value.own.has(DATA) && !self.data_changed;
+                self.data_changed |= value.own.has(DATA);
                 self.hold(&passed);
                 Value::number(1)
             }
@@ -404,7 +414,7 @@ impl<'a> Judge<'a> {
         for (_, id) in attributes {
             for text in self.value(*id).own.texts() {
                 for part in self.texts.text(*text).split('.') {
-                    if let Some(set) = self.fields.get(part) {
+                    if let Some(set) = self.fields.get(part).filter(|_| list.inner.has(NAMESPACE)) {
                         list.hold(set);
                     }
                 }
@@ -480,6 +490,7 @@ impl<'a> Judge<'a> {
             }
             Operator::Multiply => {
                 let mut result = numbers(left.number.saturating_mul(right.number));
+                result.own.bits |= (left.own.bits | right.own.bits) & CONTAINER;
                 result.inner = left.inner.clone();
                 result.inner.join(&right.inner);
                 if left.own.own_text() || right.own.own_text() {
@@ -517,14 +528,14 @@ impl<'a> Judge<'a> {
             self.concat(&left, &right)
         } else {
             // One of them is no text, so both are not, or it fails.
-            let bits = (left.own.bits | right.own.bits) & NUMBER;
+            let bits = (left.own.bits | right.own.bits) & (NUMBER | CONTAINER);
             Value { own: super::Atoms::of(bits), bytes: left.bytes.saturating_add(right.bytes), ..Value::number(1) }
         };
         result.number = number;
         result.count = left.count.saturating_add(right.count);
         result.inner = left.inner;
         result.inner.join(&right.inner);
-        result.own.bits |= (left.own.bits | right.own.bits) & NUMBER;
+        result.own.bits |= (left.own.bits | right.own.bits) & (NUMBER | CONTAINER);
         result
     }
 
