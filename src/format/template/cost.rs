@@ -135,7 +135,8 @@ impl Cost {
         }
         let total = totals.first().copied().unwrap_or(0);
         if total > 10 * MAX_MADE {
-            let why = format!("the template takes {total} steps by itself: rendering it could occupy an engine for long");
+            let why =
+                format!("the template takes {total} steps by itself: rendering it could occupy an engine for long");
             found.push(Defect::new(&EXHAUSTION, 0, why));
         }
         found

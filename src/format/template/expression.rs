@@ -200,7 +200,8 @@ impl Parser<'_> {
         let depth = |id: &Id| self.program.nodes.get(*id).map_or(0, |n| n.depth);
         let depth = 1 + operands.iter().map(depth).max().unwrap_or(0);
         if depth > MAX_DEPTH {
-            let why = format!("an expression of the template is more than {MAX_DEPTH} deep: an engine could crash on it");
+            let why =
+                format!("an expression of the template is more than {MAX_DEPTH} deep: an engine could crash on it");
             return Err(Defect::new(&LIMIT, at, why));
         }
         self.program.nodes.push(Node { at, expr, depth });
@@ -210,7 +211,9 @@ impl Parser<'_> {
     fn open_frame(&mut self, opened: Opened) -> Result<(), Defect> {
         let at = self.at();
         if self.state.frames.len() >= MAX_NESTING {
-            let why = format!("brackets of the template are nested more than {MAX_NESTING} deep: an engine could crash on it");
+            let why = format!(
+                "brackets of the template are nested more than {MAX_NESTING} deep: an engine could crash on it"
+            );
             return Err(Defect::new(&LIMIT, at, why));
         }
         let operators = self.state.operators.len();
@@ -231,7 +234,8 @@ impl Parser<'_> {
 
     fn push_operator(&mut self, operator: Operator) -> Result<(), Defect> {
         if self.state.operators.len() >= MAX_DEPTH {
-            let why = format!("an expression of the template is more than {MAX_DEPTH} deep: an engine could crash on it");
+            let why =
+                format!("an expression of the template is more than {MAX_DEPTH} deep: an engine could crash on it");
             return Err(Defect::new(&LIMIT, self.at(), why));
         }
         self.state.operators.push((operator, self.at()));
@@ -494,7 +498,13 @@ impl Parser<'_> {
                 self.reduce(1)?;
                 // `a if t if u`: the first one is complete.
                 let base = self.frame()?.operators;
-                if self.state.operators.get(base..).and_then(|ops| ops.last()).is_some_and(|(op, _)| *op == Operator::If) {
+                if self
+                    .state
+                    .operators
+                    .get(base..)
+                    .and_then(|ops| ops.last())
+                    .is_some_and(|(op, _)| *op == Operator::If)
+                {
                     self.fold_if()?;
                 }
                 self.push_operator(Operator::If)?;

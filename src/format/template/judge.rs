@@ -292,7 +292,8 @@ impl<'a> Judge<'a> {
         element.inner.join(&self.looped);
         let rounds = self.cost.open_loop(all.count);
         if rounds > MAX_MADE {
-            let why = format!("loops of the template run {rounds} times by themselves: it could occupy an engine for long");
+            let why =
+                format!("loops of the template run {rounds} times by themselves: it could occupy an engine for long");
             self.find(&EXHAUSTION, at, why);
         }
         targets.iter().for_each(|name| self.assign(name, &element));
@@ -330,7 +331,7 @@ impl<'a> Judge<'a> {
             self.set_field(name, value);
             return;
         }
-        let element = value.element();
+        let element = self.element_of(value);
         for name in &target.names {
             self.check_name(at, name);
             self.assign(name, if target.names.len() > 1 { &element } else { value });
@@ -373,9 +374,12 @@ impl<'a> Judge<'a> {
         if self.found.is_none() {
             return;
         }
+        let nodes = self.program.nodes.get(code.first..=code.root).unwrap_or(&[]);
+        let names: Vec<&str> =
+            nodes.iter().filter_map(|n| if let Expr::Name(n) = &n.expr { Some(&**n) } else { None }).collect();
         for i in 0..self.captures.len() {
             let Some(target) = self.captures.get(i).map(|c| c.target.clone()) else { break };
-            let mentions = self.mentions(&target, code);
+            let mentions = if names.contains(&&*target.0) { self.mentions(&target, code) } else { 0 };
             if let Some(capture) = self.captures.get_mut(i) {
                 capture.bytes = capture.bytes.saturating_add(value.bytes);
                 capture.mentions += mentions;

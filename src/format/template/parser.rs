@@ -50,16 +50,26 @@ pub(super) enum Statement {
     /// The text up to its end is kept; the code is what the filters make of it.
     SetBlock(Target, Code),
     EndSet,
-    For { targets: Vec<Rc<str>>, iterable: Code, condition: Option<Code> },
+    For {
+        targets: Vec<Rc<str>>,
+        iterable: Code,
+        condition: Option<Code>,
+    },
     EndFor,
     If(Code),
     Elif(Code),
     /// Of an `if` or a `for`.
     Else,
     EndIf,
-    Macro { name: Rc<str>, parameters: Parameters },
+    Macro {
+        name: Rc<str>,
+        parameters: Parameters,
+    },
     EndMacro,
-    Call { parameters: Parameters, call: Code },
+    Call {
+        parameters: Parameters,
+        call: Code,
+    },
     EndCall,
     Filter(Code),
     EndFilter,
@@ -196,7 +206,8 @@ impl<'a> Parser<'a> {
 
     fn open(&mut self, block: Block, at: usize, statement: Statement) -> Result<(), Defect> {
         if self.blocks.len() >= MAX_NESTING {
-            let why = format!("blocks of the template are nested more than {MAX_NESTING} deep: an engine could crash on it");
+            let why =
+                format!("blocks of the template are nested more than {MAX_NESTING} deep: an engine could crash on it");
             return Err(Defect::new(&LIMIT, at, why));
         }
         self.blocks.push((block, at));

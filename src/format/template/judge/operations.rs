@@ -3,15 +3,15 @@
 //! Owns: the evaluation of nodes, operands first. Promises: each attribute, index, call, filter and test of a template comes
 //! by here and is held against `rules`. Leaves out: statements and variables.
 
+use super::super::MAX_MADE;
 use super::super::cost::Fed;
 use super::super::expression::{Arguments, Callee, Expr, Operator};
 use super::super::parser::{Code, Id};
 use super::super::rules::{
-    ATTRIBUTE, CALL, EXHAUSTION, FILTER, FORMAT, FUNCTIONS, Gives, INDEX, NAME, TEST, attribute_argument, field, filter,
-    internal_object, method, sized, test,
+    ATTRIBUTE, CALL, EXHAUSTION, FILTER, FORMAT, FUNCTIONS, Gives, INDEX, NAME, TEST, attribute_argument, field,
+    filter, internal_object, method, sized, test,
 };
 use super::super::value::{CONTAINER, DATA, MADE, NAMESPACE, NUMBER, Text, Value};
-use super::super::MAX_MADE;
 use super::{Block, Judge};
 use crate::digest::shorten;
 use std::rc::Rc;
@@ -104,7 +104,8 @@ impl<'a> Judge<'a> {
 
     fn check_field(&mut self, at: usize, name: &str) {
         if !field(name) {
-            let message = format!("the template reaches the attribute {:?}: rendering it could run code", shorten(name));
+            let message =
+                format!("the template reaches the attribute {:?}: rendering it could run code", shorten(name));
             self.find(&ATTRIBUTE, at, message);
         }
     }
@@ -196,7 +197,8 @@ impl<'a> Judge<'a> {
             _ => self.macros.contains_key(name) || FUNCTIONS.contains(&&**name),
         };
         if !callable || shadowed {
-            let why = if shadowed { "it is a variable, too, and could be anything" } else { "no known template calls it" };
+            let why =
+                if shadowed { "it is a variable, too, and could be anything" } else { "no known template calls it" };
             self.find(&CALL, at, format!("the template calls {:?}: {why}; rendering it could run code", shorten(name)));
             return Value::anything();
         }
@@ -354,7 +356,11 @@ impl<'a> Judge<'a> {
         let plain = known && value.own.texts().iter().all(|text| plain_format(self.texts.text(*text)));
         if !plain {
             let why = "places in the text can reach attributes, past a sandbox even";
-            self.find(&FORMAT, at, format!("the template calls \"format\" on a text with more than plain places: {why}"));
+            self.find(
+                &FORMAT,
+                at,
+                format!("the template calls \"format\" on a text with more than plain places: {why}"),
+            );
         }
     }
 
