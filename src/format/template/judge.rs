@@ -9,7 +9,7 @@ mod operations;
 
 use super::Defect;
 use super::cost::Cost;
-use super::expression::{Callee, Expr, Operator};
+use super::node::{Callee, Expr, Operator};
 use super::parser::{Code, Id, Parameters, Program, Statement, Target};
 use super::rules::{ATTRIBUTE, EXHAUSTION, NAME, STATEMENT, field, internal_object};
 use super::value::{Atoms, MADE, NAMESPACE, Texts, Value};
@@ -90,6 +90,8 @@ struct Judge<'a> {
     /// What recursive loops are called with.
     looped: Atoms,
     macros: HashMap<Rc<str>, &'a Parameters>,
+    /// Those that are open where the walk is.
+    inside_macros: Vec<(&'a Rc<str>, &'a Parameters)>,
     /// Names that are assigned anywhere, by whatever but `macro`.
     assigned: HashSet<Rc<str>>,
     /// Of each node.
@@ -130,6 +132,7 @@ impl<'a> Judge<'a> {
             data_changed: false,
             looped: Atoms::default(),
             macros,
+            inside_macros: Vec::new(),
             assigned,
             values: vec![Value::default(); program.nodes.len()],
             scopes: Vec::new(),
@@ -174,6 +177,7 @@ impl<'a> Judge<'a> {
         match statement {
             Statement::Output(code) => {
                 let value = self.evaluate(*code);
+                self.cost.write(value.bytes);
                 self.captured(*code, &value);
             }
             Statement::Set(target, code) => {
@@ -224,11 +228,13 @@ impl<'a> Judge<'a> {
                 self.check_name(at, name);
                 self.defaults(parameters);
                 self.cost.open_macro(name);
+                self.inside_macros.push((name, parameters));
                 self.open_with(Block::Macro, at, parameters.iter().map(|(name, _)| name));
             }
             Statement::EndMacro => {
                 self.scopes.pop();
                 self.cost.close_macro();
+                self.inside_macros.pop();
             }
             Statement::Call { parameters, call } => {
                 self.evaluate(*call);
@@ -436,10 +442,10 @@ impl<'a> Judge<'a> {
                 Expr::Binary(Operator::Add | Operator::Concat | Operator::Modulo, a, b) => of(a).saturating_add(of(b)),
                 Expr::Binary(Operator::Multiply | Operator::Power, a, b) => 2 * u64::from(of(a).max(of(b)) > 0),
                 Expr::Binary(Operator::Or | Operator::And, a, b) => of(a).max(of(b)),
-                Expr::Conditional(_, value, other) => of(value).max(other.as_ref().map_or(0, of)),
+                Expr::Conditional(value, other) => of(value).max(other.as_ref().map_or(0, of)),
                 Expr::List(items) => sum(items),
                 Expr::Dict(pairs) => pairs.iter().map(|(_, value)| of(value)).fold(0, u64::saturating_add),
-                Expr::Slice(value, _) => of(value),
+                Expr::Slice(value) => of(value),
                 Expr::Filter(value, filter, arguments) => match rules::filter(filter) {
                     Some(rules::Gives::Number) => 0,
                     _ => of(value).saturating_add(sum(&arguments.positional)),

@@ -336,7 +336,12 @@ fn word_tag(rest: &str, word: &str) -> Option<usize> {
     let inside = rest.strip_prefix("{%")?;
     let inside = inside.strip_prefix(['-', '+']).unwrap_or(inside);
     let inside = inside.trim_ascii_start().strip_prefix(word)?.trim_ascii_start();
-    let length = tag_end(inside, Tag::Block)?;
+    // Jinja2 has no `+` at the end of this one.
+    let length = if word == "raw" {
+        tag_end(inside, Tag::Block).filter(|_| !inside.starts_with('+'))
+    } else {
+        tag_end(inside, Tag::Block)
+    }?;
     Some(rest.len() - inside.len() + length)
 }
 

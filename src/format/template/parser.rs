@@ -8,9 +8,10 @@
 //! Promises: no recursion; every list bounded by the number of tokens; nesting by [`MAX_NESTING`]. Leaves out: what
 //! expressions mean (`judge`); their grammar is in `expression`.
 
-use super::expression::{Mode, Node};
 use super::lexer::{Kind, Token, syntax};
+use super::node::Node;
 use super::rules::LIMIT;
+use super::stack::{Mode, State};
 use super::{Defect, MAX_NESTING};
 use std::rc::Rc;
 
@@ -126,7 +127,7 @@ pub(super) struct Parser<'a> {
     end: usize,
     pub(super) program: Program,
     blocks: Vec<(Block, usize)>,
-    pub(super) state: super::expression::State,
+    pub(super) state: State,
 }
 
 impl<'a> Parser<'a> {
@@ -327,9 +328,6 @@ impl<'a> Parser<'a> {
                 depth -= 1;
             }
             if !self.skip_op(",") {
-                break;
-            }
-            if self.peek_word().is_some_and(|w| **w == *"in") {
                 break;
             }
         }

@@ -5,8 +5,9 @@
 
 use super::super::MAX_MADE;
 use super::super::cost::Fed;
-use super::super::expression::{Arguments, Callee, Expr, Operator};
+use super::super::node::{Arguments, Callee, Expr, Operator};
 use super::super::parser::{Code, Id};
+use super::super::places::{plain_format, width};
 use super::super::rules::{
     ATTRIBUTE, CALL, EXHAUSTION, FILTER, FORMAT, FUNCTIONS, Gives, INDEX, NAME, TEST, attribute_argument, field,
     filter, internal_object, method, sized, test,
@@ -62,20 +63,20 @@ impl<'a> Judge<'a> {
                 self.field_of(&value, name)
             }
             Expr::Index(value, index) => self.index(at, *value, *index),
-            Expr::Slice(value, _) => {
+            Expr::Slice(value) => {
                 let value = self.value(*value);
                 Value { own: value.own.altered(), ..value }
             }
             Expr::Call(callee, arguments) => self.call(at, callee, arguments),
             Expr::Filter(value, name, arguments) => self.filter(at, *value, name, arguments),
-            Expr::Test(_, name, arguments) => {
+            Expr::Test(name, arguments) => {
                 self.check_test(at, name);
                 self.check_spread(at, arguments);
                 Value::number(1)
             }
-            Expr::Unary(_, value) => Value::number(self.value(*value).number),
+            Expr::Unary(value) => Value::number(self.value(*value).number),
             Expr::Binary(operator, left, right) => self.binary(at, *operator, *left, *right),
-            Expr::Conditional(_, value, other) => {
+            Expr::Conditional(value, other) => {
                 let other = other.map_or_else(|| Value::number(1), |id| self.value(id));
                 self.value(*value).joined(&other)
             }
@@ -97,9 +98,12 @@ impl<'a> Judge<'a> {
         list
     }
 
+    fn expr(&self, id: Id) -> Option<&'a Expr> {
+        self.program.nodes.get(id).map(|n| &n.expr)
+    }
+
     fn is_loop(&self, id: Id) -> bool {
-        let name = self.program.nodes.get(id).map(|n| &n.expr);
-        matches!(name, Some(Expr::Name(name)) if **name == *"loop") && !self.assigned.contains("loop")
+        matches!(self.expr(id), Some(Expr::Name(name)) if **name == *"loop") && !self.assigned.contains("loop")
     }
 
     fn check_field(&mut self, at: usize, name: &str) {
@@ -240,8 +244,11 @@ impl<'a> Judge<'a> {
                 Value::made()
             }
             "loop" => {
-                if !passed.own.has(DATA) && !passed.inner.has(DATA) {
-                    let why = "a loop of the template calls itself with nothing but constants: it might never end";
+                let given = arguments.positional.first().and_then(|id| self.expr(*id));
+                let given = matches!(given, Some(Expr::Name(name)) if super::GIVEN.contains(&&**name));
+                if given || !passed.own.has(DATA) && !passed.inner.has(DATA) {
+                    let why =
+                        "a loop of the template calls itself with what it does not take apart: it might never end";
                     self.find(&EXHAUSTION, at, why);
                 }
                 let before = self.looped.clone();
@@ -257,6 +264,15 @@ impl<'a> Judge<'a> {
     fn call_macro(&mut self, at: usize, name: &Rc<str>, arguments: &Arguments) -> Value {
         let passed = self.passed(arguments);
         let data = passed.own.has(DATA) || passed.inner.has(DATA);
+        // A call of itself with the very arguments it was called with gets nowhere.
+        let same = match self.inside_macros.last() {
+            Some((own, parameters)) if *own == name => arguments.positional.iter().all(|id| match self.expr(*id) {
+                Some(Expr::Name(name)) => parameters.iter().any(|(parameter, _)| parameter == name),
+                _ => false,
+            }),
+            _ => false,
+        };
+        let data = data && !(same && arguments.named.is_empty());
         self.cost.call(name, if data { Fed::Data } else { Fed::Constants }, at);
         if let Some(parameters) = self.macros.get(name).copied() {
             for (i, (parameter, _)) in parameters.iter().enumerate() {
@@ -408,7 +424,11 @@ impl<'a> Judge<'a> {
         if name == "map" {
             return self.map(value, first.is_some(), arguments);
         }
-        self.give(gives, value, arguments)
+        let mut result = self.give(gives, value, arguments);
+        if sized(name) {
+            result.bytes = result.bytes.max(passed.number.min(MAX_MADE));
+        }
+        result
     }
 
     fn map(&mut self, value: Value, filtered: bool, arguments: &Arguments) -> Value {
@@ -563,38 +583,4 @@ impl<'a> Judge<'a> {
         result.own = own;
         result
     }
-}
-
-/// Whether a format text has no places but `{}`, `{0}` and `{name}`.
-fn plain_format(text: &str) -> bool {
-    let mut rest = text;
-    while let Some(at) = rest.find(['{', '}']) {
-        let (first, after) = (rest.get(at..at + 1), rest.get(at + 1..).unwrap_or(""));
-        if after.get(..1) == first {
-            rest = after.get(1..).unwrap_or("");
-            continue;
-        }
-        let Some((place, tail)) = after.split_once('}').filter(|_| first == Some("{")) else { return false };
-        if place.starts_with('_') || !place.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
-            return false;
-        }
-        rest = tail;
-    }
-    true
-}
-
-/// The largest number right behind a `%` and its flags.
-fn width(text: &str) -> u64 {
-    let number = |part: &str| {
-        let digits = part.trim_start_matches(['-', '+', ' ', '#', '0', '_', '^', '.']);
-        let end = digits.bytes().position(|b| !b.is_ascii_digit()).unwrap_or(digits.len());
-        let precision = digits.get(end..).and_then(|rest| rest.strip_prefix('.')).unwrap_or("");
-        let to = precision.bytes().position(|b| !b.is_ascii_digit()).unwrap_or(precision.len());
-        let parse = |d: Option<&str>| match d {
-            Some("") | None => 0,
-            Some(d) => d.parse().unwrap_or(u64::MAX),
-        };
-        parse(digits.get(..end)).max(parse(precision.get(..to)))
-    };
-    text.split('%').skip(1).map(number).max().unwrap_or(0)
 }
