@@ -35,7 +35,13 @@ impl Parser<'_> {
         if bare {
             self.filter()?;
         }
-        self.run(first)
+        let at = self.at();
+        let code = self.run(first)?;
+        let mut root = code.root;
+        while let Some(Node { expr: Expr::Filter(value, ..), .. }) = self.program.nodes.get(root) {
+            root = *value;
+        }
+        if root == body { Ok(code) } else { Err(syntax(at, "a block takes filters and nothing more")) }
     }
 
     pub(super) fn is_call(&self, id: Id) -> bool {
