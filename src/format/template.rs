@@ -14,8 +14,11 @@ mod cost;
 mod expression;
 mod judge;
 mod lexer;
+mod node;
 mod parser;
+mod places;
 mod rules;
+mod stack;
 #[cfg(test)]
 mod tests;
 mod value;

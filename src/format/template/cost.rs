@@ -90,7 +90,16 @@ impl Cost {
     }
 
     pub(super) fn step(&mut self) {
-        let times = self.times();
+        self.work(1);
+    }
+
+    /// Writes so many bytes; ten count as a step.
+    pub(super) fn write(&mut self, bytes: u64) {
+        self.work(bytes / 10);
+    }
+
+    fn work(&mut self, steps: u64) {
+        let times = self.times().saturating_mul(steps);
         let open = self.open.last().map(|(body, _)| *body);
         if let Some(body) = open.and_then(|body| self.bodies.get_mut(body)) {
             body.steps = body.steps.saturating_add(times);
@@ -113,7 +122,8 @@ impl Cost {
         for (from, body) in self.bodies.iter().enumerate() {
             for call in &body.calls {
                 if group(call.to) == group(from) && call.fed == Fed::Constants {
-                    let why = "a macro of the template calls itself with nothing but constants: it might never end";
+                    let why =
+                        "a macro of the template calls itself with what it does not take apart: it might never end";
                     found.push(Defect::new(&EXHAUSTION, call.at, why));
                 }
             }
@@ -135,7 +145,8 @@ impl Cost {
         }
         let total = totals.first().copied().unwrap_or(0);
         if total > 10 * MAX_MADE {
-            let why = format!("the template takes {total} steps by itself: rendering it could occupy an engine for long");
+            let why =
+                format!("the template takes {total} steps by itself: rendering it could occupy an engine for long");
             found.push(Defect::new(&EXHAUSTION, 0, why));
         }
         found

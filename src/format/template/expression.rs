@@ -1,6 +1,6 @@
 //! Jinja's expressions.
 //!
-//! Owns: [`Node`], and the grammar of expressions as an operator-precedence parser with its own stacks: operators, operands
+//! Owns: the grammar of expressions as an operator-precedence parser with its own stacks: operators, operands
 //! and open brackets. From loosest to tightest, all binary ones from the left:
 //! ```text
 //! a if t else b | or | and | not | == != < <= > >= in not-in | + - | ~ | * / // % | ** | unary + - | x|f, x is t | x.y x[y] x(y)
@@ -9,157 +9,12 @@
 //! so that nothing which goes through it later (an engine, too) needs more. Leaves out: the meaning.
 
 use super::lexer::{Kind, syntax};
+use super::node::{Arguments, Callee, Expr, Node, Operator, binary};
 use super::parser::{Code, Id, Parser, is_constant, is_keyword};
-use super::rules::LIMIT;
+use super::rules::{LIMIT, internal_object};
+use super::stack::{Frame, Mode, Negation, Opened};
 use super::{Defect, MAX_DEPTH, MAX_NESTING};
 use std::rc::Rc;
-
-/// One node of an expression; its operands stand before it.
-#[derive(Debug)]
-pub(super) struct Node {
-    pub(super) at: usize,
-    pub(super) expr: Expr,
-    depth: usize,
-}
-
-#[derive(Debug)]
-pub(super) enum Expr {
-    /// A name or attribute that turned out to be what is called; [`Callee`] has it.
-    Taken,
-    /// The text of a block, for its filters.
-    Body,
-    Str(Rc<str>),
-    Int(u64),
-    /// A float, a boolean, none.
-    Number,
-    Name(Rc<str>),
-    Attribute(Id, Rc<str>),
-    Index(Id, Id),
-    Slice(Id, Vec<Id>),
-    Call(Callee, Arguments),
-    Filter(Id, Rc<str>, Arguments),
-    /// The tested value; none when it is a bare name that is tested for being defined.
-    Test(Option<Id>, Rc<str>, Arguments),
-    Unary(Operator, Id),
-    Binary(Operator, Id, Id),
-    /// Test, value, alternative.
-    Conditional(Id, Id, Option<Id>),
-    /// A list or tuple.
-    List(Vec<Id>),
-    Dict(Vec<(Id, Id)>),
-}
-
-/// What is called.
-#[derive(Debug, Clone)]
-pub(super) enum Callee {
-    Function(Rc<str>),
-    Method(Id, Rc<str>),
-    /// Anything else.
-    Value(Id),
-}
-
-#[derive(Debug, Default)]
-pub(super) struct Arguments {
-    pub(super) positional: Vec<Id>,
-    pub(super) named: Vec<(Rc<str>, Id)>,
-    /// `*args` or `**kwargs` is among them.
-    pub(super) spread: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Operator {
-    /// `value if test`: the test is being read.
-    If,
-    /// `value if test else`: the alternative is being read.
-    Else,
-    Or,
-    And,
-    Not,
-    Compare,
-    Add,
-    Subtract,
-    Concat,
-    Multiply,
-    Divide,
-    Modulo,
-    Power,
-    Sign,
-}
-
-impl Operator {
-    fn precedence(self) -> u8 {
-        match self {
-            Operator::If | Operator::Else => 0,
-            Operator::Or => 1,
-            Operator::And => 2,
-            Operator::Not => 3,
-            Operator::Compare => 4,
-            Operator::Add | Operator::Subtract => 5,
-            Operator::Concat => 6,
-            Operator::Multiply | Operator::Divide | Operator::Modulo => 7,
-            Operator::Power => 8,
-            Operator::Sign => 9,
-        }
-    }
-}
-
-/// Which expression is wanted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Mode {
-    /// With `if`, or several with commas.
-    Tuple,
-    /// Several with commas, without `if`, which belongs to the statement.
-    Unconditional,
-    /// One, with `if`.
-    Single,
-}
-
-#[derive(Debug)]
-enum Opened {
-    Top(Mode),
-    Paren,
-    List,
-    Dict,
-    Subscript(Id),
-    Call(Callee),
-    Filter(Id, Rc<str>),
-    Test(Id, Rc<str>, Negation),
-    /// A test's argument without brackets: one operand.
-    TestArgument(Id, Rc<str>, Negation),
-}
-
-/// `is` or `is not`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Negation {
-    Is,
-    IsNot,
-}
-
-/// An open bracket, and what was read in it.
-#[derive(Debug)]
-struct Frame {
-    opened: Opened,
-    at: usize,
-    operators: usize,
-    items: Vec<Id>,
-    named: Vec<(Rc<str>, Id)>,
-    /// The name of the argument that is being read.
-    name: Option<Rc<str>>,
-    /// Colons of a slice, or whether a dict's value is being read.
-    colons: usize,
-    commas: usize,
-    spread: bool,
-}
-
-/// The stacks; empty between expressions.
-#[derive(Debug, Default)]
-pub(super) struct State {
-    frames: Vec<Frame>,
-    operators: Vec<(Operator, usize)>,
-    operands: Vec<Id>,
-    /// After a filter or test only filters and tests follow.
-    filtered: bool,
-}
 
 impl Parser<'_> {
     /// An expression from here on, up to what cannot belong to it.
@@ -180,7 +35,13 @@ impl Parser<'_> {
         if bare {
             self.filter()?;
         }
-        self.run(first)
+        let at = self.at();
+        let code = self.run(first)?;
+        let mut root = code.root;
+        while let Some(Node { expr: Expr::Filter(value, ..), .. }) = self.program.nodes.get(root) {
+            root = *value;
+        }
+        if root == body { Ok(code) } else { Err(syntax(at, "a block takes filters and nothing more")) }
     }
 
     pub(super) fn is_call(&self, id: Id) -> bool {
@@ -200,7 +61,8 @@ impl Parser<'_> {
         let depth = |id: &Id| self.program.nodes.get(*id).map_or(0, |n| n.depth);
         let depth = 1 + operands.iter().map(depth).max().unwrap_or(0);
         if depth > MAX_DEPTH {
-            let why = format!("an expression of the template is more than {MAX_DEPTH} deep: an engine could crash on it");
+            let why =
+                format!("an expression of the template is more than {MAX_DEPTH} deep: an engine could crash on it");
             return Err(Defect::new(&LIMIT, at, why));
         }
         self.program.nodes.push(Node { at, expr, depth });
@@ -210,7 +72,9 @@ impl Parser<'_> {
     fn open_frame(&mut self, opened: Opened) -> Result<(), Defect> {
         let at = self.at();
         if self.state.frames.len() >= MAX_NESTING {
-            let why = format!("brackets of the template are nested more than {MAX_NESTING} deep: an engine could crash on it");
+            let why = format!(
+                "brackets of the template are nested more than {MAX_NESTING} deep: an engine could crash on it"
+            );
             return Err(Defect::new(&LIMIT, at, why));
         }
         let operators = self.state.operators.len();
@@ -231,7 +95,8 @@ impl Parser<'_> {
 
     fn push_operator(&mut self, operator: Operator) -> Result<(), Defect> {
         if self.state.operators.len() >= MAX_DEPTH {
-            let why = format!("an expression of the template is more than {MAX_DEPTH} deep: an engine could crash on it");
+            let why =
+                format!("an expression of the template is more than {MAX_DEPTH} deep: an engine could crash on it");
             return Err(Defect::new(&LIMIT, self.at(), why));
         }
         self.state.operators.push((operator, self.at()));
@@ -339,14 +204,14 @@ impl Parser<'_> {
             self.state.operators.pop();
             let last = self.pop_operand()?;
             let id = match operator {
-                Operator::Not | Operator::Sign => self.node(at, Expr::Unary(operator, last), &[last])?,
+                Operator::Not | Operator::Sign => self.node(at, Expr::Unary(last), &[last])?,
                 Operator::If => {
                     let value = self.pop_operand()?;
-                    self.node(at, Expr::Conditional(last, value, None), &[last, value])?
+                    self.node(at, Expr::Conditional(value, None), &[last, value])?
                 }
                 Operator::Else => {
                     let (test, value) = (self.pop_operand()?, self.pop_operand()?);
-                    self.node(at, Expr::Conditional(test, value, Some(last)), &[test, value, last])?
+                    self.node(at, Expr::Conditional(value, Some(last)), &[test, value, last])?
                 }
                 _ => {
                     let left = self.pop_operand()?;
@@ -394,7 +259,7 @@ impl Parser<'_> {
                 operands.push(value);
                 match (items.as_slice(), colons) {
                     ([index], 0) if commas == 0 => (Expr::Index(value, *index), Negation::Is),
-                    (_, 1 | 2) if commas == 0 => (Expr::Slice(value, items), Negation::Is),
+                    (_, 1 | 2) if commas == 0 => (Expr::Slice(value), Negation::Is),
                     _ => return Err(syntax(at, "an index is one value or one slice")),
                 }
             }
@@ -413,16 +278,17 @@ impl Parser<'_> {
                 operands.push(value);
                 self.state.filtered = true;
                 let bare = matches!(&*name, "defined" | "undefined");
-                let bare = bare && matches!(self.program.nodes.get(value).map(|n| &n.expr), Some(Expr::Name(_)));
+                let bare = bare
+                    && matches!(self.program.nodes.get(value).map(|n| &n.expr), Some(Expr::Name(n)) if !internal_object(n));
                 if bare && let Some(node) = self.program.nodes.get_mut(value) {
                     node.expr = Expr::Taken;
                 }
-                (Expr::Test(Some(value).filter(|_| !bare), name, arguments(items)), negation)
+                (Expr::Test(name, arguments(items)), negation)
             }
         };
         let mut id = self.node(at, expr, &operands)?;
         if negation == Negation::IsNot {
-            id = self.node(at, Expr::Unary(Operator::Not, id), &[id])?;
+            id = self.node(at, Expr::Unary(id), &[id])?;
         }
         self.state.operands.push(id);
         Ok(())
@@ -494,7 +360,13 @@ impl Parser<'_> {
                 self.reduce(1)?;
                 // `a if t if u`: the first one is complete.
                 let base = self.frame()?.operators;
-                if self.state.operators.get(base..).and_then(|ops| ops.last()).is_some_and(|(op, _)| *op == Operator::If) {
+                if self
+                    .state
+                    .operators
+                    .get(base..)
+                    .and_then(|ops| ops.last())
+                    .is_some_and(|(op, _)| *op == Operator::If)
+                {
                     self.fold_if()?;
                 }
                 self.push_operator(Operator::If)?;
@@ -527,7 +399,7 @@ impl Parser<'_> {
         let at = self.at();
         self.state.operators.pop();
         let (test, value) = (self.pop_operand()?, self.pop_operand()?);
-        let id = self.node(at, Expr::Conditional(test, value, None), &[test, value])?;
+        let id = self.node(at, Expr::Conditional(value, None), &[test, value])?;
         self.state.operands.push(id);
         Ok(())
     }
@@ -689,19 +561,4 @@ impl Parser<'_> {
         let operands = items.clone();
         self.node(at, Expr::List(items), &operands)
     }
-}
-
-/// The operator that is written so between two operands.
-fn binary(op: &str) -> Option<Operator> {
-    Some(match op {
-        "==" | "!=" | "<" | "<=" | ">" | ">=" => Operator::Compare,
-        "+" => Operator::Add,
-        "-" => Operator::Subtract,
-        "~" => Operator::Concat,
-        "*" => Operator::Multiply,
-        "/" | "//" => Operator::Divide,
-        "%" => Operator::Modulo,
-        "**" => Operator::Power,
-        _ => return None,
-    })
 }

@@ -9,7 +9,7 @@ mod operations;
 
 use super::Defect;
 use super::cost::Cost;
-use super::expression::{Callee, Expr, Operator};
+use super::node::{Callee, Expr, Operator};
 use super::parser::{Code, Id, Parameters, Program, Statement, Target};
 use super::rules::{ATTRIBUTE, EXHAUSTION, NAME, STATEMENT, field, internal_object};
 use super::value::{Atoms, MADE, NAMESPACE, Texts, Value};
@@ -85,7 +85,13 @@ struct Judge<'a> {
     fields: HashMap<Rc<str>, Value>,
     /// What got into lists and dicts by their methods, of all together.
     stored: Atoms,
+    /// Something was put into what may be data.
+    data_changed: bool,
+    /// What recursive loops are called with.
+    looped: Atoms,
     macros: HashMap<Rc<str>, &'a Parameters>,
+    /// Those that are open where the walk is.
+    inside_macros: Vec<(&'a Rc<str>, &'a Parameters)>,
     /// Names that are assigned anywhere, by whatever but `macro`.
     assigned: HashSet<Rc<str>>,
     /// Of each node.
@@ -123,7 +129,10 @@ impl<'a> Judge<'a> {
             variables: HashMap::new(),
             fields: HashMap::new(),
             stored: Atoms::default(),
+            data_changed: false,
+            looped: Atoms::default(),
             macros,
+            inside_macros: Vec::new(),
             assigned,
             values: vec![Value::default(); program.nodes.len()],
             scopes: Vec::new(),
@@ -141,6 +150,8 @@ impl<'a> Judge<'a> {
             value.join(&Value::of(NAMESPACE, NAMESPACE));
         }
         self.stored.bits |= MADE;
+        self.looped.bits |= MADE;
+        self.data_changed = true;
     }
 
     fn find(&mut self, rule: &'static Rule, at: usize, message: impl Into<String>) {
@@ -166,6 +177,7 @@ impl<'a> Judge<'a> {
         match statement {
             Statement::Output(code) => {
                 let value = self.evaluate(*code);
+                self.cost.write(value.bytes);
                 self.captured(*code, &value);
             }
             Statement::Set(target, code) => {
@@ -216,11 +228,13 @@ impl<'a> Judge<'a> {
                 self.check_name(at, name);
                 self.defaults(parameters);
                 self.cost.open_macro(name);
+                self.inside_macros.push((name, parameters));
                 self.open_with(Block::Macro, at, parameters.iter().map(|(name, _)| name));
             }
             Statement::EndMacro => {
                 self.scopes.pop();
                 self.cost.close_macro();
+                self.inside_macros.pop();
             }
             Statement::Call { parameters, call } => {
                 self.evaluate(*call);
@@ -279,12 +293,13 @@ impl<'a> Judge<'a> {
 
     fn open_loop(&mut self, at: usize, targets: &[Rc<str>], iterable: Code, condition: Option<Code>) {
         let all = self.evaluate(iterable);
-        let mut element = all.element();
-        element.own.join(&self.stored);
-        element.inner.join(&self.stored);
+        let mut element = self.element_of(&all);
+        element.own.join(&self.looped);
+        element.inner.join(&self.looped);
         let rounds = self.cost.open_loop(all.count);
         if rounds > MAX_MADE {
-            let why = format!("loops of the template run {rounds} times by themselves: it could occupy an engine for long");
+            let why =
+                format!("loops of the template run {rounds} times by themselves: it could occupy an engine for long");
             self.find(&EXHAUSTION, at, why);
         }
         targets.iter().for_each(|name| self.assign(name, &element));
@@ -322,7 +337,7 @@ impl<'a> Judge<'a> {
             self.set_field(name, value);
             return;
         }
-        let element = value.element();
+        let element = self.element_of(value);
         for name in &target.names {
             self.check_name(at, name);
             self.assign(name, if target.names.len() > 1 { &element } else { value });
@@ -365,9 +380,12 @@ impl<'a> Judge<'a> {
         if self.found.is_none() {
             return;
         }
+        let nodes = self.program.nodes.get(code.first..=code.root).unwrap_or(&[]);
+        let names: Vec<&str> =
+            nodes.iter().filter_map(|n| if let Expr::Name(n) = &n.expr { Some(&**n) } else { None }).collect();
         for i in 0..self.captures.len() {
             let Some(target) = self.captures.get(i).map(|c| c.target.clone()) else { break };
-            let mentions = self.mentions(&target, code);
+            let mentions = if names.contains(&&*target.0) { self.mentions(&target, code) } else { 0 };
             if let Some(capture) = self.captures.get_mut(i) {
                 capture.bytes = capture.bytes.saturating_add(value.bytes);
                 capture.mentions += mentions;
@@ -424,10 +442,10 @@ impl<'a> Judge<'a> {
                 Expr::Binary(Operator::Add | Operator::Concat | Operator::Modulo, a, b) => of(a).saturating_add(of(b)),
                 Expr::Binary(Operator::Multiply | Operator::Power, a, b) => 2 * u64::from(of(a).max(of(b)) > 0),
                 Expr::Binary(Operator::Or | Operator::And, a, b) => of(a).max(of(b)),
-                Expr::Conditional(_, value, other) => of(value).max(other.as_ref().map_or(0, of)),
+                Expr::Conditional(value, other) => of(value).max(other.as_ref().map_or(0, of)),
                 Expr::List(items) => sum(items),
                 Expr::Dict(pairs) => pairs.iter().map(|(_, value)| of(value)).fold(0, u64::saturating_add),
-                Expr::Slice(value, _) => of(value),
+                Expr::Slice(value) => of(value),
                 Expr::Filter(value, filter, arguments) => match rules::filter(filter) {
                     Some(rules::Gives::Number) => 0,
                     _ => of(value).saturating_add(sum(&arguments.positional)),

@@ -186,7 +186,9 @@ impl<'a> Lexer<'a> {
         let length = rest.bytes().position(|b| !b.is_ascii_alphanumeric() && b != b'_').unwrap_or(rest.len());
         // A letter beyond ASCII right behind is part of the name for Python, and of nothing for others.
         if let Some(odd) = rest.get(length..).and_then(|r| r.chars().next()).filter(|c| !c.is_ascii()) {
-            let why = format!("a name in the template's code has {odd:?}: Python would normalise it, to a forbidden one even");
+            let why = format!(
+                "a name in the template's code has {odd:?}: Python would normalise it, to a forbidden one even"
+            );
             return Err(Defect::new(&IDENTIFIER, self.at, why));
         }
         self.push(self.at, Kind::Name(rest.get(..length).unwrap_or("").into()))?;
@@ -229,7 +231,8 @@ impl<'a> Lexer<'a> {
         // `x.0.1` are two indexes, not a float: no fraction right behind a dot.
         let after_dot = matches!(self.out.last(), Some(Token { kind: Kind::Op("."), .. }));
         if radix == 10 && !after_dot {
-            if let Some(fraction) = tail(end).strip_prefix('.').filter(|f| f.starts_with(|c: char| c.is_ascii_digit())) {
+            if let Some(fraction) = tail(end).strip_prefix('.').filter(|f| f.starts_with(|c: char| c.is_ascii_digit()))
+            {
                 end += 1 + digits(fraction).0;
                 float = true;
             }
@@ -289,7 +292,10 @@ impl<'a> Lexer<'a> {
             }
             match escaped {
                 'N' if chars.peek().is_some_and(|(_, c)| *c == '{') => {
-                    return Err(syntax(at, r"a string has an escape by name (\N{...}), which engines read differently"));
+                    return Err(syntax(
+                        at,
+                        r"a string has an escape by name (\N{...}), which engines read differently",
+                    ));
                 }
                 '0'..='7' => {
                     let mut code = escaped.to_digit(8).unwrap_or(0);
@@ -330,7 +336,12 @@ fn word_tag(rest: &str, word: &str) -> Option<usize> {
     let inside = rest.strip_prefix("{%")?;
     let inside = inside.strip_prefix(['-', '+']).unwrap_or(inside);
     let inside = inside.trim_ascii_start().strip_prefix(word)?.trim_ascii_start();
-    let length = tag_end(inside, Tag::Block)?;
+    // Jinja2 has no `+` at the end of this one.
+    let length = if word == "raw" {
+        tag_end(inside, Tag::Block).filter(|_| !inside.starts_with('+'))
+    } else {
+        tag_end(inside, Tag::Block)
+    }?;
     Some(rest.len() - inside.len() + length)
 }
 

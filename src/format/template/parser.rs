@@ -8,9 +8,10 @@
 //! Promises: no recursion; every list bounded by the number of tokens; nesting by [`MAX_NESTING`]. Leaves out: what
 //! expressions mean (`judge`); their grammar is in `expression`.
 
-use super::expression::{Mode, Node};
 use super::lexer::{Kind, Token, syntax};
+use super::node::Node;
 use super::rules::LIMIT;
+use super::stack::{Mode, State};
 use super::{Defect, MAX_NESTING};
 use std::rc::Rc;
 
@@ -50,16 +51,26 @@ pub(super) enum Statement {
     /// The text up to its end is kept; the code is what the filters make of it.
     SetBlock(Target, Code),
     EndSet,
-    For { targets: Vec<Rc<str>>, iterable: Code, condition: Option<Code> },
+    For {
+        targets: Vec<Rc<str>>,
+        iterable: Code,
+        condition: Option<Code>,
+    },
     EndFor,
     If(Code),
     Elif(Code),
     /// Of an `if` or a `for`.
     Else,
     EndIf,
-    Macro { name: Rc<str>, parameters: Parameters },
+    Macro {
+        name: Rc<str>,
+        parameters: Parameters,
+    },
     EndMacro,
-    Call { parameters: Parameters, call: Code },
+    Call {
+        parameters: Parameters,
+        call: Code,
+    },
     EndCall,
     Filter(Code),
     EndFilter,
@@ -116,7 +127,7 @@ pub(super) struct Parser<'a> {
     end: usize,
     pub(super) program: Program,
     blocks: Vec<(Block, usize)>,
-    pub(super) state: super::expression::State,
+    pub(super) state: State,
 }
 
 impl<'a> Parser<'a> {
@@ -196,7 +207,8 @@ impl<'a> Parser<'a> {
 
     fn open(&mut self, block: Block, at: usize, statement: Statement) -> Result<(), Defect> {
         if self.blocks.len() >= MAX_NESTING {
-            let why = format!("blocks of the template are nested more than {MAX_NESTING} deep: an engine could crash on it");
+            let why =
+                format!("blocks of the template are nested more than {MAX_NESTING} deep: an engine could crash on it");
             return Err(Defect::new(&LIMIT, at, why));
         }
         self.blocks.push((block, at));
@@ -316,9 +328,6 @@ impl<'a> Parser<'a> {
                 depth -= 1;
             }
             if !self.skip_op(",") {
-                break;
-            }
-            if self.peek_word().is_some_and(|w| **w == *"in") {
                 break;
             }
         }

@@ -12,7 +12,12 @@ macro_rules! rule {
 }
 
 rule!(UTF8, "template.utf8", Critical, "a chat template is not UTF-8: engines would fail or read different templates");
-rule!(NUL, "template.nul", High, "a chat template has a NUL byte: some engines would end it there and check less than runs");
+rule!(
+    NUL,
+    "template.nul",
+    High,
+    "a chat template has a NUL byte: some engines would end it there and check less than runs"
+);
 rule!(SIZE, "template.size", High, "a chat template is far larger than any known one");
 rule!(LIMIT, "template.limit", High, "a chat template is so long or deep that parsing it could crash an engine");
 rule!(SYNTAX, "template.syntax", High, "a chat template is no valid Jinja: engines fail on it or read it differently");
@@ -23,10 +28,20 @@ rule!(
     "a name in a chat template is not ASCII: Python normalises it, so a forbidden name could hide"
 );
 rule!(NAME, "template.name", High, "a chat template uses an object that leads to the engine's internals");
-rule!(ATTRIBUTE, "template.attribute", High, "a chat template reaches an internal attribute: rendering it could run code");
+rule!(
+    ATTRIBUTE,
+    "template.attribute",
+    High,
+    "a chat template reaches an internal attribute: rendering it could run code"
+);
 rule!(INDEX, "template.index", High, "a chat template looks up a name that it puts together itself");
 rule!(CALL, "template.call", High, "a chat template calls what no known template calls: rendering it could run code");
-rule!(FORMAT, "template.format", High, "a chat template formats a text which could reach attributes (a sandbox escape)");
+rule!(
+    FORMAT,
+    "template.format",
+    High,
+    "a chat template formats a text which could reach attributes (a sandbox escape)"
+);
 rule!(FILTER, "template.filter", High, "a chat template uses a filter that reaches attributes or is not known");
 rule!(TEST, "template.test", High, "a chat template uses a test that is not known");
 rule!(STATEMENT, "template.statement", High, "a chat template has a statement that loads files or is not known");
@@ -34,17 +49,73 @@ rule!(EXHAUSTION, "template.exhaustion", High, "a chat template makes an engine 
 
 /// Every rule of templates.
 pub(crate) static RULES: &[&Rule] = &[
-    &UTF8, &NUL, &SIZE, &LIMIT, &SYNTAX, &IDENTIFIER, &NAME, &ATTRIBUTE, &INDEX, &CALL, &FORMAT, &FILTER, &TEST,
-    &STATEMENT, &EXHAUSTION,
+    &UTF8,
+    &NUL,
+    &SIZE,
+    &LIMIT,
+    &SYNTAX,
+    &IDENTIFIER,
+    &NAME,
+    &ATTRIBUTE,
+    &INDEX,
+    &CALL,
+    &FORMAT,
+    &FILTER,
+    &TEST,
+    &STATEMENT,
+    &EXHAUSTION,
 ];
 
 /// Attributes that lead from a value to the interpreter, besides all that begin with `_`.
 const INTERNAL: &[&str] = &[
-    "ag_await", "ag_code", "ag_frame", "base", "bases", "builtins", "class", "co_code", "co_consts", "co_names",
-    "cr_await", "cr_code", "cr_frame", "cr_origin", "environment", "f_back", "f_builtins", "f_code", "f_globals",
-    "f_locals", "format_map", "func_closure", "func_code", "func_defaults", "func_dict", "func_globals", "get_template",
-    "getattr", "gi_code", "gi_frame", "gi_yieldfrom", "globals", "im_class", "im_func", "im_self", "import", "init",
-    "loader", "locals", "mro", "os", "popen", "self", "setattr", "subclasses", "subprocess", "sys", "tb_frame",
+    "ag_await",
+    "ag_code",
+    "ag_frame",
+    "base",
+    "bases",
+    "builtins",
+    "class",
+    "co_code",
+    "co_consts",
+    "co_names",
+    "cr_await",
+    "cr_code",
+    "cr_frame",
+    "cr_origin",
+    "environment",
+    "f_back",
+    "f_builtins",
+    "f_code",
+    "f_globals",
+    "f_locals",
+    "format_map",
+    "func_closure",
+    "func_code",
+    "func_defaults",
+    "func_dict",
+    "func_globals",
+    "get_template",
+    "getattr",
+    "gi_code",
+    "gi_frame",
+    "gi_yieldfrom",
+    "globals",
+    "im_class",
+    "im_func",
+    "im_self",
+    "import",
+    "init",
+    "loader",
+    "locals",
+    "mro",
+    "os",
+    "popen",
+    "self",
+    "setattr",
+    "subclasses",
+    "subprocess",
+    "sys",
+    "tb_frame",
     "tb_next",
 ];
 
@@ -95,8 +166,8 @@ pub(super) fn method(name: &str) -> Option<Gives> {
         "strip" | "lstrip" | "rstrip" | "upper" | "lower" | "title" | "capitalize" | "casefold" | "swapcase"
         | "removeprefix" | "removesuffix" => Gives::Part,
         "split" | "rsplit" | "splitlines" | "partition" | "rpartition" => Gives::Parts,
-        "startswith" | "endswith" | "isdigit" | "isalpha" | "isalnum" | "isnumeric" | "isdecimal" | "isspace" | "isupper"
-        | "islower" | "find" | "rfind" | "index" | "count" | "changed" => Gives::Number,
+        "startswith" | "endswith" | "isdigit" | "isalpha" | "isalnum" | "isnumeric" | "isdecimal" | "isspace"
+        | "isupper" | "islower" | "find" | "rfind" | "index" | "count" | "changed" => Gives::Number,
         "replace" => Gives::Mixed,
         "join" | "strftime" | "isoformat" | "format" => Gives::Made,
         "get" | "pop" => Gives::Element,
@@ -114,13 +185,13 @@ pub(super) fn filter(name: &str) -> Option<Gives> {
     Some(match name {
         "length" | "count" | "wordcount" | "abs" | "round" => Gives::Number,
         "lower" | "upper" | "title" | "capitalize" | "trim" | "striptags" | "strip" => Gives::Part,
-        "e" | "escape" | "forceescape" | "center" | "indent" | "replace" | "string" | "truncate" | "urlencode" | "urlize"
-        | "wordwrap" => Gives::Mixed,
+        "e" | "escape" | "forceescape" | "center" | "indent" | "replace" | "string" | "truncate" | "urlencode"
+        | "urlize" | "wordwrap" => Gives::Mixed,
         "join" | "tojson" | "xmlattr" | "filesizeformat" => Gives::Made,
         "default" | "d" | "safe" | "int" | "float" => Gives::Same,
         "first" | "last" | "random" | "min" | "max" | "sum" => Gives::Element,
-        "list" | "sort" | "reverse" | "unique" | "batch" | "slice" | "select" | "reject" | "selectattr" | "rejectattr"
-        | "dictsort" | "items" | "groupby" | "map" | "keys" | "values" => Gives::List,
+        "list" | "sort" | "reverse" | "unique" | "batch" | "slice" | "select" | "reject" | "selectattr"
+        | "rejectattr" | "dictsort" | "items" | "groupby" | "map" | "keys" | "values" => Gives::List,
         "from_json" | "fromjson" => Gives::Parsed,
         _ => return None,
     })
@@ -147,10 +218,46 @@ pub(super) fn sized(name: &str) -> bool {
 pub(super) fn test(name: &str) -> bool {
     matches!(
         name,
-        "defined" | "undefined" | "none" | "boolean" | "true" | "false" | "integer" | "float" | "number" | "string" | "mapping"
-            | "sequence" | "iterable" | "callable" | "lower" | "upper" | "odd" | "even" | "divisibleby" | "sameas" | "escaped"
-            | "in" | "eq" | "equalto" | "==" | "ne" | "!=" | "gt" | "greaterthan" | ">" | "ge" | ">=" | "lt" | "lessthan"
-            | "<" | "le" | "<=" | "startingwith" | "endingwith" | "containing"
+        "defined"
+            | "undefined"
+            | "none"
+            | "boolean"
+            | "true"
+            | "false"
+            | "integer"
+            | "float"
+            | "number"
+            | "string"
+            | "mapping"
+            | "sequence"
+            | "iterable"
+            | "callable"
+            | "lower"
+            | "upper"
+            | "odd"
+            | "even"
+            | "divisibleby"
+            | "sameas"
+            | "escaped"
+            | "in"
+            | "eq"
+            | "equalto"
+            | "=="
+            | "ne"
+            | "!="
+            | "gt"
+            | "greaterthan"
+            | ">"
+            | "ge"
+            | ">="
+            | "lt"
+            | "lessthan"
+            | "<"
+            | "le"
+            | "<="
+            | "startingwith"
+            | "endingwith"
+            | "containing"
     )
 }
 

@@ -16,6 +16,8 @@ pub(super) const DATA: u8 = 2;
 pub(super) const MADE: u8 = 4;
 /// It may be a namespace.
 pub(super) const NAMESPACE: u8 = 8;
+/// It may be a list or dict that the template made, and so put something into later.
+pub(super) const CONTAINER: u8 = 16;
 
 /// Constants that are told apart in one value; with more, it may be anything.
 const MAX_CONSTANTS: usize = 64;
@@ -113,7 +115,7 @@ impl Atoms {
     /// Part of it, or with its letters changed: a constant is then one no more.
     pub(super) fn altered(&self) -> Atoms {
         let made = if self.own_text() { MADE } else { 0 };
-        Atoms::of(self.bits & (NUMBER | DATA) | made)
+        Atoms::of(self.bits & (NUMBER | DATA | CONTAINER) | made)
     }
 }
 

@@ -3,15 +3,16 @@
 //! Owns: the evaluation of nodes, operands first. Promises: each attribute, index, call, filter and test of a template comes
 //! by here and is held against `rules`. Leaves out: statements and variables.
 
-use super::super::cost::Fed;
-use super::super::expression::{Arguments, Callee, Expr, Operator};
-use super::super::parser::{Code, Id};
-use super::super::rules::{
-    ATTRIBUTE, CALL, EXHAUSTION, FILTER, FORMAT, FUNCTIONS, Gives, INDEX, NAME, TEST, attribute_argument, field, filter,
-    internal_object, method, sized, test,
-};
-use super::super::value::{DATA, MADE, NAMESPACE, NUMBER, Text, Value};
 use super::super::MAX_MADE;
+use super::super::cost::Fed;
+use super::super::node::{Arguments, Callee, Expr, Operator};
+use super::super::parser::{Code, Id};
+use super::super::places::{plain_format, width};
+use super::super::rules::{
+    ATTRIBUTE, CALL, EXHAUSTION, FILTER, FORMAT, FUNCTIONS, Gives, INDEX, NAME, TEST, attribute_argument, field,
+    filter, internal_object, method, sized, test,
+};
+use super::super::value::{CONTAINER, DATA, MADE, NAMESPACE, NUMBER, Text, Value};
 use super::{Block, Judge};
 use crate::digest::shorten;
 use std::rc::Rc;
@@ -62,20 +63,20 @@ impl<'a> Judge<'a> {
                 self.field_of(&value, name)
             }
             Expr::Index(value, index) => self.index(at, *value, *index),
-            Expr::Slice(value, _) => {
+            Expr::Slice(value) => {
                 let value = self.value(*value);
                 Value { own: value.own.altered(), ..value }
             }
             Expr::Call(callee, arguments) => self.call(at, callee, arguments),
             Expr::Filter(value, name, arguments) => self.filter(at, *value, name, arguments),
-            Expr::Test(_, name, arguments) => {
+            Expr::Test(name, arguments) => {
                 self.check_test(at, name);
                 self.check_spread(at, arguments);
                 Value::number(1)
             }
-            Expr::Unary(_, value) => Value::number(self.value(*value).number),
+            Expr::Unary(value) => Value::number(self.value(*value).number),
             Expr::Binary(operator, left, right) => self.binary(at, *operator, *left, *right),
-            Expr::Conditional(_, value, other) => {
+            Expr::Conditional(value, other) => {
                 let other = other.map_or_else(|| Value::number(1), |id| self.value(id));
                 self.value(*value).joined(&other)
             }
@@ -92,47 +93,57 @@ impl<'a> Judge<'a> {
     }
 
     fn list<'i>(&self, items: impl Iterator<Item = &'i Id>, count: usize) -> Value {
-        let mut list = Value { count: count as u64, ..Value::default() };
+        let mut list = Value { count: count as u64, ..Value::of(CONTAINER, 0) };
         items.for_each(|id| self.values.get(*id).into_iter().for_each(|value| list.hold(value)));
         list
     }
 
+    fn expr(&self, id: Id) -> Option<&'a Expr> {
+        self.program.nodes.get(id).map(|n| &n.expr)
+    }
+
     fn is_loop(&self, id: Id) -> bool {
-        let name = self.program.nodes.get(id).map(|n| &n.expr);
-        matches!(name, Some(Expr::Name(name)) if **name == *"loop") && !self.assigned.contains("loop")
+        matches!(self.expr(id), Some(Expr::Name(name)) if **name == *"loop") && !self.assigned.contains("loop")
     }
 
     fn check_field(&mut self, at: usize, name: &str) {
         if !field(name) {
-            let message = format!("the template reaches the attribute {:?}: rendering it could run code", shorten(name));
+            let message =
+                format!("the template reaches the attribute {:?}: rendering it could run code", shorten(name));
             self.find(&ATTRIBUTE, at, message);
         }
     }
 
+    /// An element, or what was put into a list or dict later.
+    pub(super) fn element_of(&self, value: &Value) -> Value {
+        let mut element = value.element();
+        if value.own.has(CONTAINER) || (self.data_changed && value.own.has(DATA)) {
+            element.own.join(&self.stored);
+            element.inner.join(&self.stored);
+        }
+        element
+    }
+
     /// A field by its name, wherever it may have been set.
     fn field_of(&self, value: &Value, name: &str) -> Value {
-        let mut field = value.element();
-        field.own.join(&self.stored);
-        field.inner.join(&self.stored);
+        let mut field = self.element_of(value);
         // What is not there is undefined.
         field.own.bits |= NUMBER;
         match self.fields.get(name) {
-            Some(set) => field.joined(set),
-            None => field,
+            Some(set) if value.own.has(NAMESPACE) => field.joined(set),
+            _ => field,
         }
     }
 
     fn index(&mut self, at: usize, value: Id, index: Id) -> Value {
         let (value, index) = (self.value(value), self.value(index));
         let names: Vec<Text> = index.own.texts().to_vec();
-        let mut result = value.element();
-        result.own.join(&self.stored);
-        result.inner.join(&self.stored);
+        let mut result = self.element_of(&value);
         result.own.bits |= NUMBER;
         for name in names {
             let name: Rc<str> = self.texts.text(name).into();
             self.check_field(at, &name);
-            if let Some(set) = self.fields.get(&name) {
+            if let Some(set) = self.fields.get(&name).filter(|_| value.own.has(NAMESPACE)) {
                 result.join(set);
             }
         }
@@ -190,7 +201,8 @@ impl<'a> Judge<'a> {
             _ => self.macros.contains_key(name) || FUNCTIONS.contains(&&**name),
         };
         if !callable || shadowed {
-            let why = if shadowed { "it is a variable, too, and could be anything" } else { "no known template calls it" };
+            let why =
+                if shadowed { "it is a variable, too, and could be anything" } else { "no known template calls it" };
             self.find(&CALL, at, format!("the template calls {:?}: {why}; rendering it could run code", shorten(name)));
             return Value::anything();
         }
@@ -207,7 +219,8 @@ impl<'a> Judge<'a> {
                 Value { count: passed.number.max(1), ..Value::of(0, NUMBER) }
             }
             "namespace" | "dict" => {
-                let mut made = Value::default();
+                let spaced = **name == *"namespace";
+                let mut made = Value::of(if spaced { NAMESPACE } else { CONTAINER }, 0);
                 for (name, id) in &arguments.named {
                     let value = self.value(*id);
                     made.hold(&value);
@@ -216,12 +229,13 @@ impl<'a> Judge<'a> {
                     } else {
                         made.inner.bits |= MADE;
                     }
-                    self.set_field(name, &value);
+                    if spaced {
+                        self.set_field(name, &value);
+                    }
                 }
                 for id in &arguments.positional {
                     made.hold(&self.value(*id));
                 }
-                made.own.bits |= if **name == *"namespace" { NAMESPACE } else { 0 };
                 made
             }
             "raise_exception" => Value::number(1),
@@ -230,13 +244,17 @@ impl<'a> Judge<'a> {
                 Value::made()
             }
             "loop" => {
-                if !passed.own.has(DATA) && !passed.inner.has(DATA) {
-                    let why = "a loop of the template calls itself with nothing but constants: it might never end";
+                let given = arguments.positional.first().and_then(|id| self.expr(*id));
+                let given = matches!(given, Some(Expr::Name(name)) if super::GIVEN.contains(&&**name));
+                if given || !passed.own.has(DATA) && !passed.inner.has(DATA) {
+                    let why =
+                        "a loop of the template calls itself with what it does not take apart: it might never end";
                     self.find(&EXHAUSTION, at, why);
                 }
-                // What it loops over again are elements of the loop.
-                self.stored.join(&passed.own);
-                self.hold(&passed);
+                let before = self.looped.clone();
+                self.looped.join(&passed.own);
+                self.looped.join(&passed.inner);
+                self.changed |= self.looped != before;
                 Value::made()
             }
             _ => Value::made(),
@@ -246,6 +264,15 @@ impl<'a> Judge<'a> {
     fn call_macro(&mut self, at: usize, name: &Rc<str>, arguments: &Arguments) -> Value {
         let passed = self.passed(arguments);
         let data = passed.own.has(DATA) || passed.inner.has(DATA);
+        // A call of itself with the very arguments it was called with gets nowhere.
+        let same = match self.inside_macros.last() {
+            Some((own, parameters)) if *own == name => arguments.positional.iter().all(|id| match self.expr(*id) {
+                Some(Expr::Name(name)) => parameters.iter().any(|(parameter, _)| parameter == name),
+                _ => false,
+            }),
+            _ => false,
+        };
+        let data = data && !(same && arguments.named.is_empty());
         self.cost.call(name, if data { Fed::Data } else { Fed::Constants }, at);
         if let Some(parameters) = self.macros.get(name).copied() {
             for (i, (parameter, _)) in parameters.iter().enumerate() {
@@ -295,7 +322,7 @@ impl<'a> Judge<'a> {
         match gives {
             Gives::Number => Value::number(1),
             Gives::Part => Value { own: value.own.altered(), inner: value.inner.altered(), ..size },
-            Gives::Parts => Value { own: super::Atoms::default(), inner: value.own.altered(), ..size },
+            Gives::Parts => Value { own: super::Atoms::of(CONTAINER), inner: value.own.altered(), ..size },
             Gives::Mixed => {
                 let mut own = value.own.altered();
                 let from = [&value.inner, &passed.own, &passed.inner];
@@ -309,17 +336,16 @@ impl<'a> Judge<'a> {
             }
             Gives::Same => value.joined(&passed),
             Gives::Element => {
-                let mut element = value.element().joined(&passed);
-                element.own.join(&self.stored);
-                element.inner.join(&self.stored);
+                let mut element = self.element_of(&value).joined(&passed);
                 element.own.bits |= NUMBER;
                 element
             }
             Gives::List => {
-                let mut list = Value { own: super::Atoms::default(), inner: value.inner.clone(), ..size };
-                list.inner.join(&value.own.altered());
+                let mut list = Value { own: super::Atoms::of(CONTAINER), inner: value.inner.clone(), ..size };
+                list.inner.join(if value.own.has(CONTAINER) { &self.stored } else { &list.own });
+                // Letters of a text are harmless each by itself; one that is reversed stays a text.
+                list.inner.bits |= if value.own.any_text() { DATA } else { 0 };
                 list.hold(&passed);
-                // A text that is reversed stays a text.
                 list.own.bits |= if value.own.own_text() { MADE } else { 0 };
                 list
             }
@@ -331,6 +357,8 @@ impl<'a> Judge<'a> {
                 }
             }
             Gives::Stored => {
+                self.changed |= value.own.has(DATA) && !self.data_changed;
+                self.data_changed |= value.own.has(DATA);
                 self.hold(&passed);
                 Value::number(1)
             }
@@ -344,7 +372,11 @@ impl<'a> Judge<'a> {
         let plain = known && value.own.texts().iter().all(|text| plain_format(self.texts.text(*text)));
         if !plain {
             let why = "places in the text can reach attributes, past a sandbox even";
-            self.find(&FORMAT, at, format!("the template calls \"format\" on a text with more than plain places: {why}"));
+            self.find(
+                &FORMAT,
+                at,
+                format!("the template calls \"format\" on a text with more than plain places: {why}"),
+            );
         }
     }
 
@@ -392,7 +424,11 @@ impl<'a> Judge<'a> {
         if name == "map" {
             return self.map(value, first.is_some(), arguments);
         }
-        self.give(gives, value, arguments)
+        let mut result = self.give(gives, value, arguments);
+        if sized(name) {
+            result.bytes = result.bytes.max(passed.number.min(MAX_MADE));
+        }
+        result
     }
 
     fn map(&mut self, value: Value, filtered: bool, arguments: &Arguments) -> Value {
@@ -404,7 +440,7 @@ impl<'a> Judge<'a> {
         for (_, id) in attributes {
             for text in self.value(*id).own.texts() {
                 for part in self.texts.text(*text).split('.') {
-                    if let Some(set) = self.fields.get(part) {
+                    if let Some(set) = self.fields.get(part).filter(|_| list.inner.has(NAMESPACE)) {
                         list.hold(set);
                     }
                 }
@@ -480,6 +516,7 @@ impl<'a> Judge<'a> {
             }
             Operator::Multiply => {
                 let mut result = numbers(left.number.saturating_mul(right.number));
+                result.own.bits |= (left.own.bits | right.own.bits) & CONTAINER;
                 result.inner = left.inner.clone();
                 result.inner.join(&right.inner);
                 if left.own.own_text() || right.own.own_text() {
@@ -517,14 +554,14 @@ impl<'a> Judge<'a> {
             self.concat(&left, &right)
         } else {
             // One of them is no text, so both are not, or it fails.
-            let bits = (left.own.bits | right.own.bits) & NUMBER;
+            let bits = (left.own.bits | right.own.bits) & (NUMBER | CONTAINER);
             Value { own: super::Atoms::of(bits), bytes: left.bytes.saturating_add(right.bytes), ..Value::number(1) }
         };
         result.number = number;
         result.count = left.count.saturating_add(right.count);
         result.inner = left.inner;
         result.inner.join(&right.inner);
-        result.own.bits |= (left.own.bits | right.own.bits) & NUMBER;
+        result.own.bits |= (left.own.bits | right.own.bits) & (NUMBER | CONTAINER);
         result
     }
 
@@ -546,38 +583,4 @@ impl<'a> Judge<'a> {
         result.own = own;
         result
     }
-}
-
-/// Whether a format text has no places but `{}`, `{0}` and `{name}`.
-fn plain_format(text: &str) -> bool {
-    let mut rest = text;
-    while let Some(at) = rest.find(['{', '}']) {
-        let (first, after) = (rest.get(at..at + 1), rest.get(at + 1..).unwrap_or(""));
-        if after.get(..1) == first {
-            rest = after.get(1..).unwrap_or("");
-            continue;
-        }
-        let Some((place, tail)) = after.split_once('}').filter(|_| first == Some("{")) else { return false };
-        if place.starts_with('_') || !place.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
-            return false;
-        }
-        rest = tail;
-    }
-    true
-}
-
-/// The largest number right behind a `%` and its flags.
-fn width(text: &str) -> u64 {
-    let number = |part: &str| {
-        let digits = part.trim_start_matches(['-', '+', ' ', '#', '0', '_', '^', '.']);
-        let end = digits.bytes().position(|b| !b.is_ascii_digit()).unwrap_or(digits.len());
-        let precision = digits.get(end..).and_then(|rest| rest.strip_prefix('.')).unwrap_or("");
-        let to = precision.bytes().position(|b| !b.is_ascii_digit()).unwrap_or(precision.len());
-        let parse = |d: Option<&str>| match d {
-            Some("") | None => 0,
-            Some(d) => d.parse().unwrap_or(u64::MAX),
-        };
-        parse(digits.get(..end)).max(parse(precision.get(..to)))
-    };
-    text.split('%').skip(1).map(number).max().unwrap_or(0)
 }
