@@ -168,6 +168,12 @@ impl Layout {
         }
     }
 
+    /// Opens a file of tmp/ for reading, through the page cache.
+    pub(crate) fn read_temp(&self, name: &str) -> rustix::io::Result<File> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        rustix::fs::openat(&self.tmp, name, flags, Mode::empty()).map(File::from)
+    }
+
     /// Opens `name` in `folder` for reading; never through a link, never blocking on what is not a file.
     pub(crate) fn read(&self, folder: Folder, name: &str, extra: OFlags) -> rustix::io::Result<File> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK | extra;

@@ -55,6 +55,7 @@ mod scan;
 mod sealed;
 mod sha256;
 mod source;
+mod staged;
 mod stamp;
 mod sys;
 mod task;

@@ -15,8 +15,12 @@ use crate::digest::Sha256Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::gguf::GgufHeader;
 use crate::sha256::Stream;
+use parking_lot::Mutex;
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{BufReader, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The hashes of a GGUF's tensors, and the header that said where they lie: it was read before the bytes were hashed, so
 /// whoever uses the hashes compares it with the header of what was stored.
@@ -170,6 +174,73 @@ impl TensorHasher {
             self.digests[range.index] = std::mem::replace(&mut self.stream, Stream::new()).finish();
             self.next += 1;
         }
+    }
+}
+
+/// A hasher between two threads, one of which hashes the whole file: pieces wait here until either takes the oldest, the one
+/// beside its own stream, the other when it has nothing else to do. So neither core idles while the other is behind.
+#[derive(Debug)]
+pub(crate) struct Backlog<P> {
+    /// Held while a piece is hashed, so that they are hashed in order; taken before `waiting`.
+    hasher: Mutex<TensorHasher>,
+    waiting: Mutex<VecDeque<Arc<P>>>,
+    /// Pieces that were hashed and let go.
+    done: AtomicU64,
+}
+
+impl<P: AsRef<[u8]>> Backlog<P> {
+    pub(crate) fn new(hasher: TensorHasher) -> Backlog<P> {
+        Backlog { hasher: Mutex::new(hasher), waiting: Mutex::default(), done: AtomicU64::new(0) }
+    }
+
+    /// Adds the next piece of the file.
+    pub(crate) fn push(&self, piece: Arc<P>) {
+        self.waiting.lock().push_back(piece);
+    }
+
+    /// Gives `bytes` to `whole`, and beside them the oldest piece to the tensors, unless the other thread is hashing one.
+    pub(crate) fn beside(&self, whole: &mut Stream, bytes: &[u8]) {
+        if let Some(mut hasher) = self.hasher.try_lock()
+            && let Some(piece) = self.pop()
+        {
+            hasher.update_beside((*piece).as_ref(), whole, bytes);
+            self.let_go(piece);
+        } else {
+            whole.update(bytes);
+        }
+    }
+
+    /// Hashes the oldest piece. Whether there was one.
+    pub(crate) fn help(&self) -> bool {
+        let mut hasher = self.hasher.lock();
+        let Some(piece) = self.pop() else { return false };
+        hasher.update((*piece).as_ref());
+        self.let_go(piece);
+        true
+    }
+
+    /// Hashes pieces until the first `count` are done and let go, on both threads.
+    pub(crate) fn settle(&self, count: u64) {
+        while self.done.load(Ordering::Acquire) < count && self.help() {}
+    }
+
+    /// Before the lock is: who then takes it, or sees the count, may be sure that the piece is nobody's any more.
+    fn let_go(&self, piece: Arc<P>) {
+        drop(piece);
+        self.done.fetch_add(1, Ordering::Release);
+    }
+
+    fn pop(&self) -> Option<Arc<P>> {
+        self.waiting.lock().pop_front()
+    }
+
+    /// The hash of each tensor, when all pieces have been hashed.
+    ///
+    /// # Errors
+    /// As [`TensorHasher::finish`].
+    pub(crate) fn finish(self) -> Result<Vec<Sha256Digest>> {
+        while self.help() {}
+        self.hasher.into_inner().finish()
     }
 }
 

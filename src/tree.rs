@@ -229,15 +229,48 @@ impl Tree {
 
     /// Whether `bytes` are the whole group `group`, whose page is `page`.
     pub(crate) fn group_is(&self, page: &Page, group: u64, bytes: &[u8]) -> bool {
-        let wanted = self.len.saturating_sub(group * GROUP).min(GROUP);
-        if bytes.len() as u64 != wanted {
-            return false;
-        }
-        if self.len <= GROUP {
-            return blake3::hash(bytes).as_bytes() == self.root.as_bytes();
-        }
-        page.0.get((group % GROUPS_PER_SPAN) as usize) == Some(&group_cv(group, bytes))
+        is_group(self.len, &self.root, page.0.get((group % GROUPS_PER_SPAN) as usize), group, bytes)
     }
+}
+
+/// A tree as [`Builder::finish`] gave it, still in memory: nobody could change it since.
+#[derive(Debug)]
+pub(crate) struct Fresh<'a> {
+    groups: &'a [Cv],
+    len: u64,
+    root: Blake3Digest,
+}
+
+impl<'a> Fresh<'a> {
+    /// The tree `file` of a blob of `len` bytes.
+    pub(crate) fn new(file: &'a [u8], len: u64, root: Blake3Digest) -> Result<Self> {
+        let groups = file.get((HEADER + 32 * spans_of(len)) as usize..).map(<[u8]>::as_chunks);
+        match groups {
+            Some((groups, [])) if groups.len() as u64 == groups_of(len) => Ok(Fresh { groups, len, root }),
+            _ => Err(altered("its size does not fit the blob's")),
+        }
+    }
+
+    pub(crate) fn size(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether `bytes` are the whole group `group`.
+    pub(crate) fn group_is(&self, group: u64, bytes: &[u8]) -> bool {
+        is_group(self.len, &self.root, self.groups.get(group as usize), group, bytes)
+    }
+}
+
+/// Whether `bytes` are the whole group `group` of a blob of `len` bytes; `value` is the group's, of a blob of several.
+fn is_group(len: u64, root: &Blake3Digest, value: Option<&Cv>, group: u64, bytes: &[u8]) -> bool {
+    let wanted = len.saturating_sub(group * GROUP).min(GROUP);
+    if bytes.len() as u64 != wanted {
+        return false;
+    }
+    if len <= GROUP {
+        return blake3::hash(bytes).as_bytes() == root.as_bytes();
+    }
+    value == Some(&group_cv(group, bytes))
 }
 
 fn unreadable(e: &std::io::Error) -> Error {
