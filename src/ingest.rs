@@ -394,3 +394,6 @@ impl<A: std::io::Write, B: std::io::Write> std::io::Write for Tee<'_, A, B> {
         self.0.flush()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -337,6 +337,80 @@ mod tests {
         }
     }
 
+    /// In every order in which the two threads may come to it.
+    #[test]
+    fn a_backlog_is_hashed_in_order_by_whoever_comes() {
+        let file = data(1000);
+        let tensors = [(10, 300), (310, 90), (500, 500)];
+        for turns in 0..1u32 << 10 {
+            let backlog: Backlog<Vec<u8>> = Backlog::new(hasher(&tensors, 1000).expect("sound"));
+            let mut whole = Stream::new();
+            let mut queue = VecDeque::new();
+            for (i, piece) in file.chunks(100).enumerate() {
+                backlog.push(Arc::new(piece.to_vec()));
+                queue.push_back(piece);
+                if turns >> i & 1 == 1 {
+                    assert!(backlog.help());
+                }
+                // The other thread is two pieces behind.
+                if queue.len() > 2
+                    && let Some(old) = queue.pop_front()
+                {
+                    backlog.beside(&mut whole, old);
+                }
+            }
+            queue.into_iter().for_each(|old| backlog.beside(&mut whole, old));
+            assert_eq!(backlog.finish().expect("whole"), plain(&file, &tensors), "{turns:b}");
+            assert_eq!(whole.finish(), Sha256Digest::of(&file), "{turns:b}");
+        }
+    }
+
+    #[test]
+    fn what_is_settled_is_let_go() {
+        let backlog: Backlog<Vec<u8>> = Backlog::new(hasher(&[(0, 400)], 400).expect("sound"));
+        let pieces: Vec<_> = data(400).chunks(100).map(|piece| Arc::new(piece.to_vec())).collect();
+        pieces.iter().for_each(|piece| backlog.push(Arc::clone(piece)));
+        let held = || pieces.iter().map(|piece| Arc::strong_count(piece) - 1).collect::<Vec<_>>();
+        for (count, expected) in
+            [(0, [1, 1, 1, 1]), (1, [0, 1, 1, 1]), (3, [0, 0, 0, 1]), (2, [0, 0, 0, 1]), (9, [0; 4])]
+        {
+            backlog.settle(count);
+            assert_eq!(held(), expected, "{count} settled");
+        }
+        assert!(!backlog.help(), "nothing is left");
+        assert_eq!(backlog.finish().expect("whole"), [Sha256Digest::of(&data(400))]);
+    }
+
+    /// While one thread is hashing tensors, the other goes on with its own stream and does not wait.
+    #[test]
+    fn two_threads_share_a_backlog() {
+        let file = data(100_000);
+        let tensors = [(1, 40_000), (50_000, 49_999)];
+        let backlog: Backlog<Vec<u8>> = Backlog::new(hasher(&tensors, file.len()).expect("sound"));
+        let whole = std::thread::scope(|scope| {
+            let hashing = scope.spawn(|| {
+                let mut whole = Stream::new();
+                file.chunks(1000).for_each(|piece| backlog.beside(&mut whole, piece));
+                whole.finish()
+            });
+            for (count, piece) in (1..).zip(file.chunks(1000)) {
+                backlog.push(Arc::new(piece.to_vec()));
+                backlog.settle(count);
+            }
+            hashing.join().expect("no panic")
+        });
+        assert_eq!(whole, Sha256Digest::of(&file));
+        assert_eq!(backlog.finish().expect("whole"), plain(&file, &tensors));
+        let locked = Backlog::<Vec<u8>>::new(hasher(&[(0, 5)], 5).expect("sound"));
+        locked.push(Arc::new(b"12345".to_vec()));
+        let held = locked.hasher.lock();
+        let mut whole = Stream::new();
+        locked.beside(&mut whole, b"12345");
+        drop(held);
+        assert_eq!(whole.finish(), Sha256Digest::of(b"12345"));
+        assert_eq!(locked.finish().expect("whole"), [Sha256Digest::of(b"12345")]);
+    }
+
     proptest! {
         #[test]
         fn cuts_and_gaps_anywhere(
