@@ -1,14 +1,15 @@
 //! The one pass that takes a source in.
 //!
-//! Owns: reading a source once while SHA-256 and the BLAKE3 tree are computed and the private copy is written. Promises:
-//! what is hashed is what is stored; a source that changes meanwhile is an error; nothing is left in tmp/ on failure; the
-//! copy is on the disk (fsync) when [`Staged`] is returned. Leaves out: publishing it (`promote`).
+//! Owns: reading a source once while SHA-256, the BLAKE3 tree and the SHA-256 of every tensor are computed and the private copy is
+//! written. Promises: what is hashed is what is stored; a source that changes meanwhile is an error; nothing is left in tmp/ on
+//! failure; the copy is on the disk (fsync) when [`Staged`] is returned. Leaves out: publishing it (`promote`).
 //!
 //! ```text
-//!           reader                                     two more threads
-//! source -> 4 MiB buffer -+-> BLAKE3 groups
-//!                         +------------------------------> SHA-256      (the slowest, so it sets the pace)
-//!                         +------------------------------> O_DIRECT write
+//!           reader                                     three more threads
+//! source -> 2 MiB buffer -+-> BLAKE3 groups
+//!                         +------------------------------> SHA-256 of the file, the slowest: it sets the pace,
+//!                         +-> SHA-256 of the tensors <---> and takes theirs along, unless the reader has time for it
+//!                         +------------------------------> O_DIRECT write, two in turn
 //! ```
 
 use crate::artifact::FileEntry;
