@@ -1,8 +1,8 @@
 //! Staged bytes that inspection may trust.
 //!
-//! Owns: reading a file that was taken in and is not published yet. Promises: every byte that is handed out was hashed, out of a private
-//! buffer, against the tree that the pass over the source built; a group that is another than it was then is an error. Leaves
-//! out: building the tree (`ingest`), what the bytes mean (`format`).
+//! Owns: reading a file that was taken in and is not published yet. Promises: every byte that is handed out was hashed, out of
+//! a private buffer, against the tree that the pass over the source built; a group that is another than it was then is an
+//! error. Leaves out: building the tree (`ingest`), what the bytes mean (`format`).
 
 use crate::buffer;
 use crate::digest::Blake3Digest;

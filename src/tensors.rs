@@ -1,8 +1,8 @@
 //! The SHA-256 of every tensor of a file, while the file goes by.
 //!
-//! Owns: the plan of a GGUF's tensors, and which bytes belong to which. Promises: each tensor's hash is that of its bytes and of no others, wherever the
-//! pieces of the file are cut; a tensor that was not whole is an error, never a hash. Leaves out: the header's
-//! parser (`format::gguf`), who reads the file (`ingest`).
+//! Owns: the plan of a GGUF's tensors, and which bytes belong to which. Promises: each tensor's hash is that of its bytes and of no
+//! others, wherever the pieces of the file are cut; a tensor that was not whole is an error, never a hash. Leaves out: the
+//! header's parser (`format::gguf`), who reads the file (`ingest`).
 //!
 //! ```text
 //! file     |header|pad|--- a ---|pad|- b -|---- c ----|end
