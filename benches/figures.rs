@@ -10,10 +10,11 @@ mod abi;
 mod model;
 
 use model::model_file;
+use nix::sys::resource::{UsageWho, getrusage};
 use securereg::{Actor, ModelName, PromoteRequest, Registry, Source, Task};
 use securereg_fusefs::{Mount, MountOptions};
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -134,33 +135,42 @@ fn promote(dir: &Path) {
     model_file(&path, len, 1);
     let registry = Registry::open_or_create(&dir.join("promote")).unwrap();
     let mut times: [Vec<f64>; 3] = Default::default();
+    let mut cpu: [Vec<f64>; 3] = Default::default();
     let cached = || drop(std::io::copy(&mut File::open(&path).unwrap(), &mut std::io::sink()));
     for run in 0..RUNS {
         cached();
+        let before = cpu_seconds(UsageWho::RUSAGE_SELF);
         times[0].push(timed(|| take_in(&registry, &format!("m{run}"), &path)));
+        cpu[0].push(cpu_seconds(UsageWho::RUSAGE_SELF) - before);
         registry.delete(&format!("m{run}").parse().unwrap(), &me()).unwrap();
         cached();
+        let before = cpu_seconds(UsageWho::RUSAGE_CHILDREN);
         times[1].push(timed(|| quiet(Command::new("openssl").args(["dgst", "-sha256"]).arg(&path))));
+        cpu[1].push(cpu_seconds(UsageWho::RUSAGE_CHILDREN) - before);
         cached();
         let copy = dir.join("copy");
+        let before = cpu_seconds(UsageWho::RUSAGE_CHILDREN);
         times[2].push(timed(|| {
             quiet(Command::new("cp").arg("--reflink=never").arg(&path).arg(&copy));
             File::open(&copy).unwrap().sync_all().unwrap();
         }));
+        cpu[2].push(cpu_seconds(UsageWho::RUSAGE_CHILDREN) - before);
         std::fs::remove_file(copy).unwrap();
     }
     let [ours, openssl, cp] = times.map(Figure);
+    let [our_cpu, openssl_cpu, cp_cpu] = cpu.map(Figure);
     table(
         &format!("Promotion of {} GiB, source cached, durable", gib()),
-        &["", "seconds", "GB/s", "ratio to openssl (time)"],
+        &["", "seconds", "GB/s", "ratio to openssl (time)", "CPU, user and system"],
     );
-    for (what, f) in [
-        ("securereg promote (copy, SHA-256, BLAKE3 tree, fsync)", &ours),
-        ("openssl dgst -sha256 (hash only)", &openssl),
-        ("cp, then fsync", &cp),
+    for (what, f, cpu) in [
+        ("securereg promote (copy, SHA-256 of the file and of each tensor, BLAKE3 tree, fsync)", &ours, our_cpu),
+        ("openssl dgst -sha256 (hash only)", &openssl, openssl_cpu),
+        ("cp, then fsync", &cp, cp_cpu),
     ] {
         let rate = len as f64 / f.median() / 1e9;
-        row(&[what.into(), f.show("s"), format!("{rate:.2}"), format!("{:.2}", f.median() / openssl.median())]);
+        let ratio = format!("{:.2}", f.median() / openssl.median());
+        row(&[what.into(), f.show("s"), format!("{rate:.2}"), ratio, cpu.show("s")]);
     }
     std::fs::remove_file(path).unwrap();
 }
@@ -169,6 +179,13 @@ fn timed<T>(work: impl FnOnce() -> T) -> f64 {
     let start = Instant::now();
     drop(work());
     start.elapsed().as_secs_f64()
+}
+
+/// What this process, or the children it has waited for, have used of the cores so far.
+fn cpu_seconds(who: UsageWho) -> f64 {
+    let usage = getrusage(who).unwrap();
+    let time = usage.user_time() + usage.system_time();
+    time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6
 }
 
 fn quiet(command: &mut Command) {

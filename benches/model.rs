@@ -21,7 +21,7 @@ struct Tensor {
 
 /// A GGUF of `len` bytes, a multiple of 32 and at least 256 KiB, that do not compress and do not repeat: matrices of 64 MiB (an
 /// eighth of a smaller file), most in Q8_0, some in F16, and small norms in F32 between them.
-pub fn model_file(path: &Path, len: u64, seed: u64) {
+pub(crate) fn model_file(path: &Path, len: u64, seed: u64) {
     let mut file = File::create(path).unwrap();
     let mut piece = header(len);
     let mut state = seed | 1;

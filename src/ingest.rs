@@ -1,14 +1,15 @@
 //! The one pass that takes a source in.
 //!
-//! Owns: reading a source once while SHA-256 and the BLAKE3 tree are computed and the private copy is written. Promises:
-//! what is hashed is what is stored; a source that changes meanwhile is an error; nothing is left in tmp/ on failure; the
-//! copy is on the disk (fsync) when [`Staged`] is returned. Leaves out: publishing it (`promote`).
+//! Owns: reading a source once while SHA-256, the BLAKE3 tree and the SHA-256 of every tensor are computed and the private copy is
+//! written. Promises: what is hashed is what is stored; a source that changes meanwhile is an error; nothing is left in tmp/ on
+//! failure; the copy is on the disk (fsync) when [`Staged`] is returned. Leaves out: publishing it (`promote`).
 //!
 //! ```text
-//!           reader                                     two more threads
-//! source -> 4 MiB buffer -+-> BLAKE3 groups
-//!                         +------------------------------> SHA-256      (the slowest, so it sets the pace)
-//!                         +------------------------------> O_DIRECT write
+//!           reader                                     three more threads
+//! source -> 2 MiB buffer -+-> BLAKE3 groups
+//!                         +------------------------------> SHA-256 of the file, the slowest: it sets the pace,
+//!                         +-> SHA-256 of the tensors <---> and takes theirs along, unless the reader has time for it
+//!                         +------------------------------> O_DIRECT write, two in turn
 //! ```
 
 use crate::artifact::FileEntry;
@@ -23,16 +24,18 @@ use crate::source::{SourceFile, Taken};
 use crate::staged::Checked;
 use crate::sys::{NoFileSizeSignal, ReadLease, spawn_scoped_quietly};
 use crate::task::{Phase, Progress, Task};
-use crate::tensors::{Plan, TensorHasher, Tensors};
+use crate::tensors::{Backlog, Plan, Tensors};
 use crate::tree;
 use rustix::fs::{Mode, OFlags};
 use std::collections::VecDeque;
 use std::fs::File;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 
-const PIECE: usize = 4 << 20;
-const PIECES: usize = 4;
+const PIECE: usize = 2 << 20;
+const PIECES: usize = 8;
+/// Threads that write, so that the disk has the next piece while one of them waits for a core.
+const WRITERS: usize = 2;
 
 /// A file taken in, hashed, synced, and not yet served.
 #[derive(Debug)]
@@ -181,6 +184,12 @@ struct Piece {
     len: usize,
 }
 
+impl AsRef<[u8]> for Piece {
+    fn as_ref(&self) -> &[u8] {
+        self.bytes()
+    }
+}
+
 impl Piece {
     fn bytes(&self) -> &[u8] {
         self.buf.bytes(self.len)
@@ -201,49 +210,56 @@ fn read_pass(source: &SourceFile, from: &File, to: Option<(&File, bool)>, meter:
     if let Some((temp, direct)) = to {
         reserve(temp, if direct { size.next_multiple_of(ALIGN as u64) } else { size })?;
     }
-    let pass = std::thread::scope(|scope| {
+    let backlog: Option<Backlog<Piece>> = hasher.map(Backlog::new);
+    let (tree, sha256) = std::thread::scope(|scope| {
+        let backlog = backlog.as_ref();
         let (to_hash, inbox) = sync_channel::<Arc<Piece>>(PIECES);
         let (hashed, hash_done) = sync_channel::<()>(PIECES);
         let hashing = spawn_scoped_quietly(scope, move || {
-            let (mut whole, mut tensors) = (Stream::new(), hasher);
+            let mut whole = Stream::new();
             each(&inbox, &hashed, |piece| {
-                match &mut tensors {
-                    Some(tensors) => tensors.update_beside(piece.bytes(), &mut whole, piece.bytes()),
+                match backlog {
+                    Some(backlog) => backlog.beside(&mut whole, piece.bytes()),
                     None => whole.update(piece.bytes()),
                 }
                 Ok(())
             })?;
-            Ok((whole.finish(), tensors.map(TensorHasher::finish).transpose()?))
+            Ok(whole.finish())
         })
         .map_err(no_thread)?;
-        let mut others = vec![(to_hash, hash_done)];
-        let writing = to.map(|(temp, direct)| {
-            let (to_write, inbox) = sync_channel::<Arc<Piece>>(PIECES);
-            let (written, write_done) = sync_channel::<()>(PIECES);
-            others.push((to_write, write_done));
-            // A write over the limit on file sizes is an error here: SIGXFSZ, too, is blocked in such a thread.
-            spawn_scoped_quietly(scope, move || each(&inbox, &written, |piece| piece.write(temp, direct)))
-        });
-        let writing = writing.transpose().map_err(no_thread)?;
-        let read = read_pieces(source, from, &others, meter);
+        let mut others = vec![vec![(to_hash, hash_done)]];
+        let mut writing = Vec::new();
+        if let Some((temp, direct)) = to {
+            let mut writers = Vec::new();
+            for _ in 0..WRITERS {
+                let (to_write, inbox) = sync_channel::<Arc<Piece>>(PIECES);
+                let (written, write_done) = sync_channel::<()>(PIECES);
+                writers.push((to_write, write_done));
+                // A write over the limit on file sizes is an error here: SIGXFSZ, too, is blocked in such a thread.
+                let write = move || each(&inbox, &written, |piece| piece.write(temp, direct));
+                writing.push(spawn_scoped_quietly(scope, write).map_err(no_thread)?);
+            }
+            others.push(writers);
+        }
+        let read = read_pieces(source, from, &others, backlog, meter);
         // Their inboxes end, and so do they.
         drop(others);
-        let hashed: Result<(Sha256Digest, Option<Vec<Sha256Digest>>)> =
-            hashing.join().unwrap_or_else(|_| Err(ended_early()));
-        let written: Result<()> = writing.map_or(Ok(()), |w| w.join().unwrap_or_else(|_| Err(ended_early())));
+        let sha256: Result<Sha256Digest> = hashing.join().unwrap_or_else(|_| Err(ended_early()));
+        let written: Result<()> =
+            writing.into_iter().map(|w| w.join().unwrap_or_else(|_| Err(ended_early()))).fold(Ok(()), Result::and);
         // The writer's own failure says more than the reader's, which only saw it end.
         written?;
         let tree = read?;
-        let (blake3, tree) = tree.finish()?;
-        let (sha256, digests) = hashed?;
-        let tensors = header.zip(digests).map(|(header, digests)| Tensors { header, digests });
-        Ok(Pass { sha256, blake3, tree, tensors })
+        Ok::<_, Error>((tree, sha256?))
     })?;
     if let Some((temp, true)) = to {
         // The last O_DIRECT write was padded to whole blocks. Making a file shorter is never over a limit.
         temp.set_len(size).map_err(|e| Error::io("trimming the copy", e))?;
     }
-    Ok(pass)
+    let (blake3, tree) = tree.finish()?;
+    let digests = backlog.map(Backlog::finish).transpose()?;
+    let tensors = header.zip(digests).map(|(header, digests)| Tensors { header, digests });
+    Ok(Pass { sha256, blake3, tree, tensors })
 }
 
 fn no_thread(e: std::io::Error) -> Error {
@@ -265,11 +281,19 @@ fn each(inbox: &Receiver<Arc<Piece>>, done: &SyncSender<()>, mut act: impl FnMut
     Ok(())
 }
 
+/// Another thread: where its pieces go, and what it says after each. Several in one list take turns.
+type Worker = (SyncSender<Arc<Piece>>, Receiver<()>);
+
+fn in_turn(workers: &[Worker], piece: u64) -> &Worker {
+    &workers[(piece / PIECE as u64 % workers.len() as u64) as usize]
+}
+
 /// The reader: fills buffers, hands each to the other threads, and hashes its groups meanwhile.
 fn read_pieces(
     source: &SourceFile,
     from: &File,
-    others: &[(SyncSender<Arc<Piece>>, Receiver<()>)],
+    others: &[Vec<Worker>],
+    backlog: Option<&Backlog<Piece>>,
     meter: &mut Meter<'_, '_>,
 ) -> Result<tree::Builder> {
     let size = source.size();
@@ -280,7 +304,11 @@ fn read_pieces(
         let mut buf = if in_flight.len() < PIECES {
             ReadBuf::new()
         } else {
-            others.iter().try_for_each(|(_, done)| done.recv().map_err(|_| ended_early()))?;
+            let oldest = in_flight.front().map_or(0, |piece| piece.at);
+            others.iter().try_for_each(|workers| wait(&in_turn(workers, oldest).1, backlog))?;
+            if let Some(backlog) = backlog {
+                backlog.settle(oldest / PIECE as u64 + 1);
+            }
             in_flight.pop_front().and_then(Arc::into_inner).map(|piece| piece.buf).unwrap_or_default()
         };
         let len =
@@ -289,8 +317,11 @@ fn read_pieces(
         if at + len as u64 > size {
             return Err(source.changed());
         }
-        for (inbox, _) in others {
-            inbox.send(Arc::clone(&piece)).map_err(|_| ended_early())?;
+        if let Some(backlog) = backlog {
+            backlog.push(Arc::clone(&piece));
+        }
+        for workers in others {
+            in_turn(workers, at).0.send(Arc::clone(&piece)).map_err(|_| ended_early())?;
         }
         tree.update(piece.bytes())?;
         in_flight.push_back(piece);
@@ -303,7 +334,22 @@ fn read_pieces(
     if at != size {
         return Err(source.changed());
     }
+    if let Some(backlog) = backlog {
+        while backlog.help() {}
+    }
     Ok(tree)
+}
+
+/// Waits until another thread has done its oldest piece, and hashes tensors meanwhile, if any wait.
+fn wait(done: &Receiver<()>, backlog: Option<&Backlog<Piece>>) -> Result<()> {
+    loop {
+        match done.try_recv() {
+            Ok(()) => return Ok(()),
+            Err(TryRecvError::Empty) if backlog.is_some_and(Backlog::help) => {}
+            Err(TryRecvError::Empty) => return done.recv().map_err(|_| ended_early()),
+            Err(TryRecvError::Disconnected) => return Err(ended_early()),
+        }
+    }
 }
 
 /// Takes the space before the copy begins, so that a full disk shows at once and not at the end.
@@ -346,3 +392,6 @@ impl<A: std::io::Write, B: std::io::Write> std::io::Write for Tee<'_, A, B> {
         self.0.flush()
     }
 }
+
+#[cfg(test)]
+mod tests;

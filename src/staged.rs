@@ -20,11 +20,19 @@ pub(crate) struct Checked {
     last: Mutex<Last>,
 }
 
-/// What was read last: inspections read in order, a little at a time.
+/// What was read last: inspections read in order, a little at a time, and jump between two places (an archive's directory
+/// and its members).
 #[derive(Default)]
 struct Last {
     page: Option<(u64, Page)>,
-    group: Option<u64>,
+    /// The latest first.
+    groups: [Group; 2],
+}
+
+/// A group that was checked.
+#[derive(Default)]
+struct Group {
+    number: Option<u64>,
     bytes: Vec<u8>,
 }
 
@@ -35,29 +43,34 @@ impl Checked {
         Ok(Checked { file: layout.read_temp(temp)?, tree, size: entry.size_bytes, last: Mutex::default() })
     }
 
-    /// Makes `last` hold the group, checked.
+    /// Makes the first of `last`'s groups this one, checked.
     fn load(&self, group: u64, last: &mut Last) -> Result<()> {
-        if last.group == Some(group) {
+        if last.groups[0].number == Some(group) {
             return Ok(());
         }
-        last.group = None;
+        last.groups.swap(0, 1);
+        if last.groups[0].number == Some(group) {
+            return Ok(());
+        }
+        let Group { number, bytes } = &mut last.groups[0];
+        *number = None;
         let at = group * GROUP;
-        last.bytes.resize(self.size.saturating_sub(at).min(GROUP) as usize, 0);
-        self.file.read_exact_at(&mut last.bytes, at).map_err(|e| match e.kind() {
+        bytes.resize(self.size.saturating_sub(at).min(GROUP) as usize, 0);
+        self.file.read_exact_at(bytes, at).map_err(|e| match e.kind() {
             std::io::ErrorKind::UnexpectedEof => short(),
             _ => Error::io("reading the copy back", e),
         })?;
-        let number = Tree::page_of(group);
-        let page = match last.page.take().filter(|(n, _)| *n == number) {
+        let page_number = Tree::page_of(group);
+        let page = match last.page.take().filter(|(n, _)| *n == page_number) {
             Some((_, page)) => page,
-            None => self.tree.page(number)?,
+            None => self.tree.page(page_number)?,
         };
-        if !self.tree.group_is(&page, group, &last.bytes) {
+        if !self.tree.group_is(&page, group, bytes) {
             let why = format!("the copy was changed at byte {at} before it was inspected: promote again");
             return Err(Error::new(ErrorKind::SourceChanged, why));
         }
-        last.page = Some((number, page));
-        last.group = Some(group);
+        *number = Some(group);
+        last.page = Some((page_number, page));
         Ok(())
     }
 }
@@ -76,8 +89,9 @@ impl Input for Checked {
         while !out.is_empty() {
             self.load(at / GROUP, &mut last)?;
             let from = (at % GROUP) as usize;
-            let n = out.len().min(last.bytes.len() - from);
-            out[..n].copy_from_slice(&last.bytes[from..from + n]);
+            let bytes = &last.groups[0].bytes;
+            let n = out.len().min(bytes.len() - from);
+            out[..n].copy_from_slice(&bytes[from..from + n]);
             (at, out) = (at + n as u64, &mut out[n..]);
         }
         Ok(())

@@ -1,8 +1,8 @@
 //! The SHA-256 of every tensor of a file, while the file goes by.
 //!
-//! Owns: the plan of a GGUF's tensors, and which bytes belong to which. Promises: each tensor's hash is that of its bytes and of no others, wherever the
-//! pieces of the file are cut; a tensor that was not whole is an error, never a hash. Leaves out: the header's
-//! parser (`format::gguf`), who reads the file (`ingest`).
+//! Owns: the plan of a GGUF's tensors, and which bytes belong to which. Promises: each tensor's hash is that of its bytes and of no
+//! others, wherever the pieces of the file are cut; a tensor that was not whole is an error, never a hash. Leaves out: the
+//! header's parser (`format::gguf`), who reads the file (`ingest`).
 //!
 //! ```text
 //! file     |header|pad|--- a ---|pad|- b -|---- c ----|end
@@ -15,8 +15,12 @@ use crate::digest::Sha256Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::gguf::GgufHeader;
 use crate::sha256::Stream;
+use parking_lot::Mutex;
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{BufReader, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The hashes of a GGUF's tensors, and the header that said where they lie: it was read before the bytes were hashed, so
 /// whoever uses the hashes compares it with the header of what was stored.
@@ -173,6 +177,73 @@ impl TensorHasher {
     }
 }
 
+/// A hasher between two threads, one of which hashes the whole file: pieces wait here until either takes the oldest, the one
+/// beside its own stream, the other when it has nothing else to do. So neither core idles while the other is behind.
+#[derive(Debug)]
+pub(crate) struct Backlog<P> {
+    /// Held while a piece is hashed, so that they are hashed in order; taken before `waiting`.
+    hasher: Mutex<TensorHasher>,
+    waiting: Mutex<VecDeque<Arc<P>>>,
+    /// Pieces that were hashed and let go.
+    done: AtomicU64,
+}
+
+impl<P: AsRef<[u8]>> Backlog<P> {
+    pub(crate) fn new(hasher: TensorHasher) -> Backlog<P> {
+        Backlog { hasher: Mutex::new(hasher), waiting: Mutex::default(), done: AtomicU64::new(0) }
+    }
+
+    /// Adds the next piece of the file.
+    pub(crate) fn push(&self, piece: Arc<P>) {
+        self.waiting.lock().push_back(piece);
+    }
+
+    /// Gives `bytes` to `whole`, and beside them the oldest piece to the tensors, unless the other thread is hashing one.
+    pub(crate) fn beside(&self, whole: &mut Stream, bytes: &[u8]) {
+        if let Some(mut hasher) = self.hasher.try_lock()
+            && let Some(piece) = self.pop()
+        {
+            hasher.update_beside((*piece).as_ref(), whole, bytes);
+            self.let_go(piece);
+        } else {
+            whole.update(bytes);
+        }
+    }
+
+    /// Hashes the oldest piece. Whether there was one.
+    pub(crate) fn help(&self) -> bool {
+        let mut hasher = self.hasher.lock();
+        let Some(piece) = self.pop() else { return false };
+        hasher.update((*piece).as_ref());
+        self.let_go(piece);
+        true
+    }
+
+    /// Hashes pieces until the first `count` are done and let go, on both threads.
+    pub(crate) fn settle(&self, count: u64) {
+        while self.done.load(Ordering::Acquire) < count && self.help() {}
+    }
+
+    /// Before the lock is: who then takes it, or sees the count, may be sure that the piece is nobody's any more.
+    fn let_go(&self, piece: Arc<P>) {
+        drop(piece);
+        self.done.fetch_add(1, Ordering::Release);
+    }
+
+    fn pop(&self) -> Option<Arc<P>> {
+        self.waiting.lock().pop_front()
+    }
+
+    /// The hash of each tensor, when all pieces have been hashed.
+    ///
+    /// # Errors
+    /// As [`TensorHasher::finish`].
+    pub(crate) fn finish(self) -> Result<Vec<Sha256Digest>> {
+        while self.help() {}
+        self.hasher.into_inner().finish()
+    }
+}
+
 fn refused(why: String) -> Error {
     Error::new(ErrorKind::Refused, why)
 }
@@ -264,6 +335,80 @@ mod tests {
                 "{tensors:?}"
             );
         }
+    }
+
+    /// In every order in which the two threads may come to it.
+    #[test]
+    fn a_backlog_is_hashed_in_order_by_whoever_comes() {
+        let file = data(1000);
+        let tensors = [(10, 300), (310, 90), (500, 500)];
+        for turns in 0..1u32 << 10 {
+            let backlog: Backlog<Vec<u8>> = Backlog::new(hasher(&tensors, 1000).expect("sound"));
+            let mut whole = Stream::new();
+            let mut queue = VecDeque::new();
+            for (i, piece) in file.chunks(100).enumerate() {
+                backlog.push(Arc::new(piece.to_vec()));
+                queue.push_back(piece);
+                if turns >> i & 1 == 1 {
+                    assert!(backlog.help());
+                }
+                // The other thread is two pieces behind.
+                if queue.len() > 2
+                    && let Some(old) = queue.pop_front()
+                {
+                    backlog.beside(&mut whole, old);
+                }
+            }
+            queue.into_iter().for_each(|old| backlog.beside(&mut whole, old));
+            assert_eq!(backlog.finish().expect("whole"), plain(&file, &tensors), "{turns:b}");
+            assert_eq!(whole.finish(), Sha256Digest::of(&file), "{turns:b}");
+        }
+    }
+
+    #[test]
+    fn what_is_settled_is_let_go() {
+        let backlog: Backlog<Vec<u8>> = Backlog::new(hasher(&[(0, 400)], 400).expect("sound"));
+        let pieces: Vec<_> = data(400).chunks(100).map(|piece| Arc::new(piece.to_vec())).collect();
+        pieces.iter().for_each(|piece| backlog.push(Arc::clone(piece)));
+        let held = || pieces.iter().map(|piece| Arc::strong_count(piece) - 1).collect::<Vec<_>>();
+        for (count, expected) in
+            [(0, [1, 1, 1, 1]), (1, [0, 1, 1, 1]), (3, [0, 0, 0, 1]), (2, [0, 0, 0, 1]), (9, [0; 4])]
+        {
+            backlog.settle(count);
+            assert_eq!(held(), expected, "{count} settled");
+        }
+        assert!(!backlog.help(), "nothing is left");
+        assert_eq!(backlog.finish().expect("whole"), [Sha256Digest::of(&data(400))]);
+    }
+
+    /// While one thread is hashing tensors, the other goes on with its own stream and does not wait.
+    #[test]
+    fn two_threads_share_a_backlog() {
+        let file = data(100_000);
+        let tensors = [(1, 40_000), (50_000, 49_999)];
+        let backlog: Backlog<Vec<u8>> = Backlog::new(hasher(&tensors, file.len()).expect("sound"));
+        let whole = std::thread::scope(|scope| {
+            let hashing = scope.spawn(|| {
+                let mut whole = Stream::new();
+                file.chunks(1000).for_each(|piece| backlog.beside(&mut whole, piece));
+                whole.finish()
+            });
+            for (count, piece) in (1..).zip(file.chunks(1000)) {
+                backlog.push(Arc::new(piece.to_vec()));
+                backlog.settle(count);
+            }
+            hashing.join().expect("no panic")
+        });
+        assert_eq!(whole, Sha256Digest::of(&file));
+        assert_eq!(backlog.finish().expect("whole"), plain(&file, &tensors));
+        let locked = Backlog::<Vec<u8>>::new(hasher(&[(0, 5)], 5).expect("sound"));
+        locked.push(Arc::new(b"12345".to_vec()));
+        let held = locked.hasher.lock();
+        let mut whole = Stream::new();
+        locked.beside(&mut whole, b"12345");
+        drop(held);
+        assert_eq!(whole.finish(), Sha256Digest::of(b"12345"));
+        assert_eq!(locked.finish().expect("whole"), [Sha256Digest::of(b"12345")]);
     }
 
     proptest! {
