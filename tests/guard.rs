@@ -201,3 +201,13 @@ fn a_changed_byte_of_one_tensor_is_found_in_that_tensor() {
     assert_eq!(found.len(), 2);
     assert!(found.iter().all(|d| !d.kind.is_checked_by_gguf_guard()), "{found:?}");
 }
+
+#[test]
+fn a_file_that_grew_behind_its_tensors_is_noticed() {
+    let bytes = gguf(32, &[], &[f32s("t", 4, 0)], 17);
+    for wanted in [Wanted::File, Wanted::Tensors] {
+        let e = guard::survey(&bytes[..], bytes.len() as u64 - 1, wanted, &Task::unattended()).unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::SourceChanged);
+        assert!(e.to_string().contains("grew"), "{e}");
+    }
+}

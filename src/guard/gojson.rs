@@ -38,7 +38,7 @@ impl Go {
             '&' => Some("\\u0026"),
             '\u{2028}' => Some("\\u2028"),
             '\u{2029}' => Some("\\u2029"),
-            char::REPLACEMENT_CHARACTER if !self.in_key && self.key == "architecture" => Some("\\ufffd"),
+            char::REPLACEMENT_CHARACTER if self.key == "architecture" => Some("\\ufffd"),
             _ => None,
         }
     }

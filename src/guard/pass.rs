@@ -75,8 +75,7 @@ impl<R: Read> Run<'_, '_, R> {
     /// The digest of each tensor, in the header's order.
     fn tensors(&mut self, header: &GgufHeader) -> Result<Vec<Sha256Digest>> {
         let mut digests = vec![Sha256Digest::of(b""); header.tensors.len()];
-        let mut order: Vec<(usize, &TensorInfo)> =
-            header.tensors.iter().enumerate().filter(|(_, t)| t.size_bytes > 0).collect();
+        let mut order: Vec<(usize, &TensorInfo)> = header.tensors.iter().enumerate().collect();
         order.sort_by_key(|(_, t)| t.offset);
         let mut before: Option<&TensorInfo> = None;
         for (index, tensor) in order {
