@@ -80,10 +80,13 @@ fn shard(name: &str) -> Option<(&str, &str)> {
     (digits(of) && digits(number)).then_some((stem, extension))
 }
 
+/// Kinds of sets of weights, by stem, extension and whether they are shards: one file of each.
+type Kinds<'a> = BTreeMap<(&'a str, &'a str, bool), &'a RelPath>;
+
 /// Weights that a loader could take for each other.
 fn check_weights(files: &[(RelPath, Description)], findings: &mut Findings) {
     // By folder and by what the weights are of: the kinds of sets that there are, each by one file of it.
-    let mut sets: BTreeMap<(&str, &str), BTreeMap<(&str, &str, bool), &RelPath>> = BTreeMap::new();
+    let mut sets: BTreeMap<(&str, &str), Kinds<'_>> = BTreeMap::new();
     let indexed: BTreeSet<&str> = files
         .iter()
         .filter(|(path, _)| super::companion::is_index(path.file_name()))

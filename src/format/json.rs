@@ -463,19 +463,17 @@ impl<'a> Lexer<'a> {
 
     /// The first byte of the next token, which is left where it is.
     fn token_byte(&mut self) -> Parsed<u8> {
-        loop {
-            match self.peek()? {
-                Some(b' ' | b'\n' | b'\r' | b'\t') => self.at += 1,
-                Some(byte) => {
-                    self.token = self.here();
-                    return Ok(byte);
-                }
-                None => {
-                    self.token = self.here();
-                    return Err(self.halt(self.token, "the JSON ends before it is complete"));
-                }
+        while self.peek()?.is_some() {
+            let rest = self.buffer.get(self.at..).unwrap_or_default();
+            let blank = rest.iter().position(|b| !matches!(b, b' ' | b'\n' | b'\r' | b'\t'));
+            self.at += blank.unwrap_or(rest.len());
+            if let Some(byte) = self.buffer.get(self.at) {
+                self.token = self.base + self.at as u64;
+                return Ok(*byte);
             }
         }
+        self.token = self.here();
+        Err(self.halt(self.token, "the JSON ends before it is complete"))
     }
 
     fn peek(&mut self) -> Parsed<Option<u8>> {

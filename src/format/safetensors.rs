@@ -137,7 +137,7 @@ fn file(path: &RelPath, input: &dyn Input, findings: &mut Findings, about: &mut 
     if count == 0 {
         findings.add(path, &EMPTY, Place::whole(), "there are no tensors in the file");
     }
-    if at % 8 != 0 {
+    if !at.is_multiple_of(8) {
         let message = format!("the tensors begin at byte {at} of the file, which is no multiple of 8");
         findings.add(path, &MISALIGNED, Place::at(at), message);
     }
@@ -366,7 +366,7 @@ impl Judge<'_> {
                 &format!("has the shape {shape:?}, whose size overflows: a reader would take too little memory"),
             );
         };
-        if total % 8 != 0 {
+        if !total.is_multiple_of(8) {
             return self.add(&SHAPE, entry, &format!("has {total} bits, which is no whole number of bytes"));
         }
         let span = entry.end - entry.begin;
@@ -378,7 +378,7 @@ impl Judge<'_> {
             );
         }
         let place = self.at.saturating_add(entry.begin);
-        if place % (bits / 8).max(1) != 0 && self.at % 8 == 0 {
+        if !place.is_multiple_of((bits / 8).max(1)) && self.at.is_multiple_of(8) {
             self.add(
                 &MISALIGNED,
                 entry,

@@ -278,7 +278,6 @@ fn keys_that_run_code_are_found_at_any_level() {
         ("tokenizer_config.json", r#"{"tokenizer_class":"org/repo--tok.Tok"}"#, &CUSTOM_CLASS, "org/repo"),
         ("config.json", r#"{"architectures":["a.B"]}"#, &CUSTOM_CLASS, "a.B"),
         ("config.json", r#"{"quantization_config":{"custom_module":"evil"}}"#, &CUSTOM_CLASS, "evil"),
-        ("model_index.json", r#"{"_class_name":["pipeline","EvilPipeline"]}"#, &CUSTOM_CLASS, "pipeline"),
         ("model_index.json", r#"{"_class_name":"a.B"}"#, &CUSTOM_CLASS, "a.B"),
         ("model_index.json", r#"{"_class_name":"X","unet":["my_unet","MyUNet"]}"#, &CUSTOM_CLASS, "my_unet"),
         ("model_index.json", r#"{"unet":["os","system"]}"#, &CUSTOM_CLASS, "\"os\""),
@@ -313,6 +312,8 @@ fn keys_that_run_code_are_found_at_any_level() {
     ] {
         assert_only(name, text, rule, words);
     }
+    let list = br#"{"_class_name":["pipeline",null,"EvilPipeline"]}"#;
+    assert_eq!(rules("model_index.json", list), [CUSTOM_CLASS.id; 2], "the module and the class in it");
     assert_sound(
         "adapter_config.json",
         r#"{"megatron_core":"megatron.core","auto_mapping":{"parent_library":"transformers.models.llama.modeling_llama"}}"#,
