@@ -1,0 +1,512 @@
+use super::*;
+use crate::format::finding::{Findings, Severity};
+use crate::name::RelPath;
+use std::path::Path;
+
+fn what(bytes: &[u8]) -> Content {
+    recognise(&bytes).expect("reads")
+}
+
+fn findings(name: &str, bytes: &[u8]) -> Vec<&'static str> {
+    let mut findings = Findings::new();
+    inspect(&name.parse().expect("a path"), &bytes, &mut findings).expect("reads");
+    findings.list().iter().map(|f| f.rule).collect()
+}
+
+fn data(name: &str) -> Vec<u8> {
+    std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)).expect("a test file")
+}
+
+/// A tar's header with a name of `a`.
+fn tar() -> Vec<u8> {
+    let mut block = vec![0; 1024];
+    block[0] = b'a';
+    block[148..156].fill(b' ');
+    let sum: u32 = block.iter().take(512).map(|b| u32::from(*b)).sum();
+    block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    block
+}
+
+fn zip_end_record(length: u32, offset: u32, comment: &[u8]) -> Vec<u8> {
+    let mut end = b"PK\x05\x06\0\0\0\0\x01\0\x01\0".to_vec();
+    end.extend(length.to_le_bytes());
+    end.extend(offset.to_le_bytes());
+    end.extend((comment.len() as u16).to_le_bytes());
+    end.extend(comment);
+    end
+}
+
+fn padded(magic: &[u8]) -> Vec<u8> {
+    let mut bytes = magic.to_vec();
+    bytes.resize(magic.len() + 64, 0);
+    bytes
+}
+
+#[test]
+fn every_magic_number_is_known() {
+    for (magic, place, content) in MAGICS {
+        let mut bytes = vec![0; *place];
+        bytes.extend(*magic);
+        let bytes = match content {
+            Content::Bzip2 => padded(b"BZh91AY&SY"),
+            _ => padded(&bytes),
+        };
+        assert_eq!(what(&bytes), *content, "{magic:?}");
+        assert!(!content.name().is_empty());
+    }
+    let table: Vec<(Vec<u8>, Content)> = vec![
+        (b"".to_vec(), Content::Empty),
+        (padded(b"GGUF\x03\0\0\0"), Content::Gguf),
+        (b"GGUF".to_vec(), Content::Gguf),
+        (padded(b"GGUF\0\0\0\x03"), Content::BigEndianGguf),
+        (padded(b"FUGG\0\0\0\x03"), Content::BigEndianGguf),
+        (padded(b"GGUF\0\0\0\0"), Content::Gguf),
+        (b"\x02\0\0\0\0\0\0\0{}".to_vec(), Content::Safetensors),
+        (b"\0\xe1\xf5\x05\0\0\0\0{".to_vec(), Content::Safetensors),
+        (b"\x01\xe1\xf5\x05\0\0\0\0{".to_vec(), Content::Unknown),
+        (b"\x02\0\0\0\0\0\0\0[]".to_vec(), Content::Unknown),
+        (padded(b"\xca\xfe\xba\xbe\0\0\0\x02"), Content::MachO),
+        (padded(b"\xca\xfe\xba\xbe\0\0\0\x2c"), Content::MachO),
+        (padded(b"\xca\xfe\xba\xbe\0\0\0\x2d"), Content::JavaClass),
+        (padded(b"\xcb\x0d\r\n\0\0\0\0"), Content::PythonBytecode),
+        (tar(), Content::Tar),
+        (padded(b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."), Content::TorchLegacy),
+        (
+            padded(b"\x80\x04\x95\x0d\0\0\0\0\0\0\0\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."),
+            Content::TorchLegacy,
+        ),
+        (padded(b"\x80\x02}q\0."), Content::Pickle),
+        (padded(b"\x80\x05"), Content::Pickle),
+        (padded(b"\x80\x06"), Content::Unknown),
+        (padded(b"\x80\x01"), Content::Unknown),
+        (b"plain words\n".to_vec(), Content::Text),
+        ("\u{feff}W\u{f6}rter".into(), Content::Text),
+        (b"W\xf6rter".to_vec(), Content::Unknown),
+        (b"with\0nul".to_vec(), Content::Unknown),
+        (b" \n{\"a\": 1}".to_vec(), Content::Json),
+        ("\u{feff}[1]".into(), Content::Json),
+        (b"ggml is a library".to_vec(), Content::Text),
+        (b"BZh is how bzip2 begins".to_vec(), Content::Text),
+        (padded(b"BZh91AY&SX"), Content::Unknown),
+    ];
+    for (bytes, content) in table {
+        assert_eq!(what(&bytes), content, "{:?}", String::from_utf8_lossy(&bytes[..bytes.len().min(40)]));
+    }
+}
+
+#[test]
+fn a_tar_is_known_by_its_checksum() {
+    for at in [0, 100, 150, 511] {
+        let mut bad = tar();
+        bad[at] ^= 1;
+        assert_eq!(what(&bad), Content::Unknown, "{at}");
+    }
+    assert_ne!(what(&tar()[..511]), Content::Tar);
+    // Old tars summed signed bytes.
+    let mut block = tar();
+    block[100] = 0xff;
+    let sum: i32 = block
+        .iter()
+        .take(512)
+        .enumerate()
+        .map(|(i, b)| if (148..156).contains(&i) { 32 } else { i32::from(b.cast_signed()) })
+        .sum();
+    block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    assert_eq!(what(&block), Content::Tar);
+}
+
+#[test]
+fn programs_for_windows_are_known_by_both_headers() {
+    let pe = |at: u32, mark: &[u8], size: usize| {
+        let mut bytes = b"MZ\x90\0".to_vec();
+        bytes.resize(0x3c, 0);
+        bytes.extend(at.to_le_bytes());
+        bytes.resize(size, 0);
+        if let Some(place) = bytes.get_mut(at as usize..at as usize + mark.len()) {
+            place.copy_from_slice(mark);
+        }
+        what(&bytes)
+    };
+    assert_eq!(pe(0x80, b"PE\0\0", 0x100), Content::Pe);
+    assert_eq!(pe(0x80, b"NE", 0x100), Content::Pe);
+    assert_eq!(pe(0x80, b"LE", 0x100), Content::Pe);
+    assert_eq!(pe(0x1000, b"PE\0\0", 0x1004), Content::Pe);
+    assert_eq!(pe(0x1000, b"PX\0\0", 0x1004), Content::Unknown, "two letters are not enough of a large file");
+    assert_eq!(pe(0x1001, b"", 0x1004), Content::Unknown);
+    assert_eq!(pe(0x1000, b"", 0x100), Content::Pe, "but of a small one");
+    assert_eq!(what(b"MZ is how programs begin"), Content::Text);
+}
+
+#[test]
+fn hdf5_is_known_behind_a_user_block() {
+    for at in [0usize, 512, 1024, 2048, 4096, 8192, 1 << 20] {
+        let mut bytes = vec![1; at];
+        bytes.extend(b"\x89HDF\r\n\x1a\n");
+        assert_eq!(what(&bytes), Content::Hdf5, "{at}");
+        bytes.pop();
+        assert_ne!(what(&bytes), Content::Hdf5, "{at}");
+    }
+    let mut bytes = vec![1; 513];
+    bytes.extend(b"\x89HDF\r\n\x1a\n");
+    assert_eq!(what(&bytes), Content::Unknown);
+    let mut iso = vec![0; 0x8001];
+    iso.extend(b"CD001");
+    assert_eq!(what(&iso), Content::Iso);
+    iso.pop();
+    assert_eq!(what(&iso), Content::Unknown);
+}
+
+#[test]
+fn pages_and_scripts_are_known_by_their_first_words() {
+    for page in [
+        "<!DOCTYPE html><html>",
+        "<!doctype HTML>",
+        " \r\n\t<HTML lang=\"en\">",
+        "\u{feff}<html>",
+        "\u{feff}  <head>",
+        "<body>",
+        "<script>",
+        "<iframe ",
+        "<!-- a --> <!-- b -->\n<html>",
+        "<html",
+    ] {
+        assert_eq!(what(page.as_bytes()), Content::Html, "{page:?}");
+    }
+    for text in
+        ["<p align=center>", "<htmlx>", "<!-- a comment -->\n# Model", "< html>", "<!-- open <html>", "a <html>"]
+    {
+        assert_eq!(what(text.as_bytes()), Content::Text, "{text:?}");
+    }
+    assert_eq!(what(b"<?PHP echo 1;"), Content::Php);
+    assert_eq!(what(b"<? echo 1;"), Content::Php);
+    assert_eq!(what(b"<?xml version=\"1.0\"?>"), Content::Xml);
+    assert_eq!(what(b"<svg xmlns=\"\">"), Content::Xml);
+    assert_eq!(what(b"#!/bin/sh\n"), Content::Script);
+    assert_eq!(what(b"\xef\xbb\xbf#!/bin/sh\n"), Content::Script);
+    assert_eq!(what(b"# !/bin/sh\n"), Content::Text);
+    assert_eq!(what(b"#![no_std]\n"), Content::Text);
+}
+
+#[test]
+fn pickles_without_a_magic_number_are_known() {
+    for pickle in [
+        &b"cos\nsystem\n(S'true'\ntR."[..],
+        b"(dp0\nS'a'\np1\nI1\ns.",
+        b"(lp0\n.",
+        b"I1\n.",
+        b"I01\n.",
+        b"L1L\n.",
+        b"F1.5\n.",
+        b"Vtext\np0\n.",
+        b"}q\0X\x01\0\0\0aK\x01s.",
+        b"]q\0.",
+        b"N.",
+        b"cbuiltins\nprint\n",
+        b"(ios\nsystem\n.",
+        b"\x8c\x02os\x8c\x06system\x93.",
+        b"\x82\x01.",
+        b"G\0\0\0\0\0\0\0\0.",
+        b"U\x01a.",
+        b"M\x00\x01.",
+        b"T\x01\0\0\0a.",
+    ] {
+        assert_eq!(what(pickle), Content::Pickle, "{pickle:?}");
+    }
+    for text in [
+        "test.",
+        "data.",
+        "MIT.",
+        "K5.",
+        "README",
+        "Some text.",
+        "cos is a function\n",
+        "I am\n.",
+        "This is it.",
+        "Kernel.",
+        "MIT License",
+        "(c) someone",
+        "}",
+        "S'open\n.",
+        "c\n\n.",
+        "Licensed under",
+        "p.",
+        "F x\n.",
+        "L-\n.",
+        "1",
+        "0.",
+        "s.",
+        "R.",
+        "in",
+    ] {
+        assert_eq!(what(text.as_bytes()), Content::Text, "{text:?}");
+    }
+}
+
+#[test]
+fn a_zip_is_known_from_its_end() {
+    let zip = |prefix: &[u8], length: u32, offset: u32, comment: &[u8]| {
+        [prefix, &zip_end_record(length, offset, comment)].concat()
+    };
+    assert_eq!(what(&zip(b"JUNK\0\xff", 0, 6, b"")), Content::Zip);
+    assert_eq!(what(&zip(b"JUNK\0\xff", 6, 0, b"a comment")), Content::Zip);
+    assert_eq!(what(&zip(b"JUNK\0\xff", 0, 6, &[1; 65_535])), Content::Zip);
+    assert_eq!(what(&zip(b"JUNK\0\xff", u32::MAX, u32::MAX, b"")), Content::Zip);
+    assert_eq!(what(&zip(b"JUNK\0\xff", 6, 1, b"")), Content::Unknown, "a directory past its own end");
+    let mut longer = zip(b"JUNK\0\xff", 0, 6, b"ab");
+    longer.pop();
+    assert_eq!(what(&longer), Content::Unknown, "a comment past the end");
+    longer.extend(b"bc");
+    assert_eq!(what(&longer), Content::Unknown, "bytes after it");
+}
+
+#[test]
+fn two_formats_in_one_file_are_named() {
+    let mut gguf = padded(b"GGUF\x03\0\0\0");
+    assert_eq!(findings("a.gguf", &gguf), Vec::<&str>::new());
+    let zip = [gguf.as_slice(), &zip_end_record(0, 8, b"")].concat();
+    assert_eq!(findings("a.gguf", &zip), ["content.polyglot"]);
+    gguf.resize(2048, 0);
+    let hdf5 = [gguf.as_slice(), b"\x89HDF\r\n\x1a\n"].concat();
+    assert_eq!(findings("a.gguf", &hdf5), ["content.polyglot"]);
+    let pickle = [b"\x80\x02N.".as_slice(), &zip_end_record(0, 0, b"")].concat();
+    assert_eq!(findings("a.pt", &pickle), ["content.polyglot"]);
+    let zip = [b"PK\x03\x04".as_slice(), &zip_end_record(0, 0, b"")].concat();
+    assert_eq!(findings("a.pt", &zip), Vec::<&str>::new());
+}
+
+#[test]
+fn keras_is_a_zip_that_names_its_configuration_and_weights() {
+    let zip = |names: &str| {
+        let length = names.len() as u32;
+        [b"PK\x03\x04".as_slice(), names.as_bytes(), &zip_end_record(length, 4, b"")].concat()
+    };
+    assert_eq!(what(&zip("metadata.json config.json model.weights.h5")), Content::Keras);
+    assert_eq!(what(&zip("config.json")), Content::Zip);
+    assert_eq!(what(&zip("model.weights.h5")), Content::Zip);
+    assert_eq!(findings("a.keras", &zip("config.json model.weights.h5")), ["content.keras"]);
+    assert_eq!(findings("a.pt", &zip("config.json model.weights.h5")), ["content.keras"]);
+    assert_eq!(findings("a.keras", &zip("x")), ["content.keras"]);
+    assert_eq!(findings("a.keras", b"words"), ["content.disagrees"]);
+}
+
+#[test]
+fn protobufs_are_told_apart_by_their_fields() {
+    let table: [(&[u8], Content); 17] = [
+        (b"\x08\x08\x3a\x00", Content::Onnx),
+        (b"\x3a\x00\x08\x08", Content::Onnx),
+        (b"\x08\x08\x12\x01a\x3a\x03\x12\x01g\x42\x02\x10\x11", Content::Onnx),
+        (b"\x3a\x03\x12\x01g\x42\x02\x10\x11", Content::Onnx),
+        (b"\x08\x08\x3a\x00\xda\x01\x00", Content::Onnx),
+        (b"\x08\x08\x3a\x01", Content::Text),
+        (b"\x08\x08\x42\x00", Content::Unknown),
+        (b"\x08\x01\x12\x02\x0a\x00", Content::TensorFlow),
+        (b"\x08\x05\x12\x00\xc2\x0c\x00", Content::CoreMl),
+        (b"\x0a\x07\x0a\x01x\x12\x02Op\x22\x00", Content::TensorFlow),
+        (b"\x0a\x0a\x0a\x03<s>\x15\0\0\0\0", Content::SentencePiece),
+        (b"\x0a\x05\x0a\x03<s>", Content::SentencePiece),
+        (b"\x0a\x07\x0a\x03<s>\x18\x02", Content::SentencePiece),
+        (b"\x0a\x07\x0a\x03<s>\x22\x00", Content::Unknown),
+        (b"\x0a\x02\x08\x01\0", Content::Unknown),
+        (b"\x08\x08\x0a\x00\x3a\x00", Content::Unknown),
+        (b"\x08\x08\x3a\x00\x0b", Content::Unknown),
+    ];
+    for (bytes, content) in table {
+        assert_eq!(what(bytes), content, "{bytes:?}");
+    }
+}
+
+#[test]
+fn names_must_agree_with_contents() {
+    let gguf = padded(b"GGUF\x03\0\0\0");
+    let tensors = b"\x02\0\0\0\0\0\0\0{}";
+    let onnx = b"\x08\x08\x3a\x00";
+    let piece = b"\x0a\x0a\x0a\x03<s>\x15\0\0\0\0";
+    let npy = padded(b"\x93NUMPY\x01\0");
+    for (name, bytes) in [
+        ("a.gguf", gguf.as_slice()),
+        ("A.GGUF", &gguf),
+        ("d/a.safetensors", tensors),
+        ("a.onnx", onnx),
+        ("a.npy", &npy),
+        ("a.pt", b"\x80\x02N."),
+        ("a.pth", b"\x80\x02N."),
+        ("pytorch_model.bin", b"PK\x03\x04"),
+        ("a.ckpt", &tar()),
+        ("a.th", b"\x80\x02N."),
+        ("a.pkl", b"N."),
+        ("a.pickle", b"N."),
+        ("tokenizer.model", piece),
+        ("tokenizer.model", b"YQ== 1\n"),
+        ("a.spm", piece),
+        ("config.json", b"{}"),
+        ("config.json", b"words"),
+        ("README.md", b"<html>"),
+        ("README.md", b"# a"),
+        ("README", b"a"),
+        ("LICENSE", b"a"),
+        ("merges.txt", b""),
+        ("merges.txt", b"a b"),
+        ("chat_template.jinja", b"{{ a }}"),
+        ("a.tiktoken", b"YQ== 1\n"),
+        ("a.yaml", b"a: 1"),
+    ] {
+        assert_eq!(findings(name, bytes), Vec::<&str>::new(), "{name}");
+    }
+    for (name, bytes, rule) in [
+        ("a.safetensors", gguf.as_slice(), "content.disagrees"),
+        ("a.bin", &gguf, "content.disagrees"),
+        ("noext", &gguf, "content.disagrees"),
+        ("a.dat", tensors, "content.disagrees"),
+        ("a.txt", tensors, "content.disagrees"),
+        ("config.json", &gguf, "content.disagrees"),
+        ("tokenizer.model", &gguf, "content.disagrees"),
+        ("a.gguf", tensors, "content.disagrees"),
+        ("a.gguf", onnx, "content.disagrees"),
+        ("a.gguf", b"words", "content.disagrees"),
+        ("a.gguf", b"{}", "content.disagrees"),
+        ("a.gguf", b"%PDF-1", "content.disagrees"),
+        ("a.onnx", piece, "content.disagrees"),
+        ("a.npy", b"\x80\x02N.", "content.disagrees"),
+        ("a.dat", b"\x80\x02N.", "content.disagrees"),
+        ("a.safetensors", b"\x80\x02N.", "content.disagrees"),
+        ("a.gguf", b"PK\x03\x04", "content.disagrees"),
+        ("a.zip", b"PK\x03\x04", "content.archive"),
+        ("a.tar", &tar(), "content.archive"),
+        ("a.tgz", b"\x1f\x8b\x08", "content.archive"),
+        ("a.pt", b"\x1f\x8b\x08", "content.archive"),
+        ("a.gguf", b"\x7fELF", "content.executable"),
+        ("lib.so", b"\x7fELF", "content.executable"),
+        ("a.gguf", b"#!/bin/sh", "content.executable"),
+        ("a.txt", b"#!/bin/sh", "content.executable"),
+        ("a.gguf", b"<?php", "content.executable"),
+        ("a.gguf", b"MZqFpD='\n", "content.llamafile"),
+        ("a.gguf", b"<html>", "content.html"),
+        ("config.json", b"<!doctype html>", "content.html"),
+        ("a.html", b"<!doctype html>", "content.html"),
+        ("a.gguf", b"<?xml ", "content.html"),
+        ("a.xml", b"<?xml ", "content.other-file"),
+        ("a.h5", b"\x89HDF\r\n\x1a\n", "content.hdf5"),
+        ("a.bin", b"lmgg\x01\0\0\0", "content.old-ggml"),
+        ("a.gguf", b"GGUF\0\0\0\x03", "content.big-endian"),
+        ("a.gguf", b"version https://git-lfs.github.com/spec/v1\n", "content.lfs-pointer"),
+        ("config.json", b"version https://git-lfs.github.com/spec/v1\n", "content.lfs-pointer"),
+        ("a.tflite", b"\0\0\0\0TFL3", "content.not-allowed"),
+        ("a.pb", b"\x08\x01\x12\x02\x0a\x00", "content.not-allowed"),
+        ("a.mlmodel", b"\x08\x05\x12\x00\xc2\x0c\x00", "content.not-allowed"),
+        ("a.gguf", b"", "content.empty"),
+        ("config.json", b"", "content.empty"),
+        ("noext", b"", "content.empty"),
+        ("a.gguf", b"\0\xff\0\xff", "content.unknown"),
+        ("a.data", b"\0\xff\0\xff", "content.unknown"),
+        ("config.json", b"\0\xff\0\xff", "content.unknown"),
+        ("tokenizer.model", b"\0\xff\0\xff", "content.unknown"),
+        ("a.txt", b"W\xf6rter", "content.not-text"),
+        ("LICENSE", b"W\xf6rter", "content.not-text"),
+        ("run.py", b"print()", "content.code"),
+        ("run.sh", b"#!/bin/sh", "content.code"),
+        ("a.php", b"<?php", "content.code"),
+        ("a.ipynb", b"{}", "content.code"),
+        ("a.png", b"\x89PNG\r\n\x1a\n", "content.other-file"),
+        ("a.pdf", b"%PDF-1", "content.other-file"),
+        ("noext", b"words", "content.other-file"),
+        ("a.log", b"words", "content.other-file"),
+    ] {
+        assert_eq!(findings(name, bytes), [rule], "{name} {}", String::from_utf8_lossy(bytes));
+    }
+    for rule in RULES {
+        let high = ["content.not-text", "content.code", "content.other-file"].contains(&rule.id);
+        assert_eq!(rule.severity, if high { Severity::High } else { Severity::Critical }, "{}", rule.id);
+    }
+}
+
+#[test]
+fn what_the_index_has_is_known() {
+    for (name, content) in [
+        ("g00_ok_min.gguf", Content::Gguf),
+        ("g01_empty.gguf", Content::Empty),
+        ("g05_ver4.gguf", Content::Gguf),
+        ("g06_bigendian.gguf", Content::BigEndianGguf),
+        ("k02_h5.h5", Content::Hdf5),
+        ("o03_extdata_self.onnx", Content::Onnx),
+        ("p00_raw.pkl", Content::Pickle),
+        ("p04_no_stop.pkl", Content::Pickle),
+        ("p05_ext1.pkl", Content::Pickle),
+        ("p09_timeit.pkl", Content::Pickle),
+        ("p10_torch.pt", Content::Zip),
+        ("p14_prefix_junk.pt", Content::Zip),
+        ("p15_7z_pt.pt", Content::SevenZip),
+        ("p19_bomb.pt", Content::Zip),
+        ("s00_ok.safetensors", Content::Safetensors),
+        ("s10_overlap.safetensors", Content::Safetensors),
+        ("s16_trunc.safetensors", Content::Safetensors),
+        ("s20_deep_json.safetensors", Content::Safetensors),
+        ("s21_pickle_named.safetensors", Content::Pickle),
+        ("x01_llamafile.gguf", Content::Llamafile),
+        ("x02_html.gguf", Content::Html),
+    ] {
+        assert_eq!(what(&data(&format!("hostile/{name}"))), content, "{name}");
+    }
+    for (name, rule) in [
+        ("k02_h5.h5", "content.hdf5"),
+        ("k03_zipslip.keras", "content.keras"),
+        ("p15_7z_pt.pt", "content.archive"),
+        ("s21_pickle_named.safetensors", "content.disagrees"),
+        ("x01_llamafile.gguf", "content.llamafile"),
+        ("x02_html.gguf", "content.html"),
+    ] {
+        assert_eq!(findings(name, &data(&format!("hostile/{name}"))), [rule]);
+    }
+    for name in [
+        "tiny-llama.gguf",
+        "gguf/d-single.gguf",
+        "gguf/iq4nl.gguf",
+        "hostile/s00_ok.safetensors",
+        "hostile/o03_extdata_self.onnx",
+    ] {
+        assert_eq!(findings(name, &data(name)), Vec::<&str>::new(), "{name}");
+    }
+}
+
+#[test]
+fn text_is_looked_at_to_its_end() {
+    let mut text = "wörter ".repeat(300_000).into_bytes();
+    assert_eq!(what(&text), Content::Text);
+    for bad in [0, 0xff] {
+        *text.last_mut().expect("some") = bad;
+        assert_eq!(what(&text), Content::Unknown);
+    }
+    text.pop();
+    text.push(0xc3);
+    assert_eq!(what(&text), Content::Unknown, "cut inside a character");
+}
+
+#[test]
+fn models_and_raw_bytes_are_told_by_name_and_content() {
+    let model = |name: &str| is_model_name(&name.parse::<RelPath>().expect("a path"));
+    assert!(["a.gguf", "a.PT", "a.onnx", "a.bin", "a.safetensors"].iter().all(|n| model(n)));
+    assert!(!["a.npy", "a.json", "gguf", "a.data", "a.model"].iter().any(|n| model(n)));
+    assert!(Content::Unknown.may_be_raw() && Content::Pickle.may_be_raw() && Content::Text.may_be_raw());
+    assert!(![Content::Gguf, Content::Elf, Content::Zip, Content::Onnx].iter().any(|c| c.may_be_raw()));
+}
+
+#[test]
+fn mutations_neither_panic_nor_read_past_the_end() {
+    let samples = [
+        data("hostile/p10_torch.pt"),
+        data("hostile/o03_extdata_self.onnx"),
+        data("hostile/p00_raw.pkl"),
+        tar(),
+        b"PK\x05\x06".to_vec(),
+    ];
+    for sound in samples {
+        for at in 0..sound.len() {
+            for byte in [0, 1, 8, b'<', b'c', 0x7f, 0x80, 0xff] {
+                let mut bytes = sound.clone();
+                bytes[at] = byte;
+                assert_eq!(what(&bytes), what(&bytes));
+            }
+            what(&sound[..at]);
+            what(&sound[at..]);
+        }
+    }
+}
