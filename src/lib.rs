@@ -69,6 +69,9 @@ pub use catalog::{Catalog, holder_of_path};
 pub use digest::{Blake3Digest, Sha256Digest};
 pub use error::{Error, ErrorKind, Result};
 pub use events::{Event, EventKind, Events};
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub use format::fuzzing;
 pub use format::ggml_type::GgmlType;
 pub use format::gguf::{Array, GgufHeader, MAX_HEADER, Strings, TensorInfo, Value, ValueType};
 pub use mounts::{MountGuard, MountRecord};

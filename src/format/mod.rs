@@ -6,6 +6,8 @@
 
 pub(crate) mod description;
 pub(crate) mod finding;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub(crate) mod ggml_type;
 pub(crate) mod gguf;
 pub(crate) mod input;
