@@ -48,7 +48,7 @@ for name in $(targets); do
       made "$name" '{"auto_map": {"AutoModel": "modeling.Model"}, "architectures": ["LlamaForCausalLM"]}'
       ;;
     numpy)
-      made numpy "\223NUMPY\001\000\066\000{'descr': '<f4', 'fortran_order': False, 'shape': (1,)}\n\001\002\003\004"
+      made numpy "\223NUMPY\001\000\070\000{'descr': '<f4', 'fortran_order': False, 'shape': (1,)}\n\001\002\003\004"
       made numpy "\223NUMPY\002\000\075\000\000\000{'descr': [('a', '|O')], 'fortran_order': True, 'shape': ()}\n"
       ;;
     onnx)
