@@ -81,6 +81,9 @@ pub use error::{Error, ErrorKind, Result};
 pub use events::{Event, EventKind, Events};
 pub use format::description::{Adapter, Description, Tensor};
 pub use format::finding::{Finding, Place, Rule, Severity};
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub use format::fuzzing;
 pub use format::ggml_type::GgmlType;
 pub use format::gguf::{Array, GgufHeader, MAX_HEADER, Strings, TensorInfo, Value, ValueType};
 pub use inspect::{Inspected, Inspection, inspect};

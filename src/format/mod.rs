@@ -15,7 +15,7 @@ pub(crate) mod description;
 pub(crate) mod finding;
 pub(crate) mod folder;
 #[cfg(fuzzing)]
-pub(crate) mod fuzzing;
+pub mod fuzzing;
 pub(crate) mod ggml_type;
 pub(crate) mod gguf;
 pub(crate) mod input;

@@ -313,6 +313,10 @@ impl Walk<'_, '_> {
         let text = self.walker.text(field, NAME).map_err(|fault| self.broken(fault))?;
         let (number, name, ..) = *row;
         let Some(text) = text else {
+            // Each by a name of its own, so that two of them are not taken for one.
+            if let (Some(Frame { data: Data::Tensor(tensor), .. }), 8) = (self.frames.last_mut(), number) {
+                tensor.name = Some(format!("(not UTF-8, at byte {})", field.at));
+            }
             let why = format!(
                 "{name} of {} is not UTF-8: programs replace such bytes, and two names become one",
                 kind.name()

@@ -441,6 +441,14 @@ fn the_model_itself_is_whole() {
 }
 
 #[test]
+fn two_names_that_are_not_utf8_are_two() {
+    let named = |name: &[u8]| initializer(&[int(1, 0), int(2, 1), bytes(8, name)]);
+    let (d, findings) = look(&model(&[named(b"\xff"), named(b"\xfe")], &[]));
+    assert_eq!(findings.list().iter().map(|f| f.rule).collect::<Vec<_>>(), ["onnx.text", "onnx.text"]);
+    assert_ne!(d.tensors[0].name, d.tensors[1].name);
+}
+
+#[test]
 fn long_names_are_named() {
     let named = |n: usize| model(&[weights(&"x".repeat(n))], &[]);
     sound(&named(NAME));

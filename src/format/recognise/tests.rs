@@ -510,31 +510,3 @@ fn mutations_neither_panic_nor_read_past_the_end() {
         }
     }
 }
-
-#[test]
-fn zz_temp() {
-    let mut stack = vec![std::path::PathBuf::from("/tmp/llama"), "/tmp/onnxref/onnx".into()];
-    let mut counts = std::collections::BTreeMap::new();
-    while let Some(dir) = stack.pop() {
-        let Ok(list) = std::fs::read_dir(&dir) else { continue };
-        for e in list.flatten() {
-            let p = e.path();
-            let Ok(m) = std::fs::symlink_metadata(&p) else { continue };
-            if m.is_dir() { stack.push(p); continue }
-            if !m.is_file() || m.len() > 50_000_000 { continue }
-            let Ok(b) = std::fs::read(&p) else { continue };
-            let c = what(&b);
-            let ext = p.extension().map(|e| e.to_string_lossy().into_owned()).unwrap_or_default();
-            if ext == "onnx" {
-                let mut f = Findings::new();
-                let d = crate::format::onnx::inspect(&"a.onnx".parse().unwrap(), &b.as_slice(), &mut f).unwrap();
-                for x in f.list() { println!("FINDING {} {} {}", x.rule, x.message, p.display()); }
-                if d.tensors.len() > 20 { println!("DESC {} {:?}", d.what, d.metadata); }
-            }
-            let key = (format!("{c:?}"), ext);
-            let e = counts.entry(key).or_insert((0, p.clone()));
-            e.0 += 1;
-        }
-    }
-    for ((c, ext), (n, p)) in counts { println!("{c} {ext} {n} {}", p.display()); }
-}

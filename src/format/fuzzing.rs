@@ -1,0 +1,87 @@
+//! What fuzzing runs: every parser, by its target's name.
+//!
+//! Owns: the table of targets and what must hold of each run, whatever the bytes. Promises: compiled only under
+//! `--cfg fuzzing`, which cargo-fuzz sets; a target is a line here and a `[[bin]]` in `fuzz/Cargo.toml`. Leaves out: memory and time, which libFuzzer
+//! bounds (`fuzz/limits.sh`).
+
+use super::description::Description;
+use super::finding::Findings;
+use super::input::Input;
+use super::{Kind, numpy, onnx, recognise};
+use crate::error::Result;
+use crate::name::RelPath;
+use std::cell::Cell;
+
+type Inspect = fn(&RelPath, &dyn Input, &mut Findings) -> Result<Description>;
+
+/// Target, the name of the file that the bytes are taken for, the parser.
+static TARGETS: &[(&str, &str, Inspect)] = &[
+    ("numpy", "array.npy", numpy::inspect),
+    ("onnx", "dir/model.onnx", onnx::inspect),
+    ("recognise", "model.gguf", recognised),
+];
+
+fn recognised(path: &RelPath, input: &dyn Input, findings: &mut Findings) -> Result<Description> {
+    recognise::inspect(path, input, findings).map(|content| Description::new(Kind::Companion, content.name()))
+}
+
+/// The targets' names.
+pub fn targets() -> impl Iterator<Item = &'static str> {
+    TARGETS.iter().map(|t| t.0)
+}
+
+/// Inspects `bytes` as the target does, twice.
+///
+/// # Panics
+/// When something does not hold that must hold of any bytes; that is the finding.
+pub fn run(target: &str, bytes: &[u8]) {
+    let (_, name, inspect) = TARGETS.iter().find(|t| t.0 == target).expect("a target of the table");
+    let path = name.parse().expect("a path");
+    let once = || {
+        let input = Counted { bytes, reads: Cell::new(0), read: Cell::new(0) };
+        let mut findings = Findings::new();
+        let description = inspect(&path, &input, &mut findings).expect("bytes in memory can be read");
+        let (reads, read, size) = (input.reads.get(), input.read.get(), bytes.len() as u64);
+        assert!(reads <= 1000 + 8 * size, "{reads} reads of {size} bytes");
+        assert!(read <= (64 << 20) + 64 * size, "{read} bytes read of {size}");
+        (description, findings)
+    };
+    let (description, findings) = once();
+    let again = once();
+    assert_eq!(findings.list(), again.1.list(), "findings differ from one run to the next");
+    assert_eq!(findings.dropped(), again.1.dropped());
+    assert_eq!(
+        (&description.what, &description.metadata, &description.tensors),
+        (&again.0.what, &again.0.metadata, &again.0.tensors)
+    );
+
+    assert!(findings.list().len() <= 1200, "{} findings", findings.list().len());
+    for finding in findings.list() {
+        let bad = finding.message.chars().find(|c| c.is_control());
+        assert!(bad.is_none(), "{bad:?} in {finding:?}");
+        assert!((1..=4000).contains(&finding.message.len()), "{finding:?}");
+    }
+    // Every tensor and every pair of metadata has at least a byte of the file.
+    assert!(description.tensors.len() <= bytes.len(), "{} tensors", description.tensors.len());
+    assert!(description.metadata.len() <= 64 + bytes.len(), "{} pairs", description.metadata.len());
+    assert!(!description.what.is_empty());
+}
+
+/// Counts what is read: a parser that reads a file again and again costs time by the square of its size.
+struct Counted<'a> {
+    bytes: &'a [u8],
+    reads: Cell<u64>,
+    read: Cell<u64>,
+}
+
+impl Input for Counted<'_> {
+    fn size(&self) -> u64 {
+        self.bytes.size()
+    }
+
+    fn read_at(&self, at: u64, out: &mut [u8]) -> Result<()> {
+        self.reads.set(self.reads.get() + 1);
+        self.read.set(self.read.get() + out.len() as u64);
+        self.bytes.read_at(at, out)
+    }
+}
