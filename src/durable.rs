@@ -100,8 +100,10 @@ mod tests {
             let root = self.registry.root();
             let ino = |path: &Path| std::fs::metadata(path).ok().map(|m| m.ino());
             let blob = Sha256Digest::of(BYTES).to_hex();
-            let sidecar = std::fs::read_dir(root.join("sidecars/sha256")).expect("there").flatten().next();
-            let names: HashMap<u64, &str> = [
+            // Whatever was sent along, and what inspection found: one is like the other.
+            let sidecars = std::fs::read_dir(root.join("sidecars/sha256")).expect("there").flatten();
+            let sidecars = sidecars.map(|s| (ino(&s.path()), "sidecar"));
+            let named = [
                 (ino(root), "root"),
                 (ino(&root.join("blobs/sha256")), "blobs"),
                 (ino(&root.join("blobs")), "blobs/"),
@@ -112,14 +114,12 @@ mod tests {
                 (ino(&root.join("stamps")), "stamps"),
                 (ino(&root.join("blobs/sha256").join(&blob)), "blob"),
                 (ino(&root.join("trees").join(&blob)), "tree"),
-                (sidecar.and_then(|s| ino(&s.path())), "sidecar"),
                 (ino(&root.join("manifest.yaml")), "manifest"),
                 (ino(&root.join("generation")), "generation"),
                 (ino(&root.join("audit.jsonl")), "log"),
-            ]
-            .into_iter()
-            .filter_map(|(ino, name)| Some((ino?, name)))
-            .collect();
+            ];
+            let named = named.into_iter().chain(sidecars).filter_map(|(ino, name)| Some((ino?, name)));
+            let names: HashMap<u64, &str> = named.collect();
             let name = |ino: u64| names.get(&ino).copied().unwrap_or("?");
             let mut whole: HashMap<u64, i64> = HashMap::new();
             let told = STEPS.take().into_iter().map(|step| match step {
@@ -172,10 +172,12 @@ mod tests {
             "sync blob",
             "sync tree",
             "sync sidecar",
+            "sync sidecar",
             "rename blob",
             "rename tree",
             "sync blobs",
             "sync trees",
+            "rename sidecar",
             "rename sidecar",
             "sync sidecars",
         ];
@@ -221,15 +223,16 @@ mod tests {
         assert_eq!(rig.promote(request("n")).method, Method::Shared);
         let steps = rig.steps();
         // The copy was made before it was known that it is not needed.
-        assert_eq!(steps[..2], ["sync ?", "sync ?"]);
-        assert_eq!(steps[2..], CHANGE);
+        assert_eq!(steps[..5], ["sync ?", "sync ?", "sync sidecar", "rename sidecar", "sync sidecars"]);
+        assert_eq!(steps[5..], CHANGE);
 
         let moved = rig.promote(PromoteRequest { transfer: Transfer::Move, ..request("n") });
         assert_eq!((moved.outcome, moved.method), (Outcome::AlreadyThere, Method::Adopted));
         let steps = rig.steps();
-        let files = ["sync blob", "sync tree", "rename blob", "rename tree", "sync blobs", "sync trees"];
-        assert_eq!(steps[..6], files, "an adopted file as well");
-        assert!(steps[6..].iter().all(|step| step == "rename stamp"), "{steps:?}");
+        // What inspection found stands there already: that temporary file goes again.
+        let files = ["sync blob", "sync tree", "sync ?", "rename blob", "rename tree", "sync blobs", "sync trees"];
+        assert_eq!(steps[..7], files, "an adopted file as well");
+        assert!(steps[7..].iter().all(|step| step == "rename stamp"), "{steps:?}");
     }
 
     #[test]

@@ -91,8 +91,8 @@ pub use mounts::{MountGuard, MountRecord};
 pub use name::{MAX_DEPTH, MAX_NAME, MAX_TAG, ModelName, RelPath};
 pub use policy::{Action, Judged, Policy, SCANNER, Verdict};
 pub use registry::{
-    MAX_EVIDENCE, ManifestReport, Method, Outcome, PromoteRequest, Promotion, Registry, Release, Transfer, VerifyAll, VerifyReport,
-    VerifyStatus,
+    MAX_EVIDENCE, ManifestReport, Method, Outcome, PromoteRequest, Promotion, Registry, Release, Transfer, VerifyAll,
+    VerifyReport, VerifyStatus,
 };
 pub use sealed::Sealed;
 pub use source::{MAX_FILES, Source};

@@ -204,7 +204,13 @@ struct Inspected {
 }
 
 /// Inspects what was staged, out of bytes that are checked against the hashes just computed: what is judged is what is stored.
-fn inspect(inner: &Inner, source: &Source, staged: &[Staged], request: &PromoteRequest, policy: &Policy) -> Result<Inspected> {
+fn inspect(
+    inner: &Inner,
+    source: &Source,
+    staged: &[Staged],
+    request: &PromoteRequest,
+    policy: &Policy,
+) -> Result<Inspected> {
     let mut inspector = Inspector::default();
     source.report(&mut inspector.findings);
     let mut guarded = Vec::new();

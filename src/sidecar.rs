@@ -59,7 +59,8 @@ pub(crate) fn write(verdict: &Verdict, files: Vec<FileNote>, gguf: Vec<Guarded>)
     let text = serde_json::to_vec(&Written { sidecar: KIND, version: VERSION, verdict, files, gguf })
         .map_err(|e| Error::new(ErrorKind::Io, "what inspection found cannot be written").because(e))?;
     if text.len() as u64 > MAX_SIDECAR {
-        let why = format!("what is to be kept of its tensors has {} bytes, over the limit of {MAX_SIDECAR}", text.len());
+        let why =
+            format!("what is to be kept of its tensors has {} bytes, over the limit of {MAX_SIDECAR}", text.len());
         return Err(Error::new(ErrorKind::TooLarge, why));
     }
     Ok(text)

@@ -55,7 +55,8 @@ pub(crate) fn verify(inner: &Arc<Inner>, name: &ModelName, actor: &Actor, task: 
         match compare(inner, &artifact, path, manifest, task) {
             Ok(found) => {
                 tensors += manifest.tensors.len() as u64;
-                differences.extend(found.into_iter().map(|difference| FileDifference { file: path.clone(), difference }));
+                differences
+                    .extend(found.into_iter().map(|difference| FileDifference { file: path.clone(), difference }));
             }
             Err(e) if e.kind() == ErrorKind::Cancelled => return Err(e),
             Err(e) => unread = Some(format!("{path}: {}", e.message())),
@@ -98,7 +99,8 @@ fn compare(
     task: &Task<'_>,
 ) -> Result<Vec<Difference>> {
     let entry = artifact.files.iter().find(|f| f.path == *path);
-    let entry = entry.ok_or_else(|| Error::new(ErrorKind::Corrupt, format!("a manifest names {path}, which it has not")))?;
+    let entry =
+        entry.ok_or_else(|| Error::new(ErrorKind::Corrupt, format!("a manifest names {path}, which it has not")))?;
     let stored = Stored::open(inner.layout(), &entry.sha256, true)?;
     let size = stored.file.metadata().map_err(|e| Error::io(format_args!("reading {path}"), e))?.len();
     match guard::survey(FromDisk { stored, at: 0, buf: ReadBuf::new(), range: 0..0 }, size, Wanted::Tensors, task) {
@@ -127,7 +129,11 @@ const PIECE: usize = 4 << 20;
 impl Read for FromDisk {
     fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
         if self.range.is_empty() {
-            let n = self.buf.take(PIECE).and_then(|piece| self.stored.read(piece, self.at)).map_err(std::io::Error::other)?;
+            let n = self
+                .buf
+                .take(PIECE)
+                .and_then(|piece| self.stored.read(piece, self.at))
+                .map_err(std::io::Error::other)?;
             self.at += n as u64;
             self.range = 0..n;
         }

@@ -126,7 +126,8 @@ pub(crate) struct Inspector {
 impl Inspector {
     /// In which order to look at files of these names: an ONNX file before what it keeps beside it.
     pub(crate) fn order<'a>(paths: impl Iterator<Item = &'a RelPath>) -> Vec<usize> {
-        let mut order: Vec<(bool, usize)> = paths.enumerate().map(|(i, p)| (!p.as_str().ends_with(".onnx"), i)).collect();
+        let mut order: Vec<(bool, usize)> =
+            paths.enumerate().map(|(i, p)| (!p.as_str().ends_with(".onnx"), i)).collect();
         order.sort_unstable();
         order.into_iter().map(|(_, i)| i).collect()
     }

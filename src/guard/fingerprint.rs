@@ -4,9 +4,9 @@
 //! have tensors of the same names, shapes and types, whatever their weights; the same file gives the same words every time
 //! (gguf-guard breaks ties of `quant_type` by chance). Leaves out: the weights' own digests (`manifest`).
 
+use super::manifest::TensorEntry;
 use crate::digest::Sha256Digest;
 use crate::format::ggml_type::GgmlType;
-use super::manifest::TensorEntry;
 use crate::format::gguf::{GgufHeader, TensorInfo, Value};
 use serde::{Deserialize, Serialize};
 use sha2::Digest as _;

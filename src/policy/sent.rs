@@ -23,8 +23,21 @@ pub(crate) struct Sent {
 
 /// Words by which scanners and pipelines say that something was found, in lower case.
 const BAD: [&str; 15] = [
-    "bad", "blocked", "danger", "dangerous", "deny", "denied", "error", "fail", "failed", "infected", "malicious",
-    "malware", "quarantine", "rejected", "unsafe",
+    "bad",
+    "blocked",
+    "danger",
+    "dangerous",
+    "deny",
+    "denied",
+    "error",
+    "fail",
+    "failed",
+    "infected",
+    "malicious",
+    "malware",
+    "quarantine",
+    "rejected",
+    "unsafe",
 ];
 
 /// Members of a result that hold its word.
@@ -70,7 +83,9 @@ fn bad_word(result: &Value) -> Option<String> {
     let Value::Object(members) = result else { return bad(result) };
     let word = WORDS.iter().find_map(|key| bad(members.get(*key)?));
     let denied = || {
-        let no = ["passed", "pass", "clean", "safe", "ok"].iter().find(|key| members.get(**key) == Some(&Value::Bool(false)));
+        let no = ["passed", "pass", "clean", "safe", "ok"]
+            .iter()
+            .find(|key| members.get(**key) == Some(&Value::Bool(false)));
         no.map(|key| format!("{key}: false"))
     };
     word.or_else(denied)
@@ -116,7 +131,9 @@ mod tests {
 
     #[test]
     fn a_scanner_has_run_when_its_version_is_told() {
-        let sent = of(json!({"scanner_versions": {"a": "1", "b": "", "c": 3, "d": null, "e": " "}, "scan_results": {"f": "clean"}}));
+        let sent = of(
+            json!({"scanner_versions": {"a": "1", "b": "", "c": 3, "d": null, "e": " "}, "scan_results": {"f": "clean"}}),
+        );
         assert_eq!(sent.keys().collect::<Vec<_>>(), ["a"]);
         assert_eq!(sent["a"], Sent { version: Some("1".into()), bad: None });
         assert!(of(json!({"scanner_versions": "a", "scan_results": 1})).is_empty());
@@ -137,7 +154,12 @@ mod tests {
             let sent = of(json!({"scan_results": results}));
             assert_eq!(sent[name].bad.as_deref(), Some(word), "{results}");
         }
-        for good in [json!({"a": "clean"}), json!({"a": {"status": "passed", "clean": true}}), json!([{"status": "ok"}]), json!([1])] {
+        for good in [
+            json!({"a": "clean"}),
+            json!({"a": {"status": "passed", "clean": true}}),
+            json!([{"status": "ok"}]),
+            json!([1]),
+        ] {
             assert!(of(json!({"scan_results": good})).is_empty(), "{good}");
         }
     }

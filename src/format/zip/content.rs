@@ -88,7 +88,11 @@ fn unpack(reader: &mut Reader<'_>, member: &Member, check: &mut Check<'_>) -> Pa
             }
             Ok(_) if step.bytes_consumed > 0 || step.bytes_written > 0 => {}
             _ => {
-                return Err(defect(&SIZE, member, "does not unpack: its deflate stream is damaged or cut short".into()));
+                return Err(defect(
+                    &SIZE,
+                    member,
+                    "does not unpack: its deflate stream is damaged or cut short".into(),
+                ));
             }
         }
     }

@@ -35,7 +35,8 @@ fn every_hostile_case_gets_its_verdict_through_promote_and_inspect() {
             promoted.push(name);
             continue;
         }
-        let error: Value = serde_json::from_str(&ended.stderr).unwrap_or_else(|e| panic!("{}: {e}: {ended:?}", case.file));
+        let error: Value =
+            serde_json::from_str(&ended.stderr).unwrap_or_else(|e| panic!("{}: {e}: {ended:?}", case.file));
         let wanted = hostile::rules(&case.file);
         if wanted.is_empty() {
             // Refused as a source, before there is anything to inspect.
@@ -53,7 +54,8 @@ fn every_hostile_case_gets_its_verdict_through_promote_and_inspect() {
         let seen: Value = serde_json::from_str(&inspected.stdout).expect("JSON");
         assert_eq!(seen["verdict"]["action"], "refuse", "{}", case.file);
     }
-    let names: Vec<Value> = place.run(&["list", "--json"]).json().as_array().expect("models").iter().map(|m| m["name"].clone()).collect();
+    let names: Vec<Value> =
+        place.run(&["list", "--json"]).json().as_array().expect("models").iter().map(|m| m["name"].clone()).collect();
     assert_eq!(names.len(), promoted.len(), "{names:?}");
     assert_eq!(std::fs::read_dir(place.root().join("tmp")).expect("tmp").count(), 0, "nothing is left behind");
     let most = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_CHILDREN).expect("usage").max_rss();
@@ -104,5 +106,8 @@ fn the_policy_in_force_is_shown_and_obeyed() {
     place.run(&["list"]).ends(0);
     let elsewhere = place.file("mine.yaml", policy.as_bytes());
     assert_eq!(of(&place.run(&["policy", &elsewhere, "--json"]).json(), "folder.hidden")["action"], "warn");
-    assert_eq!(place.run(&["inspect", path, "--policy", &elsewhere, "--json"]).ends(0).json()["verdict"]["action"], "warn");
+    assert_eq!(
+        place.run(&["inspect", path, "--policy", &elsewhere, "--json"]).ends(0).json()["verdict"]["action"],
+        "warn"
+    );
 }

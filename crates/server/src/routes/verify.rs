@@ -53,9 +53,7 @@ pub(super) async fn verify_manifest(
     };
     let key = Key::VerifyManifest(name.clone());
     let Extension(Caller { actor, .. }) = caller;
-    let work = move |app: &App, job: &Job| {
-        either(check_tensors(app, job, &name, &actor))
-    };
+    let work = move |app: &App, job: &Job| either(check_tensors(app, job, &name, &actor));
     Jobs::answer(&app, &headers, key, |reply| reply, work).await
 }
 
