@@ -85,20 +85,20 @@ enum Level {
     Object(Keys),
 }
 
-/// The keys that an object had, by keyed hashes of 128 bits: bounded whatever their length, and nobody outside this
-/// process can make two of them equal.
+/// The keys that an object had, by keyed hashes of 64 bits: bounded whatever their length, and nobody outside this process
+/// can make two of them equal. That two are by chance is one in 10^7 for a million keys, and would refuse a file, not pass one.
 #[derive(Debug, Default)]
 struct Keys {
     /// All of them while they are few, as they nearly always are.
-    few: Vec<u128>,
-    many: HashSet<u128>,
+    few: Vec<u64>,
+    many: HashSet<u64>,
 }
 
 /// More than this are looked up by hashing.
 const FEW: usize = 16;
 
 impl Keys {
-    fn add(&mut self, key: u128) -> bool {
+    fn add(&mut self, key: u64) -> bool {
         if self.many.is_empty() {
             if self.few.contains(&key) {
                 return false;
@@ -139,7 +139,7 @@ pub(crate) struct Lexer<'a> {
     keys: usize,
     /// A closed object's keys, to be used for the next one.
     spare: Keys,
-    hashers: [RandomState; 2],
+    hasher: RandomState,
 }
 
 impl<'a> Lexer<'a> {
@@ -160,7 +160,7 @@ impl<'a> Lexer<'a> {
             text: Vec::new(),
             keys: 0,
             spare: Keys::default(),
-            hashers: [RandomState::new(), RandomState::new()],
+            hasher: RandomState::new(),
         }
     }
 
@@ -298,10 +298,10 @@ impl<'a> Lexer<'a> {
         self.at += 1;
         self.token = token;
         self.next = Next::Value;
-        let [one, two] = self.hashers.each_ref().map(|hasher| u128::from(hasher.hash_one(&*self.text)));
+        let hash = self.hasher.hash_one(&*self.text);
         let mut again = false;
         if let Some(Level::Object(keys)) = self.levels.last_mut() {
-            again = !keys.add(one << 64 | two);
+            again = !keys.add(hash);
             self.keys += usize::from(!again);
         }
         if self.keys > KEYS_MAX {

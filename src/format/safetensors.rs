@@ -112,20 +112,26 @@ fn file(path: &RelPath, input: &dyn Input, findings: &mut Findings, about: &mut 
     };
     let (at, data_size) = (8 + length, input.size() - 8 - length);
 
-    let mut first = Judge { path, findings, at, records: Vec::new(), adapts: 0 };
+    let mut first = Judge { path, findings, at, records: Vec::new(), elements: 0, adapts: 0, bad: false };
     let judged = walk(header, start, start + length, &mut first);
-    let (records, adapts) = (first.records, first.adapts);
-    let sound = judged.is_ok();
-    let defects = if sound { check_layout(records, data_size) } else { Vec::new() };
+    let (records, elements, adapts) = (first.records, first.elements, first.adapts);
+    let count = records.len();
+    let sound = judged.is_ok() && !first.bad;
+    let defects = if judged.is_ok() { check_layout(records, data_size) } else { Vec::new() };
 
-    let limit = if sound && defects.is_empty() { usize::MAX } else { SHOWN_OF_BAD };
-    let named = defects.iter().flat_map(|d| d.tensors()).map(|index| (index, String::new())).collect();
-    let mut second = Describe { about, at, limit, count: 0, elements: 0, named };
+    let named: layout::Names = defects.iter().flat_map(|d| d.tensors()).map(|index| (index, String::new())).collect();
+    // Of a header that is at fault no more is read again than is shown of it.
+    let (limit, until) = if sound && defects.is_empty() {
+        (usize::MAX, u64::MAX)
+    } else {
+        (SHOWN_OF_BAD, named.keys().last().map_or(0, |last| last + 1).max(SHOWN_OF_BAD as u64))
+    };
+    let mut second = Describe { about, at, limit, until, count: 0, named };
     // What is wrong has been said in the first pass.
     if let Err(Halt::Failed(e)) = walk(header, start, start + length, &mut second) {
         return Err(e.into());
     }
-    let Describe { count, elements, named, .. } = second;
+    let named = second.named;
     for defect in &defects {
         let (rule, place, message) = defect.tell(&named, at);
         findings.add(path, rule, place, message);
@@ -320,12 +326,16 @@ struct Judge<'a> {
     /// Where the tensors' bytes begin in the file.
     at: u64,
     records: Vec<Record>,
+    elements: u64,
     /// Which of [`ADAPTER_NAMES`] were seen, as bits.
     adapts: u32,
+    /// Whether a tensor is at fault.
+    bad: bool,
 }
 
 impl Judge<'_> {
     fn add(&mut self, rule: &'static Rule, entry: &Entry, message: &str) {
+        self.bad |= rule.severity == Severity::Critical;
         let message = format!("the tensor {:?} {message}", shorten(&entry.name));
         self.findings.add(self.path, rule, Place::part_at(&entry.name, entry.at), message);
     }
@@ -411,6 +421,7 @@ impl Visit for Judge<'_> {
             return Err(Halt::found(&SIZE, Place::part_at(&entry.name, entry.at), message));
         }
         self.size(&entry);
+        self.elements = self.elements.saturating_add(entry.shape.iter().fold(1, |all, n| n.saturating_mul(all)));
         self.records.push(Record { begin: entry.begin, end: entry.end, index });
         Ok(())
     }
@@ -445,9 +456,10 @@ impl Visit for Judge<'_> {
 struct Describe<'a> {
     about: &'a mut Description,
     at: u64,
+    /// How many are described, and how many looked at.
     limit: usize,
+    until: u64,
     count: u64,
-    elements: u64,
     /// Tensors whose names are wanted.
     named: layout::Names,
 }
@@ -458,11 +470,13 @@ impl Visit for Describe<'_> {
             *name = shorten(&entry.name);
         }
         self.count += 1;
-        self.elements = self.elements.saturating_add(entry.shape.iter().fold(1, |all, n| n.saturating_mul(all)));
         if self.about.tensors.len() < self.limit {
             let Entry { name, dtype, shape, begin, end, .. } = entry;
             let (offset, size_bytes) = (Some(self.at.saturating_add(begin)), end.saturating_sub(begin));
             self.about.tensors.push(Tensor { name, dtype, shape, offset, size_bytes });
+        }
+        if self.count >= self.until {
+            return Err(Halt::found(&LIMIT, Place::whole(), "enough was seen of a header that is at fault"));
         }
         Ok(())
     }

@@ -389,6 +389,13 @@ fn of_a_bad_header_the_first_tensors_are_described() {
         (0..SHOWN_OF_BAD as u64 + 10).map(|i| entry(&format!("t{i}"), "U8", "[1]", i, i + 1)).collect();
     let (about, findings) = look(&aligned(&format!("{{{}}}", all.join(",")), 5));
     assert_eq!((about.tensors.len(), findings.has(TRUNCATED.id)), (SHOWN_OF_BAD, true));
+    let typed = format!("{{{}}}", all.join(",").replacen("U8", "U9", 1));
+    let (about, findings) = look(&aligned(&typed, all.len()));
+    assert_eq!((about.tensors.len(), findings.has(DTYPE.id)), (SHOWN_OF_BAD, true));
+    assert_eq!(about.what, format!("safetensors, {0} tensors, {0} elements", SHOWN_OF_BAD + 10));
+    // A name that is wanted stands behind those that are shown.
+    let holed = format!("{{{},{}}}", all.join(","), entry("late", "U8", "[1]", 2000, 2001));
+    assert!(look(&aligned(&holed, 2001)).1.list()[0].message.contains("\"late\""));
     let (about, findings) = look(&aligned(&format!("{{{},\"x\":1}}", all[..3].join(",")), 3));
     assert_eq!((about.tensors.len(), findings.has(FIELD.id)), (3, true));
 }
