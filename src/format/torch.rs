@@ -14,6 +14,9 @@
 mod legacy;
 mod state;
 
+#[cfg(test)]
+pub(crate) use state::tensors as tensors_of;
+
 use super::Kind;
 use super::description::Description;
 use super::finding::{Findings, Halt, Place, Rule, Severity};

@@ -154,20 +154,21 @@ impl Machine<'_, '_, '_> {
 
     /// `OrderedDict()`, or as Python 2 wrote it, `OrderedDict([[key, value], ...])`.
     fn ordered_dict(&mut self, args: &[Id]) -> Parsed<Option<Value>> {
-        let mut items = Vec::new();
-        if let [pairs] = args {
-            let pairs = self.heap.value(*pairs);
-            if !matches!(pairs, Value::List(_)) {
-                return Ok(None);
-            }
-            for pair in self.heap.items(pairs) {
-                match self.heap.items(self.heap.value(*pair)) {
-                    [key, value] => items.extend([*key, *value]),
-                    _ => return Ok(None),
-                }
-            }
-        } else if !args.is_empty() {
+        let pairs = match args {
+            [] => Value::None,
+            [pairs] => self.heap.value(*pairs),
+            _ => return Ok(None),
+        };
+        if !args.is_empty() && !matches!(pairs, Value::List(_)) {
             return Ok(None);
+        }
+        self.room(2 * self.heap.items(pairs).len())?;
+        let mut items = Vec::new();
+        for pair in self.heap.items(pairs) {
+            let [key, value] = self.heap.items(self.heap.value(*pair)) else {
+                return Err(self.found(&ARGUMENTS, "calls collections.OrderedDict with what are no pairs"));
+            };
+            items.extend([*key, *value]);
         }
         Ok(Some(Value::Dict(self.grow(items)?, DictKind::OrderedDict)))
     }

@@ -12,7 +12,11 @@ pub(crate) type Id = u32;
 /// Values of one stream: a state dict takes some 15 for each tensor.
 pub(super) const MAX_VALUES: usize = 1 << 20;
 /// Items of all tuples, lists and dicts of one stream.
-pub(super) const MAX_ITEMS: usize = 1 << 22;
+pub(super) const MAX_ITEMS: usize = 1 << 21;
+/// Lists, dicts and sets of one stream.
+pub(super) const MAX_CONTAINERS: usize = 1 << 18;
+/// Bytes of text that are looked at: more than any name that is compared with.
+const MAX_TEXT: u32 = 4096;
 
 /// A value.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -98,6 +102,11 @@ impl Heap {
         self.values.get(id as usize).copied().unwrap_or(Value::Unknown)
     }
 
+    /// How many values there are.
+    pub(crate) fn len(&self) -> usize {
+        self.values.len()
+    }
+
     /// The items of a tuple, a list, a set or a dict (keys and values by turns).
     pub(crate) fn items(&self, value: Value) -> &[Id] {
         match value {
@@ -109,10 +118,10 @@ impl Heap {
         }
     }
 
-    /// The text of a value, when it is text.
+    /// The text of a value, when it is text; cut where it is longer than any name.
     pub(crate) fn text(&self, bytes: &[u8], id: Id) -> Option<String> {
         match self.value(id) {
-            Value::Text(span, writing) => Some(text_of(bytes, span, writing)),
+            Value::Text(span, writing) => Some(text_of(bytes, Span { len: span.len.min(MAX_TEXT), ..span }, writing)),
             _ => None,
         }
     }

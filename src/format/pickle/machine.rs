@@ -5,7 +5,7 @@
 //! memory are bounded. Leaves out: which calls are allowed with which arguments (`calls`).
 
 use super::globals::{Global, allowed};
-use super::heap::{DictKind, Heap, Id, MAX_ITEMS, MAX_VALUES, Value};
+use super::heap::{DictKind, Heap, Id, MAX_CONTAINERS, MAX_ITEMS, MAX_VALUES, Value};
 use super::op::{Op, Ops, Span, Writing, text_of};
 use super::{BUFFER, BUILD, CALL, CONTAINER, EXTENSION, FRAME, GLOBAL, LIMIT, MEMO, Out, PERSISTENT, PROTOCOL, STACK};
 use crate::digest::shorten;
@@ -18,6 +18,10 @@ pub(super) const MAX_OPS: usize = 1 << 22;
 pub(super) const MAX_MEMO: usize = 1 << 20;
 /// Values on the stack.
 pub(super) const MAX_STACK: usize = 1 << 20;
+/// Times that what is not allowed is named in one stream, and other findings: the walk of a hostile file ends there.
+const MAX_DEFECTS: usize = 256;
+/// Arguments of a call: torch's functions take up to eight.
+const MAX_ARGUMENTS: usize = 16;
 /// Distinct globals that are named in findings.
 const MAX_FORBIDDEN: usize = 32;
 /// The newest protocol (CPython 3.8 to 3.14).
@@ -47,6 +51,8 @@ pub(super) struct Machine<'a, 'o, 'f> {
     /// Where the opcode in hand begins.
     pub(super) at: usize,
     forbidden: Vec<Forbidden>,
+    /// How many have been found.
+    defects: usize,
     /// Whether any global was named, allowed or not.
     pub(super) named: bool,
     /// Numbers of storages by key, and by view of the same.
@@ -70,6 +76,7 @@ impl<'a, 'o, 'f> Machine<'a, 'o, 'f> {
             begun: false,
             at,
             forbidden,
+            defects: 0,
             named: false,
             storages: HashMap::new(),
             hooks,
@@ -109,6 +116,9 @@ impl<'a, 'o, 'f> Machine<'a, 'o, 'f> {
             }
             self.step(op)?;
             self.begun = true;
+            if self.defects > MAX_DEFECTS {
+                return Err(self.found(&LIMIT, format!("the pickle has more than {MAX_DEFECTS} defects")));
+            }
         }
         Err(self.found(&LIMIT, format!("the pickle has more than {MAX_OPS} opcodes")))
     }
@@ -132,8 +142,9 @@ impl<'a, 'o, 'f> Machine<'a, 'o, 'f> {
         Halt::found(rule, self.place(), message)
     }
 
-    /// Notes a defect after which the walk goes on.
+    /// Notes a defect after which the walk goes on, up to a number of them.
     pub(super) fn note(&mut self, rule: &'static Rule, message: impl Into<String>) {
+        self.defects += 1;
         let place = self.place();
         self.out.add(rule, place, message);
     }
@@ -187,7 +198,7 @@ impl<'a, 'o, 'f> Machine<'a, 'o, 'f> {
         Ok(self.stack.split_off(mark.min(self.stack.len())))
     }
 
-    fn room(&self, more: usize) -> Parsed<()> {
+    pub(super) fn room(&self, more: usize) -> Parsed<()> {
         if self.heap.items.len() + self.heap.grown + more > MAX_ITEMS {
             return Err(
                 self.found(&LIMIT, format!("the pickle's tuples, lists and dicts hold more than {MAX_ITEMS} items"))
@@ -206,6 +217,11 @@ impl<'a, 'o, 'f> Machine<'a, 'o, 'f> {
     /// The number of a new container with these items.
     pub(super) fn grow(&mut self, items: Vec<Id>) -> Parsed<u32> {
         self.room(items.len())?;
+        if self.heap.growing.len() >= MAX_CONTAINERS {
+            return Err(
+                self.found(&LIMIT, format!("the pickle makes more than {MAX_CONTAINERS} lists, dicts and sets"))
+            );
+        }
         self.heap.grown += items.len();
         self.heap.growing.push(items);
         Ok(self.heap.growing.len() as u32 - 1)
@@ -433,6 +449,7 @@ impl<'a, 'o, 'f> Machine<'a, 'o, 'f> {
         if let Some(global) = allowed(module, name) {
             return Value::Global(global);
         }
+        self.defects += 1;
         let full = shorten(&format!("{}.{}", shorten(module), shorten(name))).escape_debug().to_string();
         let known = self.forbidden.iter().position(|f| f.name == full);
         let index = known.unwrap_or_else(|| {
@@ -473,11 +490,11 @@ impl<'a, 'o, 'f> Machine<'a, 'o, 'f> {
     fn call_with(&mut self, callee: Id, args: Id) -> Parsed<()> {
         let (callee, args) = (self.heap.value(callee), self.heap.value(args));
         let result = match args {
-            Value::Tuple(..) => {
+            Value::Tuple(..) if self.heap.items(args).len() <= MAX_ARGUMENTS => {
                 let args = self.heap.items(args).to_vec();
                 self.call(callee, &args)?
             }
-            // An unknown value as arguments, or what is no tuple: whatever is called, is called.
+            // An unknown value as arguments, what is no tuple, or a long one: whatever is called, is called.
             _ => {
                 match callee {
                     Value::Global(_) => self.note(&CALL, "calls a function with arguments that cannot be known"),

@@ -1,5 +1,5 @@
 use super::*;
-use crate::format::pickle::heap::{MAX_ITEMS, MAX_VALUES, Value};
+use crate::format::pickle::heap::{MAX_CONTAINERS, MAX_ITEMS, MAX_VALUES, Value};
 use crate::format::pickle::machine::{MAX_MEMO, MAX_OPS, MAX_STACK};
 
 /// The rules that a walk breaks, what is said, and the walk.
@@ -16,16 +16,20 @@ fn run(bytes: &[u8]) -> (Vec<&'static str>, String, Walk<'_>) {
     (rules, said, walk)
 }
 
+fn shown(bytes: &[u8]) -> String {
+    bytes[..bytes.len().min(300)].escape_ascii().to_string()
+}
+
 #[track_caller]
 fn refused(bytes: &[u8], rule: &str, word: &str) {
     let (rules, said, _) = run(bytes);
-    assert!(rules.contains(&rule) && said.contains(word), "{}: {rules:?}: {said}", bytes.escape_ascii());
+    assert!(rules.contains(&rule) && said.contains(word), "{}: {rules:?}: {said}", shown(bytes));
 }
 
 #[track_caller]
 fn sound(bytes: &[u8]) {
     let (rules, said, walk) = run(bytes);
-    assert_eq!(rules, [""; 0], "{}: {said}", bytes.escape_ascii());
+    assert_eq!(rules, [""; 0], "{}: {said}", shown(bytes));
     assert!(walk.root.is_some() && walk.end == bytes.len());
 }
 
@@ -371,9 +375,62 @@ fn what_a_pickle_takes_is_bounded() {
     refused(&[b"(".repeat(MAX_STACK + 1), b"N.".to_vec()].concat(), "pickle.limit", "marks");
     // Items: a set of a list of all before, again and again.
     let list = [b"(".as_slice(), &b"N2".repeat(MAX_STACK / 4), b"lq\0"].concat();
-    let sets = |n: usize| [list.clone(), b"0cbuiltins\nset\nh\0\x85R".repeat(n), b"N.".to_vec()].concat();
-    assert_eq!(MAX_ITEMS, 8 * (MAX_STACK / 2));
-    refused(&sets(8), "pickle.limit", "items");
+    let sets = |n: usize| [list.clone(), b"0cbuiltins\nset\nh\0\x85R".repeat(n), b"0N.".to_vec()].concat();
+    assert_eq!(MAX_ITEMS, 4 * (MAX_STACK / 2));
+    sound(&sets(2));
+    refused(&sets(3), "pickle.limit", "items");
+    let lists = |n: usize| [b"]0".repeat(n - 1), b"].".to_vec()].concat();
+    sound(&lists(MAX_CONTAINERS));
+    refused(&lists(MAX_CONTAINERS + 1), "pickle.limit", "lists, dicts and sets");
+    // Arguments.
+    let args = |n: usize| [b"cos\nsystem\n(".as_slice(), &b"N".repeat(n), b"tR."].concat();
+    refused(&args(100), "pickle.call", "calls os.system");
+    refused(
+        &[b"ccollections\nOrderedDict\n(".as_slice(), &b"N".repeat(17), b"tR."].concat(),
+        "pickle.call",
+        "cannot be known",
+    );
+    // Defects.
+    refused(&[b"\x82\x010".repeat(256), b"N.".to_vec()].concat(), "pickle.extension", "");
+    refused(&[b"\x82\x010".repeat(257), b"N.".to_vec()].concat(), "pickle.limit", "defects");
+    refused(&[b"cm\nn\n0".repeat(257), b"N.".to_vec()].concat(), "pickle.limit", "defects");
+}
+
+/// What costs the most for its bytes: each would be quadratic if something were copied or looked at twice.
+#[test]
+fn no_pickle_takes_long() {
+    let long = |n: usize| [b"X".as_slice(), &(n as u32).to_le_bytes(), &b"k".repeat(n), b"q\0"].concat();
+    let list = [b"(".as_slice(), &b"N".repeat(400_000), b"lq\x010"].concat();
+    let tuple = [b"(".as_slice(), &b"N".repeat(400_000), b"tq\x020"].concat();
+    for (name, before, each, after) in [
+        ("long text as a global", long(4 << 20), b"h\0h\0\x930".as_slice(), b".".as_slice()),
+        ("long text as a persistent id", long(4 << 20), b"(h\0h\0h\0h\0h\0tQ0", b"."),
+        ("long keys", [long(4 << 20), b"0}(".to_vec()].concat(), b"h\0N", b"u."),
+        ("long keys of many dicts", [long(4 << 20), b"0](".to_vec()].concat(), b"}h\0Ns", b"e."),
+        ("a long tuple as arguments", tuple.clone(), b"ccollections\nOrderedDict\nh\x02R0", b"N."),
+        ("a long list of no pairs", list.clone(), b"ccollections\nOrderedDict\nh\x01\x85R0", b"N."),
+        ("a long list as a set", list.clone(), b"cbuiltins\nset\nh\x01\x85R0", b"N."),
+        ("a long list as a size", list, b"ctorch\nSize\nh\x01\x85R0", b"N."),
+        ("names", b"".to_vec(), b"cmodule\nname\n0", b"N."),
+        ("extensions", b"".to_vec(), b"\x82\x010", b"N."),
+        ("calls", b"".to_vec(), b"cos\nX\n)R0", b"N."),
+        ("marks", b"".to_vec(), b"(1", b"N."),
+        ("dicts", b"](".to_vec(), b"}NNs", b"e."),
+        ("bytes", b"](".to_vec(), b"C\x01a", b"e."),
+    ] {
+        let count = (8 << 20) / each.len();
+        let bytes = [before, each.repeat(count), after.to_vec()].concat();
+        let started = std::time::Instant::now();
+        let mut findings = Findings::new();
+        let path = "a.pkl".parse().expect("a path");
+        let mut out = Out { path: &path, part: None, findings: &mut findings };
+        let walk = walk(&bytes, 0, &mut out).expect("no failure");
+        if let Some(root) = walk.root {
+            crate::format::torch::tensors_of(&walk, root, &mut out);
+        }
+        // Half a second in a release; here code is less optimised and shares its cores.
+        assert!(started.elapsed().as_secs() < 5, "{name}: {:?}", started.elapsed());
+    }
 }
 
 #[test]

@@ -6,176 +6,196 @@
 use super::{PLAIN, REPEATED};
 use crate::digest::shorten;
 use crate::format::description::Tensor;
+use crate::format::finding::Rule;
 use crate::format::pickle::heap::{DictKind, Id, Value};
 use crate::format::pickle::{LIMIT, Out, Walk};
-use std::collections::HashSet;
+use std::hash::{BuildHasher, RandomState};
 
-/// How deep tensors stand: an optimizer's state takes four.
+/// How deep values are nested: an optimizer's state takes four.
 const MAX_DEPTH: usize = 32;
 /// Bytes of a tensor's name.
 const MAX_NAME: usize = 1024;
 /// Bytes of all names of one file.
 const MAX_NAMES: usize = 8 << 20;
+/// Findings of one object.
+const MAX_DEFECTS: usize = 64;
 
 /// Whether the object is a dict.
 pub(super) fn is_dict(walk: &Walk<'_>, root: Id) -> bool {
     matches!(walk.heap.value(root), Value::Dict(..))
 }
 
-/// A value that is to be visited: where it stands.
-struct Visit {
-    id: Id,
-    /// The container's number among those visited, and the value's name in it.
-    parent: Option<usize>,
-    key: Key,
-    depth: usize,
-}
-
-#[derive(Clone, Copy)]
-enum Key {
-    Root,
-    Of(Id),
-    Index(usize),
-}
-
 /// The tensors in the object, in its order, by their paths in it: `model.0.weight`.
-pub(super) fn tensors(walk: &Walk<'_>, root: Id, out: &mut Out<'_>) -> Vec<Tensor> {
-    let mut state = State { walk, visited: Vec::new(), tensors: Vec::new(), names: 0 };
-    let attached = walk.heap.attached.iter().rev();
-    let mut seen: HashSet<Id> = HashSet::new();
-    let mut todo: Vec<Visit> =
-        attached.chain([&root]).map(|id| Visit { id: *id, parent: None, key: Key::Root, depth: 0 }).collect();
-    while let Some(visit) = todo.pop() {
-        let value = walk.heap.value(visit.id);
-        match value {
-            Value::Tensor(number) => {
-                if let Err(why) = state.tensor(&visit, number) {
-                    let place = out.place(walk.end);
-                    out.add(&LIMIT, place, why);
-                    break;
-                }
-            }
-            Value::Tuple(..) | Value::List(_) | Value::Dict(..) if !seen.insert(visit.id) => {}
-            Value::Tuple(..) | Value::List(_) | Value::Dict(..) if visit.depth >= MAX_DEPTH => {
-                let place = out.place(walk.end);
-                out.add(
-                    &LIMIT,
-                    place,
-                    format!("values are nested more than {MAX_DEPTH} deep: a loader could run out of stack"),
-                );
-                break;
-            }
-            Value::Tuple(..) | Value::List(_) => {
-                let (parent, depth) = (Some(state.visited.len()), visit.depth + 1);
-                state.visited.push(visit);
-                let items = walk.heap.items(value).iter().enumerate();
-                todo.extend(items.rev().map(|(at, id)| Visit { id: *id, parent, key: Key::Index(at), depth }));
-            }
-            Value::Dict(_, kind) => {
-                state.dict(&visit, value, kind, out);
-                let (parent, depth) = (Some(state.visited.len()), visit.depth + 1);
-                state.visited.push(visit);
-                let pairs = walk.heap.items(value).chunks_exact(2).rev();
-                todo.extend(pairs.map(|pair| Visit { id: pair[1], parent, key: Key::Of(pair[0]), depth }));
-            }
-            _ => state.leaf(value, out),
+pub(crate) fn tensors(walk: &Walk<'_>, root: Id, out: &mut Out<'_>) -> Vec<Tensor> {
+    let mut state = State {
+        walk,
+        seen: vec![false; walk.heap.len()],
+        hashes: vec![0; walk.heap.len()],
+        hasher: RandomState::new(),
+        frames: Vec::new(),
+        tensors: Vec::new(),
+        names: 0,
+        defects: 0,
+    };
+    for id in walk.heap.attached.iter().chain([&root]) {
+        if let Err(why) = state.visit(*id, out) {
+            let place = out.place(walk.end);
+            out.add(&LIMIT, place, why);
+            break;
         }
     }
     state.tensors
 }
 
+/// A container on the way down.
+struct Frame {
+    value: Value,
+    /// The item that is visited next.
+    next: usize,
+}
+
 struct State<'a> {
     walk: &'a Walk<'a>,
-    visited: Vec<Visit>,
+    /// Containers that have been visited, by their numbers.
+    seen: Vec<bool>,
+    /// What a text hashes to, 0 where it has not been: each text is hashed once, in however many dicts it is a key.
+    hashes: Vec<u64>,
+    hasher: RandomState,
+    frames: Vec<Frame>,
     tensors: Vec<Tensor>,
     names: usize,
+    defects: usize,
 }
 
 impl State<'_> {
-    /// Keys are text or numbers, each once.
-    fn dict(&mut self, _visit: &Visit, value: Value, kind: DictKind, out: &mut Out<'_>) {
-        let heap = &self.walk.heap;
-        let mut keys: HashSet<(bool, std::borrow::Cow<'_, [u8]>)> = HashSet::new();
-        for pair in heap.items(value).chunks_exact(2) {
-            let key = match heap.value(pair[0]) {
-                Value::Text(span, writing) => (true, span.bytes(self.walk.bytes, writing)),
-                Value::Int(n) => (false, n.to_le_bytes().to_vec().into()),
-                Value::Bool(b) => (false, i64::from(b).to_le_bytes().to_vec().into()),
-                Value::None | Value::Float | Value::Big(_) | Value::Plain | Value::Global(_) => continue,
-                Value::Tuple(..) | Value::Bytes if kind != DictKind::OrderedDict => continue,
-                _ => {
-                    let place = out.place(self.walk.end);
-                    out.add(&PLAIN, place, "a dict has a key that is neither text nor a number");
-                    continue;
-                }
-            };
-            if !keys.insert(key) {
-                let name = heap.text(self.walk.bytes, pair[0]).unwrap_or_else(|| "a number".into());
-                let place = out.place(self.walk.end);
-                out.add(
-                    &REPEATED,
-                    place,
-                    format!("{:?} stands twice in a dict: the first or the last counts", shorten(&name)),
-                );
+    fn visit(&mut self, root: Id, out: &mut Out<'_>) -> Result<(), String> {
+        self.enter(root, out)?;
+        while let Some(frame) = self.frames.last_mut() {
+            let (value, at) = (frame.value, frame.next);
+            // Of a dict, the values: the keys have been looked at.
+            frame.next += 1;
+            let index = if matches!(value, Value::Dict(..)) { 2 * at + 1 } else { at };
+            match self.walk.heap.items(value).get(index).copied() {
+                Some(item) => self.enter(item, out)?,
+                None => drop(self.frames.pop()),
             }
         }
+        Ok(())
     }
 
-    fn leaf(&mut self, value: Value, out: &mut Out<'_>) {
+    fn enter(&mut self, id: Id, out: &mut Out<'_>) -> Result<(), String> {
+        let value = self.walk.heap.value(id);
         let what = match value {
-            Value::None | Value::Bool(_) | Value::Int(_) | Value::Big(_) | Value::Float | Value::Text(..) => return,
-            Value::Plain => return,
-            // What made these has been found.
-            Value::Unknown | Value::Forbidden(_) => return,
-            Value::Global(global) if global.is_data() => return,
+            Value::Tensor(number) => return self.tensor(number),
+            Value::Tuple(..) | Value::List(_) | Value::Dict(..) => return self.container(id, value, out),
+            Value::None | Value::Bool(_) | Value::Int(_) | Value::Big(_) | Value::Float | Value::Text(..) => {
+                return Ok(());
+            }
+            // What made the unknown has been found.
+            Value::Plain | Value::Unknown | Value::Forbidden(_) => return Ok(()),
+            Value::Global(global) if global.is_data() => return Ok(()),
             Value::Global(_) => "a function or a class",
             Value::Bytes => "bytes",
             Value::Set(_) => "a set",
             Value::Storage(_) => "a storage without a tensor",
-            Value::Tuple(..) | Value::List(_) | Value::Dict(..) | Value::Tensor(_) => return,
         };
-        let place = out.place(self.walk.end);
-        out.add(&PLAIN, place, format!("the object holds {what}, which no state dict of tensors does"));
-    }
-
-    fn tensor(&mut self, visit: &Visit, number: u32) -> Result<(), String> {
-        let Some(tensor) = self.walk.heap.tensors.get(number as usize) else { return Ok(()) };
-        let mut parts = vec![self.part(visit.key)];
-        let mut parent = visit.parent.and_then(|at| self.visited.get(at));
-        while let Some(above) = parent {
-            if !matches!(above.key, Key::Root) {
-                parts.push(self.part(above.key));
-            }
-            parent = above.parent.and_then(|at| self.visited.get(at));
-        }
-        parts.reverse();
-        let name = parts.join(".");
-        self.names += name.len();
-        if name.len() > MAX_NAME
-            || self.names > MAX_NAMES
-            || self.tensors.len() >= crate::format::pickle::calls::MAX_TENSORS
-        {
-            return Err(format!("the tensor {:?} has too long a name, or is one of too many", shorten(&name)));
-        }
-        let storage = self.walk.heap.storages.get(tensor.storage as usize);
-        let class = storage.map_or("", |s| s.element.class);
-        let dtype = if storage.is_some_and(|s| s.element == tensor.element) { class } else { tensor.element.dtype };
-        let shape = tensor.shape.clone();
-        self.tensors.push(Tensor { name, dtype: dtype.to_owned(), shape, offset: None, size_bytes: tensor.size });
+        self.note(&PLAIN, format!("the object holds {what}, which no state dict of tensors does"), out);
         Ok(())
     }
 
-    /// One component of a name, cut where none is that long.
-    fn part(&self, key: Key) -> String {
-        match key {
-            Key::Root => "tensor".to_owned(),
-            Key::Index(at) => at.to_string(),
-            Key::Of(id) => match self.walk.heap.value(id) {
-                Value::Text(span, _) if span.length() > MAX_NAME => "?".repeat(MAX_NAME + 1),
-                Value::Text(..) => self.walk.heap.text(self.walk.bytes, id).unwrap_or_default(),
-                Value::Int(n) => n.to_string(),
-                _ => "?".to_owned(),
-            },
+    fn note(&mut self, rule: &'static Rule, why: String, out: &mut Out<'_>) {
+        self.defects += 1;
+        if self.defects <= MAX_DEFECTS {
+            let place = out.place(self.walk.end);
+            out.add(rule, place, why);
+        }
+    }
+
+    fn container(&mut self, id: Id, value: Value, out: &mut Out<'_>) -> Result<(), String> {
+        match self.seen.get_mut(id as usize) {
+            Some(seen) if !*seen => *seen = true,
+            _ => return Ok(()),
+        }
+        if self.frames.len() >= MAX_DEPTH {
+            return Err(format!("values are nested more than {MAX_DEPTH} deep: a loader could run out of stack"));
+        }
+        if let Value::Dict(_, kind) = value {
+            self.keys(value, kind, out);
+        }
+        self.frames.push(Frame { value, next: 0 });
+        Ok(())
+    }
+
+    /// Keys are text or numbers, each once.
+    fn keys(&mut self, value: Value, kind: DictKind, out: &mut Out<'_>) {
+        let walk = self.walk;
+        let mut hashes = Vec::new();
+        for key in walk.heap.items(value).iter().step_by(2) {
+            match walk.heap.value(*key) {
+                Value::Text(..) | Value::Int(_) | Value::Bool(_) => hashes.push((self.hash(*key), *key)),
+                Value::None | Value::Float | Value::Big(_) | Value::Plain | Value::Global(_) => {}
+                // Python's own dicts of an optimizer's or a scheduler's state.
+                Value::Tuple(..) if kind != DictKind::OrderedDict => {}
+                _ => self.note(&PLAIN, "a dict has a key that is neither text nor a number".to_owned(), out),
+            }
+        }
+        hashes.sort_unstable();
+        for pair in hashes.windows(2) {
+            let [(a, _), (b, key)] = pair else { continue };
+            if a == b && self.defects < MAX_DEFECTS {
+                let name = walk.heap.text(walk.bytes, *key).unwrap_or_else(|| "a number".to_owned());
+                let why = format!("{:?} stands twice in a dict: the first or the last counts", shorten(&name));
+                self.note(&REPEATED, why, out);
+            }
+        }
+    }
+
+    /// Equal for equal keys; for others only by a chance that the file cannot steer, as the hasher is random.
+    fn hash(&mut self, id: Id) -> u64 {
+        let (walk, known) = (self.walk, self.hashes.get(id as usize).copied().unwrap_or(0));
+        if known != 0 {
+            return known;
+        }
+        let hash = match walk.heap.value(id) {
+            Value::Text(span, writing) => self.hasher.hash_one((true, span.bytes(walk.bytes, writing))),
+            Value::Int(n) => self.hasher.hash_one((false, n)),
+            Value::Bool(b) => self.hasher.hash_one((false, i64::from(b))),
+            _ => 1,
+        };
+        if let Some(entry) = self.hashes.get_mut(id as usize) {
+            *entry = hash;
+        }
+        hash
+    }
+
+    fn tensor(&mut self, number: u32) -> Result<(), String> {
+        let Some(tensor) = self.walk.heap.tensors.get(number as usize) else { return Ok(()) };
+        let parts: Vec<String> = self.frames.iter().map(|frame| self.part(frame)).collect();
+        let name = if parts.is_empty() { "tensor".to_owned() } else { parts.join(".") };
+        self.names += name.len();
+        let many = crate::format::pickle::calls::MAX_TENSORS;
+        if name.len() > MAX_NAME || self.names > MAX_NAMES || self.tensors.len() >= many {
+            return Err(format!("the tensor {:?} has too long a name, or is one of too many", shorten(&name)));
+        }
+        let storage = self.walk.heap.storages.get(tensor.storage as usize);
+        let typed = storage.filter(|s| s.element == tensor.element).map(|s| s.element.class);
+        let (dtype, shape) = (typed.unwrap_or(tensor.element.dtype).to_owned(), tensor.shape.clone());
+        self.tensors.push(Tensor { name, dtype, shape, offset: None, size_bytes: tensor.size });
+        Ok(())
+    }
+
+    /// What the item in hand is called in its container.
+    fn part(&self, frame: &Frame) -> String {
+        let (heap, at) = (&self.walk.heap, frame.next - 1);
+        let key = match frame.value {
+            Value::Dict(..) => heap.items(frame.value).get(2 * at),
+            _ => None,
+        };
+        match key.map(|key| (heap.value(*key), heap.text(self.walk.bytes, *key))) {
+            None => at.to_string(),
+            Some((_, Some(text))) => text,
+            Some((Value::Int(n), _)) => n.to_string(),
+            Some(_) => "?".to_owned(),
         }
     }
 }

@@ -12,7 +12,7 @@ use miniz_oxide::{DataFormat, MZFlush, MZStatus};
 use std::io::Read;
 
 /// Bytes unpacked at once.
-const STEP: usize = 64 << 10;
+const STEP: u64 = 64 << 10;
 
 /// Passes all bytes of a member to `sink`, and checks them. A defect is found after what came before it was passed.
 pub(crate) fn contents(input: &dyn Input, member: &Member, sink: &mut dyn FnMut(&[u8])) -> Parsed<()> {
@@ -20,7 +20,7 @@ pub(crate) fn contents(input: &dyn Input, member: &Member, sink: &mut dyn FnMut(
     let mut check = Check { crc: crc32fast::Hasher::new(), size: 0, sink };
     match member.method {
         Method::Stored => {
-            let mut piece = vec![0; STEP];
+            let mut piece = vec![0; member.size.clamp(1, STEP) as usize];
             while let n @ 1.. = read(&mut reader, &mut piece)? {
                 check.pass(&piece[..n]);
             }
@@ -68,7 +68,8 @@ fn read(reader: &mut Reader<'_>, piece: &mut [u8]) -> Parsed<usize> {
 
 fn unpack(reader: &mut Reader<'_>, member: &Member, check: &mut Check<'_>) -> Parsed<()> {
     let mut state = InflateState::new_boxed(DataFormat::Raw);
-    let (mut packed, mut plain) = (vec![0; STEP], vec![0; STEP]);
+    let step = |bytes: u64| vec![0; bytes.clamp(1, STEP) as usize];
+    let (mut packed, mut plain) = (step(member.packed), step(member.size));
     let (mut have, mut used) = (0, 0);
     loop {
         if used == have {

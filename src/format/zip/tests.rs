@@ -567,6 +567,19 @@ fn bombs_are_refused_before_anything_is_unpacked() {
 }
 
 #[test]
+fn the_most_members_take_a_moment() {
+    let members: Vec<Entry> = (0..60_000).map(|i| entry(&format!("a/b/c/d/e/f/{i}"), b"1")).collect();
+    let bytes = build(&members, true).bytes;
+    let started = std::time::Instant::now();
+    assert_eq!(look(&bytes).0, [""; 0]);
+    assert!(started.elapsed().as_secs() < 5, "{:?}", started.elapsed());
+    let same: Vec<Entry> = (0..60_000).map(|_| entry("../a", b"1")).collect();
+    let started = std::time::Instant::now();
+    assert!(look(&build(&same, true).bytes).0.contains(&"zip.duplicate"));
+    assert!(started.elapsed().as_secs() < 5, "{:?}", started.elapsed());
+}
+
+#[test]
 fn no_mutation_of_an_archive_panics_or_takes_long() {
     let mut entries = two().to_vec();
     entries.push(Entry { deflate: true, ..entry("archive/text", &b"words ".repeat(50)) });
