@@ -6,7 +6,6 @@
 use super::*;
 use crate::layout::Access;
 use crate::source::Source;
-use crate::staged::Checked;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -100,7 +99,7 @@ fn one_pass_hashes_the_file_its_tree_and_every_tensor() {
             assert!(std::fs::read(fixture.temp().join(&staged.temp)).expect("there") == bytes);
             // A file system that shares blocks copies none.
             assert!(staged.method == method || staged.method == Method::Reflinked, "{:?}", staged.method);
-            [&staged.temp, &staged.tree_temp].map(|temp| fixture.layout.discard(temp));
+            [&staged.temp, &staged.tree_temp].into_iter().for_each(|temp| fixture.layout.discard(temp));
             drop(staged);
             std::fs::remove_file(fixture.dir.path().join("m.gguf")).expect("there");
         }
@@ -124,7 +123,7 @@ fn what_is_not_a_sound_gguf_has_no_tensors_and_is_hashed_all_the_same() {
         let staged = fixture.take(&fixture.source(bytes, name), Transfer::Copy, &Task::unattended()).expect("taken in");
         assert!(staged.tensors.is_none(), "{name}");
         assert_eq!(staged.entry.sha256, Sha256Digest::of(bytes));
-        [&staged.temp, &staged.tree_temp].map(|temp| fixture.layout.discard(temp));
+        [&staged.temp, &staged.tree_temp].into_iter().for_each(|temp| fixture.layout.discard(temp));
     }
     assert!(fixture.is_clean());
 }
@@ -174,11 +173,7 @@ fn the_staged_copy_is_read_through_its_tree() {
     let (bytes, _) = gguf(&[(0, 300_000)], 0);
     let source = fixture.source(&bytes, "m.gguf");
     let staged = fixture.take(&source, Transfer::Copy, &Task::unattended()).expect("taken in");
-    let tree = std::fs::read(fixture.temp().join(&staged.tree_temp)).expect("there");
-    let open = || {
-        let FileEntry { size_bytes, blake3, .. } = staged.entry;
-        Checked::open(&fixture.layout, &staged.temp, size_bytes, blake3, &tree).expect("its own tree")
-    };
+    let open = || staged.checked(&fixture.layout).expect("its own tree");
     let mut out = vec![0; bytes.len()];
     open().read_at(0, &mut out).expect("good");
     assert!(out == bytes);
