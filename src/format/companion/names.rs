@@ -132,8 +132,21 @@ const PIPELINE_LIBRARIES: [&str; 50] = [
 
 /// Whether diffusers knows a library for a part.
 pub(super) fn is_pipeline_library(name: &str) -> bool {
-    PIPELINE_LIBRARIES.contains(&name)
-        || ["versatile_diffusion", "blip_diffusion", "stable_video_diffusion"].contains(&name)
+    const LATER: [&str; 12] = [
+        "versatile_diffusion",
+        "blip_diffusion",
+        "stable_video_diffusion",
+        "kolors",
+        "alt_diffusion",
+        "vq_diffusion",
+        "semantic_stable_diffusion",
+        "t2i_adapter",
+        "prx",
+        "longcat_audio_dit",
+        "latte",
+        "consisid",
+    ];
+    PIPELINE_LIBRARIES.contains(&name) || LATER.contains(&name)
 }
 
 /// Whether a dotted name is of a library whose classes a loader may import; `transformers_modules`, where code of a model

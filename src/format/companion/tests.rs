@@ -61,7 +61,7 @@ fn ordinary_companions_have_no_findings() {
             "model_index.json",
             r#"{"_class_name":"StableDiffusionPipeline","_diffusers_version":"0.6.0","safety_checker":["stable_diffusion",
             "StableDiffusionSafetyChecker"],"unet":["diffusers","UNet2DConditionModel"],"text_encoder":["transformers","CLIPTextModel"],
-            "image_encoder":[null,null],"requires_safety_checker":true,"prior":["kandinsky","X"],"movq":["onnxruntime.training","Y_1"]}"#,
+            "image_encoder":[null,null],"requires_safety_checker":true,"prior":["kandinsky","X"],"text_encoder_2":["kolors","ChatGLMModel"],"movq":["onnxruntime.training","Y_1"]}"#,
         ),
         (
             "modules.json",
