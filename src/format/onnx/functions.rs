@@ -10,11 +10,12 @@ use std::collections::{BTreeMap, HashMap};
 const EXPANDED: u64 = 10_000_000;
 
 /// Domains whose operators a common runtime has itself: ONNX's own, and those built into ONNX Runtime.
-const KNOWN: [&str; 8] = [
+const KNOWN: [&str; 9] = [
     "",
     "ai.onnx",
     "ai.onnx.ml",
     "ai.onnx.training",
+    "ai.onnx.preview",
     "ai.onnx.preview.training",
     "com.microsoft",
     "com.microsoft.nchwc",
