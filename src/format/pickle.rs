@@ -29,7 +29,7 @@ use heap::{Heap, Id};
 use machine::Machine;
 
 /// The longest pickle that is walked: a state dict's are some 100 bytes for each tensor.
-pub(crate) const MAX_PICKLE: u64 = 16 << 20;
+pub(crate) const MAX_PICKLE: u64 = 8 << 20;
 /// Pickles of one file that are walked.
 const MAX_STREAMS: usize = 16;
 

@@ -112,7 +112,7 @@ fn whatever_is_called_is_named() {
         (b"\x80\x04U\x02osT\x06\0\0\0system\x93)R.", "os.system"),
         // Found through copies, other callables' arguments, and values that are thrown away.
         (b"\x80\x02cos\nsystem\n2)R0.", "os.system"),
-        (b"\x80\x02Ncos\nsystem\nq\0)R0h\00.", "os.system"),
+        (b"\x80\x02Ncos\nsystem\nq\0)R0h\x000.", "os.system"),
         (b"\x80\x02ccollections\nOrderedDict\n)Rcos\nsystem\n)Rb.", "os.system"),
         (b"\x80\x02cos\nX\n}X\x01\0\0\0aK\x01sb.", "os.X"),
         (b"\x80\x02cos\nX\nNa.", "os.X"),
