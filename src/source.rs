@@ -218,12 +218,15 @@ fn open_at(parent: OwnedFd, name: &str, shown: &Path) -> Result<Source> {
     let mut files = Vec::new();
     for shard in split.all() {
         let shown = shown.with_file_name(&shard);
-        let (_, stat) = open_one(&*folder, &shard, &shown).map_err(|e| match e.kind() {
-            ErrorKind::NotFound => {
-                Error::new(ErrorKind::Refused, format!("the split set is incomplete: {shard} is missing beside {name}"))
+        let (_, stat) = match open_one(&*folder, &shard, &shown) {
+            Ok(opened) => opened,
+            // By itself it is no model: inspection says which shards are missing.
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                let files = vec![SourceFile { path, stat, folder, name: name.to_owned(), file: Some(Arc::new(file)) }];
+                return Ok(Source { shape: Shape::File, files, skipped: Vec::new() });
             }
-            _ => e,
-        })?;
+            Err(e) => return Err(e),
+        };
         regular(&stat, &shown)?;
         files.push(SourceFile { path: shard.parse()?, stat, folder: Arc::clone(&folder), name: shard, file: None });
     }

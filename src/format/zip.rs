@@ -56,7 +56,7 @@ rules! {
     DUPLICATE "zip.duplicate" Critical "two members under one name: the first or the last wins, by the reader"
     LINK "zip.link" Critical "a link or a special file: unpacked, it reaches out of the folder"
     EXTRA "zip.extra" Critical "an extra field that is malformed, or that renames or encrypts the member"
-    EXTRA_UNKNOWN "zip.extra_unknown" Warning "an extra field of unknown meaning"
+    EXTRA_UNKNOWN "zip.extra-unknown" Warning "an extra field of unknown meaning"
     COMMENT "zip.comment" High "a comment, which no model needs: readers search it for other end records"
     BOMB "zip.bomb" Critical "unpacks to far more than it takes: loading it would exhaust memory or disk"
     SIZE "zip.size" Critical "packed data that does not unpack to the member's size"

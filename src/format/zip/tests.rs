@@ -486,7 +486,7 @@ fn extra_fields_that_rename_or_encrypt_are_refused() {
         (b"uc\x02\0ZZ", "zip.extra"),
         (b"\x01\x99\x02\0ZZ", "zip.extra"),
         (b"\x17\0\x02\0ZZ", "zip.extra"),
-        (b"\x99\x98\x02\0ZZ", "zip.extra_unknown"),
+        (b"\x99\x98\x02\0ZZ", "zip.extra-unknown"),
         (b"FB\x03\0ZZ", "zip.extra"),
         (b"FB\x03", "zip.extra"),
     ] {

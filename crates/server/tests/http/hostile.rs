@@ -23,19 +23,14 @@ fn every_hostile_case_gets_its_verdict_over_http() {
         if case.expected == "accept" {
             accepted += 1;
             assert_eq!(answer.status, 201, "{}: {}", case.file, answer.body);
-            assert_eq!(answer.body["inspection"]["action"], "allow", "{}: {}", case.file, answer.body);
+            assert_ne!(answer.body["inspection"]["action"], "refuse", "{}: {}", case.file, answer.body);
             continue;
         }
         assert!([400, 409].contains(&answer.status), "{}: {} {}", case.file, answer.status, answer.body);
-        let wanted = hostile::rules(&case.file);
+        let wanted = hostile::rule(&case.file);
         let found: Vec<&str> =
             answer.body["findings"].as_array().into_iter().flatten().filter_map(|f| f["rule"].as_str()).collect();
-        assert!(
-            wanted.is_empty() || wanted.iter().any(|rule| found.contains(rule)),
-            "{} wants {wanted:?}: {}",
-            case.file,
-            answer.body
-        );
+        assert!(wanted.is_none_or(|rule| found.contains(&rule)), "{} wants {wanted:?}: {}", case.file, answer.body);
     }
     assert_eq!(rig.registry.catalog().unwrap().len(), accepted);
     let refused = rig.audit_events().into_iter().filter(|(event, ..)| event == "refuse").count();
