@@ -51,6 +51,7 @@ fn plain_values_pass_in_every_protocol() {
         b"(I1\nI2\nl.",
         b"N\x85NN\x86)\x87.",
         b"NN0.",
+        b"(NN0t.",
         b"N(N1.",
         b"N(0.",
         b"N2\x86.",

@@ -281,6 +281,8 @@ fn persistent_ids_are_those_of_storages() {
     assert!(view(i64::MAX, 1).contains(&"torch.bounds"));
     let huge = object(&format!("{storage}ctorch\nDoubleStorage\n{key}{cpu}I{}\n", i64::MAX / 8 + 1));
     assert!(huge.0.contains(&"torch.bounds"), "{}", huge.1);
+    let largest = object(&format!("{storage}ctorch\nByteStorage\n{key}{cpu}I{}\n", i64::MAX));
+    assert!(!largest.0.contains(&"torch.bounds") && largest.0.contains(&"torch.storage"), "{}", largest.1);
     for (place, fits) in [
         ("cpu", true),
         ("cuda:0", true),
@@ -396,6 +398,8 @@ fn an_object_holds_tensors_numbers_and_text() {
             _ => assert!(rules == ["torch.plain"] && said.contains(word), "{rules:?} {said}"),
         }
     }
+    assert_eq!(object(b"})Ns.").0, [""; 0], "a dict of Python's");
+    assert_eq!(object(b"ccollections\nOrderedDict\n)R)Ns.").0, ["torch.plain"]);
     for pickle in [b"}(K\x01NK\x02Nu.".as_slice(), b"}(K\x01NS'1'\nNu."] {
         assert_eq!(object(pickle).0, [""; 0]);
     }
