@@ -338,7 +338,17 @@ fn evidence_is_kept_with_its_model_or_not_at_all_and_cannot_pass_for_the_registr
     let root = Root::new();
     let attempt = |model: &str, seed: u64| {
         let mut request = PromoteRequest::new(name(model));
-        for key in ["quarantine", "files", "status", "blake3", "filename", "mounted"] {
+        for key in [
+            "quarantine",
+            "files",
+            "status",
+            "blake3",
+            "filename",
+            "mounted",
+            "inspection",
+            "adapter",
+            "gguf_guard_manifest",
+        ] {
             request.evidence.insert(key.into(), serde_json::json!("forged"));
         }
         request.evidence.insert("scan_results".into(), serde_json::json!("clean"));
@@ -352,7 +362,7 @@ fn evidence_is_kept_with_its_model_or_not_at_all_and_cannot_pass_for_the_registr
     assert!(!json.to_string().contains("forged"), "{json}");
     attempt("m", 1).unwrap();
     assert_eq!(attempt("m", 2).unwrap_err().kind(), ErrorKind::Conflict);
-    assert_eq!(root.names("sidecars/sha256").len(), 1);
+    assert_eq!(root.names("sidecars/sha256").len(), 2, "what was sent along, and what inspection found");
     root.registry.delete(&name("m"), &me()).unwrap();
     assert_eq!(attempt("M", 1).and_then(|_| attempt("m", 3)).unwrap_err().kind(), ErrorKind::Conflict);
     root.registry.delete(&name("M"), &me()).unwrap();

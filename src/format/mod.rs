@@ -98,7 +98,10 @@ pub(crate) fn inspect(path: &RelPath, input: &dyn Input, findings: &mut Findings
         Content::Zip | Content::Tar | Content::Pickle | Content::TorchLegacy => torch::inspect(path, input, findings)?,
         Content::Onnx => onnx::inspect(path, input, findings)?,
         Content::Numpy => numpy::inspect(path, input, findings)?,
-        Content::Json | Content::Text | Content::SentencePiece => companion::inspect(path, input, findings)?,
+        // One whose name says that it is a model has been refused for that.
+        Content::Json | Content::Text | Content::SentencePiece if !is_model_name(path) => {
+            companion::inspect(path, input, findings)?
+        }
         // Refused above, unless it is empty text.
         other => Description::new(if other == Content::Empty { Kind::Companion } else { Kind::Other }, other.name()),
     };

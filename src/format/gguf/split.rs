@@ -135,9 +135,9 @@ fn check_set(base: &str, shards: &[(&RelPath, &GgufHeader, u64, u64)], findings:
     let there: std::collections::BTreeSet<u64> = shards.iter().map(|(_, _, no, _)| *no).collect();
     let missing = (0..*count).filter(|no| !there.contains(no)).count();
     if let Some(no) = (0..*count).find(|no| !there.contains(no)) {
+        let name = format!("{}-{:05}-of-{count:05}.gguf", crate::digest::shorten(base), no.saturating_add(1));
         let why = format!(
-            "{missing} of the {count} shards of {base:?} are missing, such as shard {}: what is there is not the model",
-            no + 1
+            "{missing} of {count} shards are not there: {name:?} is missing, and what is there is not the model"
         );
         findings.add(first_path, &SPLIT_MISSING, Place::part("split.count"), why);
     }

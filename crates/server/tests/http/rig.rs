@@ -141,13 +141,17 @@ impl Rig {
 
     /// Changes one byte of a stored file, as an intruder with root would.
     pub(crate) fn flip_byte(&self, sha256: &str) {
+        self.flip_at(sha256, 3);
+    }
+
+    pub(crate) fn flip_at(&self, sha256: &str, at: u64) {
         use std::os::unix::fs::{FileExt, PermissionsExt};
         let path = self.blob(sha256);
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         let file = File::options().read(true).write(true).open(&path).unwrap();
         let mut byte = [0];
-        file.read_exact_at(&mut byte, 3).unwrap();
-        file.write_all_at(&[byte[0] ^ 1], 3).unwrap();
+        file.read_exact_at(&mut byte, at).unwrap();
+        file.write_all_at(&[byte[0] ^ 1], at).unwrap();
     }
 
     pub(crate) fn audit_events(&self) -> Vec<(String, String, String)> {

@@ -24,7 +24,8 @@ fn a_good_model_is_verified_and_safe_to_use_as_a_string() {
     assert_eq!((answer.status, answer.body), (200, wanted));
     let answer = rig.call("POST", "/v1/model/verify-manifest?name=m", "verify", None);
     assert_eq!((answer.status, &answer.body["status"], &answer.body["name"]), (200, &json!("verified"), &json!("m")));
-    assert!(answer.body["detail"].as_str().unwrap().contains("no per-tensor manifest"), "{}", answer.body);
+    assert!(answer.body["detail"].as_str().unwrap().starts_with("all 1 tensors of 1 GGUF file"), "{}", answer.body);
+    assert_eq!(answer.body["tensors_checked"], 1);
     for target in ["/v1/models/verify-all", "/v1/model/verify-manifest"] {
         let answer = rig.call("POST", target, "verify", None);
         assert_eq!((answer.status, &answer.body["status"], &answer.body["checked"]), (200, &json!("ok"), &json!(2)));
@@ -58,6 +59,7 @@ fn after_a_flipped_byte_verify_is_409_and_says_expected_and_actual() {
 
     let manifest = rig.call("POST", "/v1/model/verify-manifest?name=m", "verify", None);
     assert_eq!((manifest.status, &manifest.body["status"]), (409, &json!("failed")));
+    assert_eq!(manifest.body["tensors"][0]["kind"], "header", "its magic is gone: {}", manifest.body);
     let all = rig.call("POST", "/v1/models/verify-all", "verify", None);
     assert_eq!((all.status, &all.body["status"], &all.body["checked"]), (409, &json!("failed"), &json!(2)));
     assert_eq!(
@@ -106,4 +108,25 @@ fn intact_bytes_under_an_incident_are_not_safe_to_use() {
         "quarantined",
         "a verification lifts no incident"
     );
+}
+
+#[test]
+fn a_damaged_tensor_is_named() {
+    let rig = Rig::new();
+    let sha256 = rig.promoted("m", "m.gguf")["sha256"].as_str().unwrap().to_owned();
+    let artifact = rig.call("GET", "/v1/model/m", "read", None).body;
+    let manifest = &artifact["gguf_guard_manifest"];
+    assert_eq!((&manifest["file_hash"], &manifest["tensor_count"]), (&json!(sha256), &json!(1)), "{artifact}");
+    assert_eq!(artifact["gguf_guard_fingerprint"], manifest["structure_hash"]);
+    rig.flip_at(&sha256, 159);
+    let answer = rig.call("POST", "/v1/model/verify-manifest?name=m", "verify", None);
+    assert_eq!((answer.status, &answer.body["safe_to_use"]), (409, &json!("false")), "{}", answer.body);
+    let found: Vec<(&str, &str)> = answer.body["tensors"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|d| (d["kind"].as_str().unwrap(), d["tensor"].as_str().unwrap_or("")))
+        .collect();
+    assert_eq!(found, [("file_hash", ""), ("merkle_root", ""), ("tensor_hash", "token_embd.weight")]);
+    assert_eq!(rig.call("GET", "/v1/model/m", "read", None).body["status"], "quarantined");
 }
