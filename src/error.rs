@@ -105,9 +105,15 @@ pub struct Error {
     kind: ErrorKind,
     message: String,
     name: Option<String>,
-    digests: Option<Box<(String, String)>>,
-    findings: Vec<Finding>,
+    detail: Option<Box<Detail>>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+/// What few errors carry, kept apart so that the others stay small.
+#[derive(Debug, Default)]
+struct Detail {
+    digests: Option<(String, String)>,
+    findings: Vec<Finding>,
 }
 
 /// The core's result.
@@ -116,7 +122,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// An error of `kind` with `message` (lower case, what failed, the remedy).
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Error { kind, message: message.into(), name: None, digests: None, findings: Vec::new(), source: None }
+        Error { kind, message: message.into(), name: None, detail: None, source: None }
     }
 
     /// The same error, about the model `name`.
@@ -129,14 +135,14 @@ impl Error {
     /// The same error, with the digests that should have been equal (bare hex).
     #[must_use]
     pub fn with_digests(mut self, expected: impl fmt::Display, actual: impl fmt::Display) -> Self {
-        self.digests = Some(Box::new((expected.to_string(), actual.to_string())));
+        self.detail.get_or_insert_default().digests = Some((expected.to_string(), actual.to_string()));
         self
     }
 
     /// The same error, with the findings that led to it.
     #[must_use]
     pub fn with_findings(mut self, findings: Vec<Finding>) -> Self {
-        self.findings = findings;
+        self.detail.get_or_insert_default().findings = findings;
         self
     }
 
@@ -159,12 +165,12 @@ impl Error {
 
     /// The expected and the actual digest, of a mismatch.
     pub fn digests(&self) -> Option<(&str, &str)> {
-        self.digests.as_deref().map(|(e, a)| (e.as_str(), a.as_str()))
+        self.detail.as_deref()?.digests.as_ref().map(|(e, a)| (e.as_str(), a.as_str()))
     }
 
     /// What was found, of a refusal by policy.
     pub fn findings(&self) -> &[Finding] {
-        &self.findings
+        self.detail.as_deref().map_or(&[], |detail| &detail.findings)
     }
 
     /// The message alone, without the causes.

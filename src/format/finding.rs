@@ -109,7 +109,7 @@ const KEPT: usize = 1000;
 
 /// What has been found so far.
 #[derive(Debug, Default)]
-pub struct Findings {
+pub(crate) struct Findings {
     list: Vec<Finding>,
     /// How many more there were.
     dropped: u64,
@@ -148,17 +148,17 @@ impl Findings {
     }
 
     /// All that were kept, in the order in which they were found.
-    pub fn list(&self) -> &[Finding] {
+    pub(crate) fn list(&self) -> &[Finding] {
         &self.list
     }
 
     /// How many were found beyond those that were kept, each of a rule that stands in the list.
-    pub fn dropped(&self) -> u64 {
+    pub(crate) fn dropped(&self) -> u64 {
         self.dropped
     }
 
     /// Whether a finding of this rule was made.
-    pub fn has(&self, rule: &str) -> bool {
+    pub(crate) fn has(&self, rule: &str) -> bool {
         self.list.iter().any(|f| f.rule == rule)
     }
 }

@@ -184,11 +184,6 @@ impl<'a> Lexer<'a> {
         self.base + self.at as u64
     }
 
-    /// Lists and objects that are open.
-    pub(crate) fn depth(&self) -> usize {
-        self.levels.len()
-    }
-
     /// The next token; none when the outermost value is complete.
     pub(crate) fn next(&mut self) -> Parsed<Option<Token<'_>>> {
         if self.next == Next::Nothing {
@@ -213,17 +208,6 @@ impl<'a> Lexer<'a> {
             (_, Next::Value | Next::ValueOrEnd, _) => self.value(byte).map(Some),
             (_, Next::Key | Next::KeyOrEnd, _) => self.unexpected("a key in double quotes"),
             _ => self.unexpected("a comma or the end of what is open"),
-        }
-    }
-
-    /// Passes over the value that comes next, with all that it holds.
-    pub(crate) fn pass_value(&mut self) -> Parsed<()> {
-        let outside = self.depth();
-        loop {
-            self.next()?;
-            if self.depth() <= outside {
-                return Ok(());
-            }
         }
     }
 

@@ -335,13 +335,13 @@ impl Walk<'_, '_> {
             (Data::Function { domain, .. }, 10) => domain,
             (Data::Function { overload, .. }, 13) => overload,
             (Data::Tensor(tensor), 8) => tensor.name.insert(String::new()),
-            (Data::Entry { key, .. }, 1) | (Data::Opset { domain: key, .. }, 1) => key,
+            (Data::Entry { key, .. } | Data::Opset { domain: key, .. }, 1) => key,
             (Data::Entry { value, .. }, 2) => {
                 // A value of the metadata may be long; only the path of external data is a name.
                 *value = text;
                 return Ok(());
             }
-            (Data::Model, 2 | 3 | 4) => {
+            (Data::Model, 2..=4) => {
                 self.description.metadata.insert(name.to_owned(), json!(quoted(&text)));
                 return Ok(());
             }

@@ -21,7 +21,6 @@ pub(crate) mod op;
 use super::Kind;
 use super::description::Description;
 use super::finding::{Findings, Place, Rule, Severity};
-use super::input::{Input, read_range};
 use crate::artifact::Format;
 use crate::error::Result;
 use crate::name::RelPath;
@@ -139,14 +138,7 @@ pub(crate) fn is_program(path: &RelPath, bytes: &[u8]) -> Result<bool> {
     Ok(walk.root.is_some() && (walk.named || extension))
 }
 
-/// A file that is a pickle and no more.
-pub(crate) fn inspect(path: &RelPath, input: &dyn Input, findings: &mut Findings) -> Result<Description> {
-    let length = input.size().min(MAX_PICKLE);
-    let bytes = read_range(input, 0, length, MAX_PICKLE)?;
-    bare(path, &bytes, input.size(), findings)
-}
-
-/// The same, of a file whose beginning has been read.
+/// A file that is a pickle and no more, whose beginning has been read.
 pub(crate) fn bare(path: &RelPath, bytes: &[u8], size: u64, findings: &mut Findings) -> Result<Description> {
     let mut out = Out { path, part: None, findings };
     if size > MAX_PICKLE {

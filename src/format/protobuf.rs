@@ -136,6 +136,7 @@ impl<'a> Walker<'a> {
     }
 
     /// How many messages are open.
+    #[cfg(test)]
     pub(crate) fn depth(&self) -> usize {
         self.ends.len()
     }
@@ -334,7 +335,9 @@ impl Utf8 {
 mod tests {
     use super::*;
 
-    fn walk(bytes: &[u8], inside: &[u32]) -> Result<Vec<(u32, u64, usize)>, (u64, &'static str)> {
+    type Seen = Vec<(u32, u64, usize)>;
+
+    fn walk(bytes: &[u8], inside: &[u32]) -> Result<Seen, (u64, &'static str)> {
         let mut walker = Walker::new(&bytes);
         let mut seen = Vec::new();
         while walker.depth() > 0 {
@@ -424,7 +427,7 @@ mod tests {
 
     #[test]
     fn packed_numbers_are_counted_across_pieces() {
-        for (numbers, count) in [(vec![1u8; 70_000], 70_000), (vec![0xff, 1].repeat(70_000), 70_000), (vec![], 0)] {
+        for (numbers, count) in [(vec![1u8; 70_000], 70_000), ([0xff, 1].repeat(70_000), 70_000), (vec![], 0)] {
             let length = numbers.len();
             let head = [0x0a, (length & 0x7f) as u8 | 0x80, (length >> 7 & 0x7f) as u8 | 0x80, (length >> 14) as u8];
             let bytes = [&head[..], &numbers].concat();

@@ -19,7 +19,7 @@ mod proto;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use names::{RULES, agree, inspect, is_model_name};
+pub(crate) use names::{RULES, inspect, is_model_name};
 
 use super::input::{Input, read_range};
 use super::protobuf::Utf8;
@@ -324,10 +324,7 @@ fn by_magic(head: &[u8], size: u64) -> Option<Content> {
         let count = head.get(4..8).and_then(|w| w.first_chunk::<4>()).map(|w| u32::from_be_bytes(*w));
         return Some(if count.is_some_and(|n| n < 45) { Content::MachO } else { Content::JavaClass });
     }
-    if at(2, b"\r\n")
-        && head.get(1).is_some_and(|b| matches!(b, 0x0c | 0x0d | 0x0e | 0x0f))
-        && head.first()? & 0x80 != 0
-    {
+    if at(2, b"\r\n") && head.get(1).is_some_and(|b| matches!(b, 0x0c..=0x0f)) && head.first()? & 0x80 != 0 {
         return Some(Content::PythonBytecode);
     }
     if pickled::is_torch_magic(head) {

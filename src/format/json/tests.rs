@@ -177,16 +177,6 @@ fn a_repeated_key_is_told_in_small_and_in_large_objects_and_only_there() {
 }
 
 #[test]
-fn a_value_is_passed_over_whole() {
-    let text = b"[{\"a\":[1,{}]},2]".as_slice();
-    let mut lexer = Lexer::new(&text, 0, u64::MAX, &BAD);
-    assert_eq!(lexer.next().expect("JSON"), Some(Token::List));
-    lexer.pass_value().expect("JSON");
-    assert_eq!(lexer.next().expect("JSON"), Some(Token::Integer(2)));
-    assert_eq!((lexer.token_at(), lexer.position(), lexer.depth()), (14, 15, 1));
-}
-
-#[test]
 fn padding_is_counted_and_only_that_which_is_allowed() {
     for (text, padding, expected) in
         [(&b"{}"[..], &b" "[..], Some(0)), (b"{}  ", b" ", Some(2)), (b"{} \n", b" ", None), (b"{}\n", b" \n", Some(1))]

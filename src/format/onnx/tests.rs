@@ -1,3 +1,5 @@
+//! ONNX files, sound and hostile, made field by field.
+
 use super::*;
 
 fn varint(mut n: u64) -> Vec<u8> {

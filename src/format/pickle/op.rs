@@ -366,11 +366,6 @@ fn hexadecimal(rest: &mut impl Iterator<Item = char>, digits: usize) -> char {
 }
 
 impl Span {
-    /// How many bytes.
-    pub(crate) fn length(self) -> usize {
-        self.len as usize
-    }
-
     /// What the span says, as bytes: copied only where there are escapes to resolve.
     pub(crate) fn bytes(self, stream: &[u8], writing: Writing) -> Cow<'_, [u8]> {
         match writing {

@@ -1,3 +1,5 @@
+//! Pickles, sound and hostile, written opcode by opcode.
+
 use super::*;
 use crate::format::pickle::heap::{MAX_CONTAINERS, MAX_ITEMS, MAX_VALUES, Value};
 use crate::format::pickle::machine::{MAX_MEMO, MAX_OPS, MAX_STACK};

@@ -97,8 +97,7 @@ pub(super) fn looks_like(head: &[u8], whole: bool) -> bool {
     let mut rest = head;
     // A stack as high as the opcodes make it, as far as that is easily told: nothing takes from an empty one.
     let (mut height, mut with_argument, mut lines, mut globals) = (0i64, 0, 0, 0);
-    loop {
-        let Some((&opcode, after)) = rest.split_first() else { break };
+    while let Some((&opcode, after)) = rest.split_first() {
         let Some(argument) = argument(opcode) else { return false };
         height += match opcode {
             b'.' | b'0' | b'a' | b'b' | b'R' | 0x81 | 0x93 => -1,

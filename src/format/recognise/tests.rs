@@ -1,3 +1,5 @@
+//! What files are taken for: each content, and each name that lies about it.
+
 use super::*;
 use crate::format::finding::{Findings, Severity};
 use crate::name::RelPath;

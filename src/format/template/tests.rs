@@ -1,3 +1,5 @@
+//! Chat templates as they are written, and what people write to break out of them.
+
 use super::*;
 use crate::format::finding::Severity;
 

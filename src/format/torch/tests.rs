@@ -1,3 +1,5 @@
+//! What torch.save writes, in each of its forms, and what it does not.
+
 use super::*;
 use crate::format::zip::tests::{Entry, build, entry, torch_entry};
 

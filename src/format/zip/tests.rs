@@ -1,3 +1,5 @@
+//! Archives, sound and hostile, written header by header.
+
 use super::*;
 
 /// A member to be written, with room for lies.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 #[path = "../../../../tests/support/hostile.rs"]
-mod hostile;
+mod cases;
 
 fn data() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data")
@@ -20,8 +20,8 @@ const MOST_KIB: i64 = 64 << 10;
 fn every_hostile_case_gets_its_verdict_through_promote_and_inspect() {
     let place = Place::new();
     let mut promoted = Vec::new();
-    for (n, case) in hostile::cases(&data()).iter().enumerate() {
-        let path = hostile::lay_out(&data(), &case.file, &place.path("source"));
+    for (n, case) in cases::cases(&data()).iter().enumerate() {
+        let path = cases::lay_out(&data(), &case.file, &place.path("source"));
         let path = path.to_str().expect("text");
         let name = format!("case-{n}");
         let started = Instant::now();
@@ -37,7 +37,7 @@ fn every_hostile_case_gets_its_verdict_through_promote_and_inspect() {
         }
         let error: Value =
             serde_json::from_str(&ended.stderr).unwrap_or_else(|e| panic!("{}: {e}: {ended:?}", case.file));
-        let Some(wanted) = hostile::rule(&case.file) else {
+        let Some(wanted) = cases::rule(&case.file) else {
             assert!([2, 5, 64].contains(&ended.code), "{}: {ended:?}", case.file);
             assert_eq!(inspected.code, ended.code, "{}: {inspected:?}", case.file);
             continue;
@@ -81,7 +81,7 @@ fn inspect_shows_what_a_file_is_and_needs_no_registry() {
 #[test]
 fn the_policy_in_force_is_shown_and_obeyed() {
     let place = Place::new();
-    let path = hostile::lay_out(&data(), "dirs/d06_hidden", &place.path("source"));
+    let path = cases::lay_out(&data(), "dirs/d06_hidden", &place.path("source"));
     let path = path.to_str().expect("text");
     place.run(&["promote", path, "--name", "m"]).ends(2);
     place.promoted("other");

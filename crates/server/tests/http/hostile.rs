@@ -5,7 +5,7 @@ use serde_json::json;
 use std::path::{Path, PathBuf};
 
 #[path = "../../../../tests/support/hostile.rs"]
-mod hostile;
+mod cases;
 
 fn data() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data")
@@ -15,8 +15,8 @@ fn data() -> PathBuf {
 fn every_hostile_case_gets_its_verdict_over_http() {
     let rig = Rig::new();
     let mut accepted = 0;
-    for (n, case) in hostile::cases(&data()).iter().enumerate() {
-        let path = hostile::lay_out(&data(), &case.file, &rig.staging);
+    for (n, case) in cases::cases(&data()).iter().enumerate() {
+        let path = cases::lay_out(&data(), &case.file, &rig.staging);
         let sha256 = securereg::Source::open(&path).ok().map_or_else(|| "0".repeat(64), |_| digest(&path));
         let body = json!({"name": format!("case-{n}"), "path": path, "sha256": sha256});
         let answer = rig.call("POST", "/v1/model/promote", "promote", Some(&body));
@@ -27,14 +27,14 @@ fn every_hostile_case_gets_its_verdict_over_http() {
             continue;
         }
         assert!([400, 409].contains(&answer.status), "{}: {} {}", case.file, answer.status, answer.body);
-        let wanted = hostile::rule(&case.file);
+        let wanted = cases::rule(&case.file);
         let found: Vec<&str> =
             answer.body["findings"].as_array().into_iter().flatten().filter_map(|f| f["rule"].as_str()).collect();
         assert!(wanted.is_none_or(|rule| found.contains(&rule)), "{} wants {wanted:?}: {}", case.file, answer.body);
     }
     assert_eq!(rig.registry.catalog().unwrap().len(), accepted);
     let refused = rig.audit_events().into_iter().filter(|(event, ..)| event == "refuse").count();
-    assert_eq!(refused, hostile::cases(&data()).len() - accepted, "each refusal is in the log");
+    assert_eq!(refused, cases::cases(&data()).len() - accepted, "each refusal is in the log");
 }
 
 /// What a pipeline would claim: the file's digest, or that of a folder's list.
