@@ -18,11 +18,13 @@
 //! layout     tensors against the file   adapter       LoRA pairs, control vectors, mmproj and imatrix files
 //! vocabulary tokenizer.ggml.*           split         split.* against the name, and a set of shards
 //! describe   what is shown              charsmap      tokenizer.ggml.precompiled_charsmap
+//! demands    what single architectures and ggml's kernels demand
 //! ```
 
 mod adapter;
 mod architecture;
 mod charsmap;
+mod demands;
 mod describe;
 mod known;
 mod layout;
@@ -378,12 +380,13 @@ pub(crate) static RULES: &[&Rule] = &{
     all
 };
 
-const PARTS: [&[&Rule]; 8] = [
+const PARTS: [&[&Rule]; 9] = [
     parse::RULES,
     layout::RULES,
     vocabulary::RULES,
     charsmap::RULES,
     architecture::RULES,
+    demands::RULES,
     adapter::RULES,
     split::RULES,
     describe::RULES,

@@ -12,8 +12,8 @@ const CODE: [&str; 58] = [
 ];
 
 /// Extensions of texts that belong to a model.
-const TEXTS: [&str; 13] =
-    ["txt", "md", "jsonl", "tiktoken", "vocab", "merges", "bpe", "csv", "tsv", "rst", "cff", "bib", "license"];
+const TEXTS: [&str; 14] =
+    ["txt", "md", "jsonl", "tiktoken", "vocab", "merges", "bpe", "csv", "tsv", "rst", "cff", "bib", "license", "chk"];
 
 /// The same for names without an extension.
 const PLAIN: [&str; 9] =
@@ -49,7 +49,12 @@ pub(super) fn is_companion(name: &str) -> bool {
     ["json", "jinja", "yaml", "yml", "model", "spm"].contains(&extension.as_str())
         || TEXTS.contains(&extension.as_str())
         || is_picture(&extension)
-        || (extension.is_empty() && PLAIN.contains(&name.to_ascii_lowercase().as_str()))
+        || (extension.is_empty() && is_plain(&name.to_ascii_lowercase()))
+}
+
+/// Whether a name in lower case, without an extension, is that of a text: `LICENSE-MODEL`, `MODEL_LICENSE` and the like: terms have many names, and are text.
+pub(crate) fn is_plain(name: &str) -> bool {
+    PLAIN.contains(&name) || name.split(['-', '_', ' ']).any(|word| ["license", "licence", "notice"].contains(&word))
 }
 
 /// Whether a JSON file is an index of shards: `model.safetensors.index.json`, `x.safetensors.index.fp16.json`.
@@ -293,11 +298,54 @@ pub(super) enum Yaml {
     RemoteCode,
 }
 
-/// What is dangerous in a line, and the word that is.
+/// What is dangerous in a line, and the word that is; also when letters of it are escaped, as YAML may in quotes.
 pub(super) fn yaml_line(line: &str) -> Option<(Yaml, &'static str)> {
+    plain_line(line).or_else(|| plain_line(&unescaped(line)?))
+}
+
+/// The line with `\x5f`, `\u005f` and `\U0000005f` replaced; none when there is none.
+fn unescaped(line: &str) -> Option<String> {
+    let mut out = String::new();
+    let mut rest = line;
+    let mut any = false;
+    while let Some((before, after)) = rest.split_once('\\') {
+        out.push_str(before);
+        let digits = match after.as_bytes().first() {
+            Some(b'x') => 2,
+            Some(b'u') => 4,
+            Some(b'U') => 8,
+            _ => 0,
+        };
+        let code = after.get(1..1 + digits).and_then(|hex| u32::from_str_radix(hex, 16).ok());
+        match code.and_then(char::from_u32) {
+            Some(c) => {
+                any = true;
+                out.push(c);
+                rest = after.get(1 + digits..).unwrap_or_default();
+            }
+            None => {
+                out.push('\\');
+                rest = after;
+            }
+        }
+    }
+    out.push_str(rest);
+    any.then_some(out)
+}
+
+fn plain_line(line: &str) -> Option<(Yaml, &'static str)> {
     // "!!python/" and the long form "tag:yaml.org,2002:python/".
     if line.contains("!!python/") || line.contains("yaml.org,2002:python/") {
         return Some((Yaml::Tag, "python/"));
+    }
+    // A handle of the file's own may stand for any tag, and in a tag %70 for p.
+    if line.trim_start_matches('\u{feff}').starts_with("%TAG") {
+        return Some((Yaml::Tag, "%TAG"));
+    }
+    let escaped =
+        |word: &str| word.trim_start_matches(['[', '{', ',', '"', '\'']).starts_with('!') && word.contains('%');
+    if line.split_whitespace().any(escaped) {
+        return Some((Yaml::Tag, "%"));
     }
     for tag in ["!new:", "!apply:", "!name:", "!module:"] {
         if let Some((_, target)) = line.split_once(tag) {

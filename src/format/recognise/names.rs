@@ -59,8 +59,7 @@ const PICKLED: &[Content] = &[Content::Zip, Content::Pickle, Content::Tar, Conte
 fn says(path: &RelPath) -> Says {
     let name = path.file_name().to_ascii_lowercase();
     let Some((_, extension)) = name.rsplit_once('.') else {
-        let plain = ["license", "notice", "readme", "use_policy", "copying"];
-        return if plain.contains(&name.as_str()) { Says::Text } else { Says::Nothing };
+        return if super::super::companion::is_plain(&name) { Says::Text } else { Says::Nothing };
     };
     match extension {
         "gguf" => Says::Model(&[Content::Gguf]),
