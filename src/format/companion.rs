@@ -28,7 +28,7 @@ use crate::error::Result;
 use crate::name::RelPath;
 pub(crate) use magic::disguise;
 use magic::{Class, HEAD, recognise};
-pub(crate) use names::{climbs, extension, is_absolute, is_code, is_index, is_plain, is_url};
+pub(crate) use names::{climbs, extension, is_absolute, is_code, is_index, is_plain, is_text, is_url};
 
 /// Of a text, how much is looked at.
 const TEXT_LOOK: u64 = 1 << 20;

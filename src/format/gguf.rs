@@ -46,7 +46,7 @@ use crate::name::RelPath;
 use std::io::Read;
 
 /// No header is longer, in bytes: the largest vocabularies of today take some 20 MiB.
-pub const MAX_HEADER: u64 = 256 << 20;
+pub const MAX_HEADER: u64 = 64 << 20;
 /// Where data starts when the file does not say (docs/gguf.md, `general.alignment`).
 const DEFAULT_ALIGNMENT: u64 = 32;
 

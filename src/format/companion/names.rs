@@ -12,12 +12,26 @@ const CODE: [&str; 58] = [
 ];
 
 /// Extensions of texts that belong to a model.
-const TEXTS: [&str; 14] =
-    ["txt", "md", "jsonl", "tiktoken", "vocab", "merges", "bpe", "csv", "tsv", "rst", "cff", "bib", "license", "chk"];
+const TEXTS: [&str; 15] = [
+    "txt", "md", "jsonl", "tiktoken", "vocab", "merges", "bpe", "csv", "tsv", "rst", "cff", "bib", "license", "chk",
+    "codes",
+];
 
-/// The same for names without an extension.
-const PLAIN: [&str; 9] =
-    ["license", "notice", "readme", "use_policy", "copying", "modelfile", "authors", "changelog", "checksums"];
+/// The same for names without an extension; the last three are Ollama's.
+const PLAIN: [&str; 12] = [
+    "license",
+    "notice",
+    "readme",
+    "use_policy",
+    "copying",
+    "modelfile",
+    "authors",
+    "changelog",
+    "checksums",
+    "template",
+    "params",
+    "system",
+];
 
 const PICTURES: [&str; 5] = ["png", "jpg", "jpeg", "gif", "webp"];
 
@@ -39,6 +53,11 @@ pub(super) fn names_code(text: &str) -> bool {
     ENDS.iter().any(|end| text.len() > end.len() && text.ends_with(end))
 }
 
+/// Whether an extension in lower case is that of a text.
+pub(crate) fn is_text(extension: &str) -> bool {
+    TEXTS.contains(&extension)
+}
+
 pub(super) fn is_picture(extension: &str) -> bool {
     PICTURES.contains(&extension)
 }
@@ -47,7 +66,7 @@ pub(super) fn is_picture(extension: &str) -> bool {
 pub(super) fn is_companion(name: &str) -> bool {
     let extension = extension(name);
     ["json", "jinja", "yaml", "yml", "model", "spm"].contains(&extension.as_str())
-        || TEXTS.contains(&extension.as_str())
+        || is_text(&extension)
         || is_picture(&extension)
         || (extension.is_empty() && is_plain(&name.to_ascii_lowercase()))
 }

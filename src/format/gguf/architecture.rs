@@ -432,6 +432,7 @@ impl<'a> Check<'a> {
     fn rope(&mut self, name: &str, embedding: Option<u64>) {
         let heads = self.header.number(&format!("{}attention.head_count", self.prefix)).filter(|n| *n > 0);
         let length = self.number("attention.key_length").or(embedding.zip(heads).map(|(n, heads)| n / heads));
+        let stated = self.header.number(&format!("{}attention.key_length", self.prefix)).is_some_and(|n| n > 0);
         let key = format!("{}rope.dimension_count", self.prefix);
         // ggml_rope: GGML_ASSERT(n_dims % 2 == 0), GGML_ASSERT(n_dims <= ne0).
         let rotated = self.number("rope.dimension_count");
@@ -445,7 +446,7 @@ impl<'a> Check<'a> {
             (Some(n), _) if n % 2 != 0 => {
                 self.add(&ROPE, &key, format!("{key} is {n}, which is odd: llama.cpp aborts"))
             }
-            (Some(n), Some(length)) if n > length && !WITHOUT_HEADS.contains(&name) => {
+            (Some(n), Some(length)) if n > length && (stated || !WITHOUT_HEADS.contains(&name)) => {
                 self.add(&ROPE, &key, format!("{key} is {n}, over the head's length of {length}: llama.cpp aborts"));
             }
             _ => {}
@@ -554,6 +555,11 @@ mod tests {
             ),
             (
                 with(&[u32("llama.attention.key_length", 8), u32("llama.rope.dimension_count", 10)]),
+                "gguf.rope-dimension",
+                "length of 8",
+            ),
+            (
+                of("qwen35", &[u32("qwen35.attention.key_length", 8), u32("qwen35.rope.dimension_count", 10)]),
                 "gguf.rope-dimension",
                 "length of 8",
             ),

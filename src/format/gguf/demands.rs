@@ -28,16 +28,17 @@ const NO_PRODUCT: [&str; 7] = ["F64", "I8", "I16", "I32", "I64", "Q8_1", "Q8_K"]
 /// Of many tensors with one defect so many are named.
 const NAMED: usize = 8;
 
-/// Those that assert that a head's keys are as long as its values (`n_embd_head == hparams.n_embd_head_k()`).
+/// Those that assert that a head's keys are as long as its values (`n_embd_head == hparams.n_embd_head_k()`), or multiply them
+/// as if they were.
 #[rustfmt::skip]
 const ONE_LENGTH: &[&str] = &[
     "afmoe", "apertus", "arcee", "arctic", "baichuan", "bailingmoe2", "bert", "bitnet", "bloom", "chameleon", "chatglm",
     "codeshell", "cogvlm", "cohere2", "cohere2moe", "command-r", "dbrx", "deepseek", "dots1", "dream", "ernie4_5",
-    "ernie4_5-moe", "eurobert", "exaone", "falcon", "glm4", "glm4moe", "gpt2", "gptneox", "granite", "granite_swa",
+    "ernie4_5-moe", "eurobert", "exaone", "exaone-moe", "exaone4", "falcon", "gemma", "gemma2", "gemma3", "glm4", "glm4moe", "gpt2", "gptneox", "granite", "granite_swa",
     "graniteswitch", "grok", "grovemoe", "hunyuan-moe", "hunyuan_vl", "hy_v3", "internlm2", "jais", "jais2", "laguna",
-    "llada", "llada-moe", "llama", "llama4", "maincoder", "mellum", "minimax-m2", "minimax-m3", "mistral3",
+    "lfm2", "lfm2moe", "llada", "llada-moe", "llama", "llama4", "maincoder", "maple", "mellum", "minimax-m2", "minimax-m3", "mistral3",
     "modern-bert", "mpt", "muse-glimmer", "nanbeige", "nemotron", "neo-bert", "olmo", "olmo2", "olmoe", "openelm",
-    "orion", "paddleocr", "pangu-embedded", "phi2", "phi3", "plamo", "qwen", "qwen2", "qwen2moe", "qwen2vl", "qwen3",
+    "orion", "paddleocr", "pangu-embedded", "phi2", "phi3", "phimoe", "plamo", "pockettts", "qwen", "qwen2", "qwen2moe", "qwen2vl", "qwen3",
     "qwen3moe", "qwen3vl", "qwen3vlmoe", "refact", "rnd1", "seed_oss", "smallthinker", "smollm3", "spark2_5",
     "stablelm", "starcoder", "starcoder2", "t5", "xverse",
 ];
@@ -64,6 +65,9 @@ const FILLED: &[&str] = &[
 enum Must {
     Be(u64),
     BeAtLeast(u64),
+    BeAtMost(u64),
+    /// Less than the number under this key.
+    BeBelow(&'static str),
     /// A multiple of, at least 1 times, the number under this key.
     Divide(&'static str),
     /// So many times the number under this key.
@@ -76,6 +80,8 @@ const DEMANDS: &[(&[&str], &str, Must)] = &[
     (&["hrm_text"], "hrm.h_cycles", Must::BeAtLeast(1)),
     (&["hrm_text"], "hrm.l_cycles", Must::BeAtLeast(1)),
     (&["minimax-m3"], "attention.indexer.block_size", Must::BeAtLeast(1)),
+    (&["minimax-m3"], "attention.indexer.block_size", Must::BeAtMost(MAX_WINDOW)),
+    (&["qwen3vl", "qwen3vlmoe"], "n_deepstack_layers", Must::BeBelow("block_count")),
     (&["deepseek4"], "attention.output_group_count", Must::BeAtLeast(1)),
     (&["lfm2", "lfm2moe"], "shortconv.l_cache", Must::BeAtLeast(2)),
     (&["nanbeige"], "num_loops", Must::BeAtLeast(1)),
@@ -102,6 +108,7 @@ pub(super) fn check(path: &RelPath, header: &GgufHeader, name: &str, findings: &
     check.window();
     check.demands();
     check.stack();
+    check.heads();
     check.temperature();
     check.lengths();
     check.types();
@@ -157,6 +164,11 @@ impl Check<'_> {
             let why = match *must {
                 Must::Be(want) if n != want => format!("not {want}"),
                 Must::BeAtLeast(least) if n < least => format!("not {least} or more"),
+                Must::BeAtMost(most) if n > most => format!("over {most}"),
+                Must::BeBelow(other) => match self.number(other) {
+                    Some(most) if n >= most => format!("not below {other}, {most}"),
+                    _ => continue,
+                },
                 Must::Divide(other) => match self.number(other) {
                     Some(whole) if n > 0 && !whole.is_multiple_of(n) => {
                         format!("which does not divide {other}, {whole}")
@@ -167,10 +179,20 @@ impl Check<'_> {
                     Some(one) if one.checked_mul(times) != Some(n) => format!("not {times} times {other}, {one}"),
                     _ => continue,
                 },
-                Must::Be(_) | Must::BeAtLeast(_) => continue,
+                Must::Be(_) | Must::BeAtLeast(_) | Must::BeAtMost(_) => continue,
             };
             let key = self.key(tail);
             self.add(&DEMAND, &key, format!("{key} is {n}, {why}: llama.cpp aborts"));
+        }
+    }
+
+    /// Their files divide by the heads of a model that has layers, also when they are not said.
+    fn heads(&mut self) {
+        let divides = ["lfm2", "lfm2moe", "olmo2", "phimoe"].contains(&self.name);
+        let key = self.key("attention.head_count");
+        let layers = self.header.tensors.iter().any(|tensor| tensor.name.starts_with("blk."));
+        if divides && layers && self.header.value(&key).is_none() {
+            self.add(&DEMAND, &key, format!("{key} is missing, and llama.cpp divides by it"));
         }
     }
 
@@ -233,7 +255,7 @@ impl Check<'_> {
         let keys = self.number("attention.key_length_swa").unwrap_or(keys);
         let values = self.number("attention.value_length_swa").unwrap_or(values);
         // Said once is enough.
-        if (ONE_LENGTH.contains(&self.name) || self.name == "exaone-moe") && keys != values && !one_length {
+        if ONE_LENGTH.contains(&self.name) && keys != values && !one_length {
             let key = self.key("attention.key_length_swa");
             let why =
                 format!("{key} is {keys}, and values are {values} long: llama.cpp aborts on a {} like that", self.name);
@@ -343,6 +365,8 @@ mod tests {
                 "block_count is 29, not 2 times 3 times 4 + 1",
             ),
             ("minimax-m3", &[("attention.indexer.block_size", 0)], "not 1 or more"),
+            ("minimax-m3", &[("attention.indexer.block_size", (1 << 24) + 1)], "over 16777216"),
+            ("qwen3vl", &[("n_deepstack_layers", 2), ("block_count", 2)], "is 2, not below block_count, 2"),
             ("deepseek4", &[("attention.output_group_count", 0)], "not 1 or more"),
             ("lfm2", &[("shortconv.l_cache", 1)], "not 2 or more"),
             ("nanbeige", &[("num_loops", 0)], "not 1 or more"),
@@ -362,6 +386,8 @@ mod tests {
             ("hrm_text", &[("hrm.layers_per_stack", 1), ("hrm.h_cycles", 1), ("hrm.l_cycles", 2)][..]),
             ("hrm_text", &[("hrm.layers_per_stack", 2), ("hrm.h_cycles", 3), ("hrm.l_cycles", 4), ("block_count", 30)]),
             ("lfm2moe", &[("shortconv.l_cache", 2)]),
+            ("minimax-m3", &[("attention.indexer.block_size", 1 << 24)]),
+            ("qwen3vlmoe", &[("n_deepstack_layers", 1), ("block_count", 2)]),
             ("rwkv6", &[("token_shift_count", 2)]),
             ("plamo2", &[("ssm.group_count", 0)]),
             ("jamba", &[("ssm.inner_size", 128), ("embedding_length", 64)]),
@@ -371,6 +397,21 @@ mod tests {
         ] {
             assert_clean(name, &of(name, numbers), Severity::Warning);
         }
+    }
+
+    #[test]
+    fn heads_that_are_divided_by_are_said() {
+        let with = |name: &str, tensor_name, more: &[Vec<u8>]| {
+            file(&[&[text("general.architecture", name)], more].concat(), &[tensor(tensor_name, &[8, 1], 0, 0)], 32)
+        };
+        for name in ["lfm2", "lfm2moe", "olmo2", "phimoe"] {
+            let why = "head_count is missing";
+            assert_found(name, &with(name, "blk.0.x", &[]), "gguf.demand", why);
+            assert_clean(name, &with(name, "x", &[]), Severity::High);
+            let said = u32(&format!("{name}.attention.head_count"), 1);
+            assert_clean(name, &with(name, "blk.0.x", &[said]), Severity::High);
+        }
+        assert_clean("llama", &with("llama", "blk.0.x", &[]), Severity::High);
     }
 
     #[test]
@@ -407,7 +448,7 @@ mod tests {
             ("exaone-moe", &[("attention.value_length_swa", 8)], "key_length_swa is 16, and values are 8 long"),
             ("qwen2", &[("rope.dimension_count_swa", 18)], "odd or over a head's 16"),
             ("qwen2", &[("rope.dimension_count_swa", 7)], "dimension_count_swa is 7"),
-            ("gemma3", &[("rope.dimension_count_swa", 10), ("attention.key_length_swa", 8)], "over a head's 8"),
+            ("gemma4", &[("rope.dimension_count_swa", 10), ("attention.key_length_swa", 8)], "over a head's 8"),
         ] {
             assert_found(why, &with(name, more), "gguf.head-length", why);
         }
@@ -417,7 +458,7 @@ mod tests {
             ("deepseek2", &[("attention.key_length", 24)]),
             ("phi2", &[("rope.dimension_count", 8)]),
             ("qwen2", &[("rope.dimension_count", 16), ("rope.dimension_count_swa", 16)]),
-            ("gemma3", &[("rope.dimension_count_swa", 18), ("attention.key_length_swa", 18)]),
+            ("gemma4", &[("rope.dimension_count_swa", 18), ("attention.key_length_swa", 18)]),
         ] {
             assert_clean(name, &with(name, more), Severity::High);
         }

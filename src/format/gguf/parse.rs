@@ -25,6 +25,8 @@ const MAX_ALIGNMENT: u64 = 1 << 20;
 const MAX_PAIRS: u64 = 1 << 16;
 const MAX_TENSORS: u64 = 1 << 16;
 const MAX_ARRAYS: u64 = 1 << 16;
+/// The largest vocabularies of today have 262,144 tokens and twice as many merges.
+const MAX_STRINGS: u64 = 1 << 21;
 /// Defects of one rule that are noted.
 const MAX_NOTES: u32 = 32;
 /// Memory is taken in pieces of at most this, so that a length alone costs nothing.
@@ -72,7 +74,7 @@ pub(super) fn header(
     header: &mut GgufHeader,
     note: impl FnMut(&'static Rule, Place, String),
 ) -> Parsed<()> {
-    Parser { input, note, at: 0, limit: size.min(MAX_HEADER), arrays: 0, noted: Vec::new() }.header(header)
+    Parser { input, note, at: 0, limit: size.min(MAX_HEADER), arrays: 0, strings: 0, noted: Vec::new() }.header(header)
 }
 
 struct Parser<R, F> {
@@ -82,6 +84,8 @@ struct Parser<R, F> {
     limit: u64,
     /// Arrays inside arrays so far.
     arrays: u64,
+    /// Strings in arrays so far.
+    strings: u64,
     /// How often each rule was noted.
     noted: Vec<(&'static Rule, u32)>,
 }
@@ -370,7 +374,8 @@ impl<R: Read, F: FnMut(&'static Rule, Place, String)> Parser<R, F> {
             return Ok(Array::Packed { of, count, bytes });
         }
         if of == ValueType::String {
-            self.check_count("strings", count, 8, MAX_HEADER)?;
+            self.check_count("strings", count, 8, MAX_STRINGS.saturating_sub(self.strings))?;
+            self.strings += count;
             return Ok(Array::Strings(self.strings(count)?));
         }
         if depth == 1 {

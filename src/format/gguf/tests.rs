@@ -107,6 +107,13 @@ fn a_header_that_breaks_the_format_is_refused_with_what_is_wrong() {
         (file(&[pair("k", 9, &list(0, u64::MAX))], &[], 0), "gguf.count", "array values"),
         (file(&[pair("k", 9, &list(10, 1 << 61))], &[], 0), "gguf.count", "array values"),
         (file(&[pair("k", 9, &list(8, 1 << 40))], &[], 0), "gguf.count", "strings"),
+        (file(&[pair("k", 9, &list(8, (1 << 21) + 1))], &[], 0), "gguf.count", "2097153 strings; at most 2097152"),
+        (file(&[pair("k", 9, &list(8, 1 << 21))], &[], 0), "gguf.count", "2097152 strings, more than"),
+        (
+            file(&[strings("j", &["a"]), pair("k", 9, &list(8, 1 << 21))], &[], 0),
+            "gguf.count",
+            "2097152 strings; at most 2097151",
+        ),
         (file(&[pair("k", 9, &[&list(7, 1)[..], &[3]].concat())], &[], 0), "gguf.boolean", "booleans"),
         (file(&[u32("general.alignment", 3)], &[], 0), "gguf.alignment", "3, not a power of two"),
         (file(&[u32("general.alignment", 0)], &[], 0), "gguf.alignment", "0, not a power of two"),

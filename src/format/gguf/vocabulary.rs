@@ -210,7 +210,7 @@ impl<'a> Check<'a> {
                 continue;
             }
             if let Some(other) = empty_of(text).filter(|other| empty(*other)) {
-                same.push((other, id));
+                same.push((other as u32, id as u32));
             }
             hashes.push((hasher.hash_one(text), id as u32));
         }
@@ -221,14 +221,14 @@ impl<'a> Check<'a> {
                 && a == b
                 && text(*one) == text(*other)
             {
-                same.push((*one as usize, *other as usize));
+                same.push((*one, *other));
             }
         }
         same.sort_unstable();
         // One that does not get so far in llama.cpp may be another program's, with other rules.
         let rule = if model.is_some() && kind.is_none() { &TOKEN_TEXT } else { &TOKEN_DUPLICATE };
         for (one, other) in same.iter().take(NAMED) {
-            let text = shown(tokens.get(*other).map(cut).unwrap_or_default());
+            let text = shown(text(*other).unwrap_or_default());
             let why = format!("the tokens {one} and {other} are both \"{text}\": llama.cpp aborts when it loads them");
             self.add(rule, TOKENS, why);
         }

@@ -74,6 +74,7 @@ fn says(path: &RelPath) -> Says {
         "jsonl" | "txt" | "jinja" | "tiktoken" | "vocab" | "merges" | "yaml" | "yml" => Says::Text,
         "py" | "pyi" | "ipynb" | "sh" | "bash" | "js" | "mjs" | "ts" | "lua" | "rb" | "pl" | "php" | "bat" | "cmd"
         | "ps1" | "c" | "h" | "cc" | "cpp" | "hpp" | "cu" | "cuh" | "rs" | "go" | "java" | "r" => Says::Code,
+        _ if super::super::companion::is_text(extension) => Says::Text,
         _ => Says::Nothing,
     }
 }
