@@ -10,7 +10,6 @@ use super::input::Input;
 use super::{Kind, numpy, onnx, recognise};
 use crate::error::Result;
 use crate::name::RelPath;
-use std::cell::Cell;
 
 type Inspect = fn(&RelPath, &dyn Input, &mut Findings) -> Result<Description>;
 
@@ -22,7 +21,7 @@ static TARGETS: &[(&str, &str, Inspect)] = &[
 ];
 
 fn recognised(path: &RelPath, input: &dyn Input, findings: &mut Findings) -> Result<Description> {
-    recognise::inspect(path, input, findings).map(|content| Description::new(Kind::Companion, content.name()))
+    recognise::inspect(path, input, findings).map(|(content, _)| Description::new(Kind::Companion, content.name()))
 }
 
 /// The targets' names.
@@ -38,7 +37,7 @@ pub fn run(target: &str, bytes: &[u8]) {
     let (_, name, inspect) = TARGETS.iter().find(|t| t.0 == target).expect("a target of the table");
     let path = name.parse().expect("a path");
     let once = || {
-        let input = Counted { bytes, reads: Cell::new(0), read: Cell::new(0) };
+        let input = Counted::new(bytes);
         let mut findings = Findings::new();
         let description = inspect(&path, &input, &mut findings).expect("bytes in memory can be read");
         let (reads, read, size) = (input.reads.get(), input.read.get(), bytes.len() as u64);
@@ -65,23 +64,4 @@ pub fn run(target: &str, bytes: &[u8]) {
     assert!(description.tensors.len() <= bytes.len(), "{} tensors", description.tensors.len());
     assert!(description.metadata.len() <= 64 + bytes.len(), "{} pairs", description.metadata.len());
     assert!(!description.what.is_empty());
-}
-
-/// Counts what is read: a parser that reads a file again and again costs time by the square of its size.
-struct Counted<'a> {
-    bytes: &'a [u8],
-    reads: Cell<u64>,
-    read: Cell<u64>,
-}
-
-impl Input for Counted<'_> {
-    fn size(&self) -> u64 {
-        self.bytes.size()
-    }
-
-    fn read_at(&self, at: u64, out: &mut [u8]) -> Result<()> {
-        self.reads.set(self.reads.get() + 1);
-        self.read.set(self.read.get() + out.len() as u64);
-        self.bytes.read_at(at, out)
-    }
 }

@@ -19,7 +19,7 @@ mod proto;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use names::{RULES, inspect, is_model_name};
+pub(crate) use names::{RULES, Standing, inspect, is_code_name, is_model_name};
 
 use super::input::{Input, read_range};
 use super::protobuf::Utf8;
@@ -68,6 +68,7 @@ pub(crate) enum Content {
     Wasm,
     PythonBytecode,
     LuaBytecode,
+    WindowsShortcut,
     Script,
     Html,
     Php,
@@ -83,7 +84,10 @@ pub(crate) enum Content {
     Cab,
     Ar,
     Iso,
+    Sqlite,
+    Ole,
     Pdf,
+    Rtf,
     Image,
     Media,
     OldGgml,
@@ -149,6 +153,7 @@ impl Content {
             Content::Wasm => ("WebAssembly", Executable),
             Content::PythonBytecode => ("compiled Python", Executable),
             Content::LuaBytecode => ("compiled Lua", Executable),
+            Content::WindowsShortcut => ("a Windows shortcut, which starts what it names", Executable),
             Content::Script => ("a script", Executable),
             Content::Html => ("an HTML page", Page),
             Content::Php => ("a PHP script", Page),
@@ -164,7 +169,10 @@ impl Content {
             Content::Cab => ("a Windows cabinet", Archive),
             Content::Ar => ("an ar archive or Debian package", Archive),
             Content::Iso => ("a disk image (ISO 9660)", Archive),
+            Content::Sqlite => ("an SQLite database", Archive),
+            Content::Ole => ("an OLE container, as of Office or an installer", Archive),
             Content::Pdf => ("a PDF", Document),
+            Content::Rtf => ("an RTF document", Document),
             Content::Image => ("a picture", Document),
             Content::Media => ("sound or video", Document),
             Content::OldGgml => ("an old ggml file, from before GGUF", Else),
@@ -258,6 +266,7 @@ const MAGICS: &[(&[u8], usize, Content)] = &[
     (b"\x1bLua", 0, Content::LuaBytecode),
     (b"\x1bLJ", 0, Content::LuaBytecode),
     (b"BC\xc0\xde", 0, Content::Elf),
+    (b"L\0\0\0\x01\x14\x02\0", 0, Content::WindowsShortcut),
     (b"lmgg", 0, Content::OldGgml),
     (b"fmgg", 0, Content::OldGgml),
     (b"tjgg", 0, Content::OldGgml),
@@ -278,7 +287,10 @@ const MAGICS: &[(&[u8], usize, Content)] = &[
     (b"\x04\x22\x4d\x18", 0, Content::Lz4),
     (b"\x1f\x8b\x08", 0, Content::Gzip),
     (b"BZh", 0, Content::Bzip2),
+    (b"SQLite format 3\0", 0, Content::Sqlite),
+    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", 0, Content::Ole),
     (b"%PDF-", 0, Content::Pdf),
+    (b"{\\rtf", 0, Content::Rtf),
     (b"\x89PNG\r\n\x1a\n", 0, Content::Image),
     (b"\xff\xd8\xff", 0, Content::Image),
     (b"GIF8", 0, Content::Image),
@@ -324,7 +336,10 @@ fn by_magic(head: &[u8], size: u64) -> Option<Content> {
         let count = head.get(4..8).and_then(|w| w.first_chunk::<4>()).map(|w| u32::from_be_bytes(*w));
         return Some(if count.is_some_and(|n| n < 45) { Content::MachO } else { Content::JavaClass });
     }
-    if at(2, b"\r\n") && head.get(1).is_some_and(|b| matches!(b, 0x0c..=0x0f)) && head.first()? & 0x80 != 0 {
+    // CPython 3's number of the version, from 3000 up, and "\r\n"; then flags and sizes or the like, never without a zero.
+    if let [first, 0x0b..=0x0f, b'\r', b'\n', rest @ ..] = head
+        && (first & 0x80 != 0 || rest.iter().take(12).any(|b| *b == 0))
+    {
         return Some(Content::PythonBytecode);
     }
     if pickled::is_torch_magic(head) {

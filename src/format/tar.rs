@@ -12,7 +12,7 @@
 
 use super::Kind;
 use super::description::Description;
-use super::finding::{Findings, Halt, Parsed, Place, Rule, Severity};
+use super::finding::{Findings, Halt, Parsed, Place, rules};
 use super::input::{Input, read_range};
 use super::pickle::{self, MAX_PICKLE, Out};
 use crate::artifact::Format;
@@ -20,14 +20,6 @@ use crate::digest::shorten;
 use crate::error::Result;
 use crate::name::RelPath;
 use std::collections::HashSet;
-
-macro_rules! rules {
-    ($($name:ident $id:literal $severity:ident $summary:literal)*) => {
-        $(pub(crate) static $name: Rule = Rule { id: $id, severity: Severity::$severity, summary: $summary };)*
-        /// Every rule of the module.
-        pub(crate) static RULES: &[&Rule] = &[$(&$name),*];
-    };
-}
 
 rules! {
     OTHER "archive.tar" Critical "a tar archive: unpacked or loaded, it is not known by what"

@@ -19,7 +19,7 @@ pub(crate) use state::tensors as tensors_of;
 
 use super::Kind;
 use super::description::Description;
-use super::finding::{Findings, Halt, Place, Rule, Severity};
+use super::finding::{Findings, Halt, Place, rules};
 use super::input::Input;
 use super::pickle::heap::StorageRef;
 use super::zip::{Member, contents};
@@ -29,14 +29,6 @@ use crate::digest::shorten;
 use crate::error::Result;
 use crate::name::RelPath;
 use std::collections::{HashMap, HashSet};
-
-macro_rules! rules {
-    ($($name:ident $id:literal $severity:ident $summary:literal)*) => {
-        $(pub(crate) static $name: Rule = Rule { id: $id, severity: Severity::$severity, summary: $summary };)*
-        /// Every rule of the module.
-        pub(crate) static RULES: &[&Rule] = &[$(&$name),*];
-    };
-}
 
 rules! {
     BOUNDS "torch.bounds" Critical "a tensor that reaches past its storage: a loader would read out of bounds"

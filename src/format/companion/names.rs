@@ -1,55 +1,19 @@
 //! Names that mean something in a model's folder.
 //!
-//! Owns: the lists: extensions of code, of companions, of pictures; libraries that loaders may import; keys that name files.
-//! Promises: compares without regard to case where a file system or a loader might. Leaves out: which rule follows.
-
-/// Extensions of what runs: on a machine, in an interpreter, in a browser, in a shell.
-const CODE: [&str; 58] = [
-    "py", "pyw", "pyi", "pyx", "pyc", "pyo", "pyd", "ipynb", "whl", "egg", "so", "dll", "dylib", "exe", "com", "msi",
-    "scr", "sys", "sh", "bash", "zsh", "fish", "csh", "ksh", "bat", "cmd", "ps1", "psm1", "vbs", "vbe", "wsf", "hta",
-    "js", "mjs", "cjs", "ts", "wasm", "html", "htm", "xhtml", "svg", "php", "pl", "rb", "lua", "jar", "class", "dex",
-    "apk", "cu", "cubin", "ptx", "elf", "desktop", "lnk", "url", "scpt", "service",
-];
-
-/// Extensions of texts that belong to a model.
-const TEXTS: [&str; 13] =
-    ["txt", "md", "jsonl", "tiktoken", "vocab", "merges", "bpe", "csv", "tsv", "rst", "cff", "bib", "license"];
-
-/// The same for names without an extension.
-const PLAIN: [&str; 9] =
-    ["license", "notice", "readme", "use_policy", "copying", "modelfile", "authors", "changelog", "checksums"];
-
-const PICTURES: [&str; 5] = ["png", "jpg", "jpeg", "gif", "webp"];
+//! Owns: the lists: libraries that loaders may import, keys that name files or classes; and what is shown of a name. Promises:
+//! compares without regard to case where a file system or a loader might. Leaves out: what a file may hold under its name
+//! (`recognise`), which rule follows.
 
 /// The extension in lower case, empty when there is none.
-pub(crate) fn extension(name: &str) -> String {
+pub(super) fn extension(name: &str) -> String {
     name.rsplit_once('.').map(|(_, e)| e.to_ascii_lowercase()).unwrap_or_default()
 }
 
-/// Whether a name is that of code. A library may have a version behind: `libx.so.1`.
-pub(crate) fn is_code(name: &str) -> bool {
-    let name = name.to_ascii_lowercase();
-    CODE.contains(&extension(&name).as_str()) || name.contains(".so.")
-}
-
-/// Whether a value is the name of a file of code; addresses end in `.com` and words in `.so` too, so fewer count than above.
+/// Whether a value is the name of a file of code; addresses end in `.com` and words in `.so` too, so few count.
 pub(super) fn names_code(text: &str) -> bool {
     const ENDS: [&str; 8] = [".py", ".pyc", ".pyd", ".so", ".dll", ".dylib", ".wasm", ".exe"];
     let text = text.to_ascii_lowercase();
     ENDS.iter().any(|end| text.len() > end.len() && text.ends_with(end))
-}
-
-pub(super) fn is_picture(extension: &str) -> bool {
-    PICTURES.contains(&extension)
-}
-
-/// Whether a name is that of a companion.
-pub(super) fn is_companion(name: &str) -> bool {
-    let extension = extension(name);
-    ["json", "jinja", "yaml", "yml", "model", "spm"].contains(&extension.as_str())
-        || TEXTS.contains(&extension.as_str())
-        || is_picture(&extension)
-        || (extension.is_empty() && PLAIN.contains(&name.to_ascii_lowercase().as_str()))
 }
 
 /// Whether a JSON file is an index of shards: `model.safetensors.index.json`, `x.safetensors.index.fp16.json`.
@@ -70,9 +34,7 @@ pub(super) fn what(name: &str) -> &'static str {
         (_, "jinja") => "a chat template",
         (_, "yaml" | "yml") => "YAML",
         (_, "model" | "spm") => "a vocabulary",
-        (name, _) if is_code(name) => "code",
-        (name, _) if is_companion(name) => "text",
-        _ => "unknown",
+        _ => "text",
     }
 }
 

@@ -9,9 +9,8 @@
 //! ```
 
 use super::architecture;
-use super::parse::rules;
 use super::{GgufHeader, Value, ValueType};
-use crate::format::finding::{Findings, Place, Rule, Severity};
+use crate::format::finding::{Findings, Place, rules};
 use crate::name::RelPath;
 use std::collections::{BTreeMap, HashMap};
 

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::format::finding::Severity;
+use crate::format::tests::no_hang;
 
 fn ids(template: &str) -> Vec<&'static str> {
     defects(template.as_bytes()).iter().map(|d| d.rule.id).collect()
@@ -736,10 +737,6 @@ fn hostile_templates_take_little_time() {
         "{{".repeat(many),
         "{% raw %}".repeat(many),
     ] {
-        let before = std::time::Instant::now();
-        drop(defects(template.as_bytes()));
-        let (took, begin) = (before.elapsed(), template.get(..60).unwrap_or(""));
-        // A hundred times what is usual: only what grows faster than the template is meant.
-        assert!(took.as_secs() < 10, "{took:?} for {begin}");
+        no_hang(template.get(..60).unwrap_or(""), || drop(defects(template.as_bytes())));
     }
 }
