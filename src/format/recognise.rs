@@ -23,6 +23,7 @@ pub(crate) use names::{RULES, Standing, inspect, is_code_name, is_model_name};
 
 use super::input::{Input, read_range};
 use super::protobuf::Utf8;
+use super::tar::is_tar;
 use crate::error::Result;
 
 /// The longest safetensors header that its loaders read. One that claims less is safetensors, if only cut short.
@@ -362,20 +363,6 @@ fn borne_out(head: &[u8], content: Content) -> bool {
         Content::OldGgml => !pickled::printable(head),
         _ => true,
     }
-}
-
-/// A tar's first header: its checksum is that of its bytes, with blanks for itself (POSIX ustar, and older).
-fn is_tar(head: &[u8]) -> bool {
-    let Some(block) = head.first_chunk::<512>() else { return false };
-    let (mut sum, mut signed) = (0i64, 0i64);
-    for (i, byte) in block.iter().enumerate() {
-        let byte = if (148..156).contains(&i) { b' ' } else { *byte };
-        sum += i64::from(byte);
-        signed += i64::from(byte.cast_signed());
-    }
-    let field = block[148..156].trim_ascii().split(|b| *b == 0 || *b == b' ').next().unwrap_or_default();
-    let octal = std::str::from_utf8(field).ok().and_then(|t| i64::from_str_radix(t, 8).ok());
-    block[0] != 0 && octal.is_some_and(|n| n == sum || n == signed)
 }
 
 /// Signatures further on.

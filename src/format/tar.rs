@@ -148,9 +148,14 @@ fn member(path: &RelPath, header: &[u8], at: u64, findings: &mut Findings) -> Pa
 
 /// The sum of all bytes, its own field taken for spaces.
 fn checksum(header: &[u8; BLOCK as usize]) -> bool {
-    let sum: u64 = header.iter().map(|b| u64::from(*b)).sum();
-    let field: u64 = header[148..156].iter().map(|b| u64::from(*b)).sum();
-    octal(&header[148..156]) == Some(sum - field + 8 * 32)
+    let (mut sum, mut signed) = (0u64, 0i64);
+    for (i, byte) in header.iter().enumerate() {
+        let byte = if (148..156).contains(&i) { b' ' } else { *byte };
+        sum += u64::from(byte);
+        signed += i64::from(byte.cast_signed());
+    }
+    // Old tars summed signed bytes; Python's tarfile takes either.
+    octal(&header[148..156]).is_some_and(|n| n == sum || i64::try_from(n) == Ok(signed))
 }
 
 /// Octal digits between spaces, ended by a space or NUL.

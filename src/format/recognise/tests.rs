@@ -105,7 +105,7 @@ fn every_magic_number_is_known() {
 }
 
 #[test]
-fn a_tar_is_known_by_its_checksum() {
+fn a_tar_is_known_by_its_checksum_or_its_magic() {
     for at in [0, 100, 150, 511] {
         let mut bad = tar();
         bad[at] ^= 1;
@@ -123,6 +123,12 @@ fn a_tar_is_known_by_its_checksum() {
         .sum();
     block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
     assert_eq!(what(&block), Content::Tar);
+    // POSIX's magic says so too, whatever the checksum.
+    let mut posix = vec![b'x'; 512];
+    posix[257..262].copy_from_slice(b"ustar");
+    assert_eq!(what(&posix), Content::Tar);
+    posix[261] = b'x';
+    assert_ne!(what(&posix), Content::Tar);
 }
 
 #[test]
