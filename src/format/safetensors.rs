@@ -23,7 +23,7 @@ use super::description::{Adapter, Description, Tensor};
 use super::finding::{Findings, Halt, Parsed, Place, Rule, Severity, rules};
 use super::input::{Input, read_range};
 use super::json::{Lexer, Token};
-use super::recognise::{Content, recognise};
+use super::recognise::{Content, also, recognise};
 use crate::artifact::Format;
 use crate::digest::shorten;
 use crate::error::Result;
@@ -68,7 +68,7 @@ rules! {
     ODD_NAME "safetensors.odd-name" Warning "a tensor's name is empty, very long or looks like a path"
     PADDING "safetensors.padding" Warning "the header is padded with more spaces than any alignment needs"
     MISALIGNED "safetensors.misaligned" Warning "tensors do not begin at a multiple of their element's size: some readers copy, some fail"
-    POLYGLOT "safetensors.polyglot" Warning "the end of the file reads as a zip archive too"
+    POLYGLOT "safetensors.polyglot" Warning "before the last bytes of the file stands what lenient readers take for a zip archive's end"
     EMPTY "safetensors.empty" Warning "there are no tensors"
     WRITER "safetensors.format" Info "which framework wrote the file, as it says itself"
 }
@@ -521,6 +521,10 @@ const ZIP_END: u64 = 22 + 65_535;
 
 /// A tensor's bytes may be anything, also an archive: then two programs see two things in the file.
 fn zip_at_the_end(path: &RelPath, input: &dyn Input, findings: &mut Findings) -> Parsed<()> {
+    // One that ends where the file does was told of when the file was recognised.
+    if also(input, Content::Safetensors)? == Some(Content::Zip) {
+        return Ok(());
+    }
     let size = input.size();
     let from = size.saturating_sub(ZIP_END);
     let tail = read_range(input, from, size - from, ZIP_END)?;
