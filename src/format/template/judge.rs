@@ -89,9 +89,12 @@ struct Judge<'a> {
     data_changed: bool,
     /// What recursive loops are called with.
     looped: Atoms,
-    macros: HashMap<Rc<str>, &'a Parameters>,
+    /// By name, in which there may be several.
+    macros: HashMap<Rc<str>, Vec<&'a Parameters>>,
     /// Those that are open where the walk is.
     inside_macros: Vec<(&'a Rc<str>, &'a Parameters)>,
+    /// Nodes of which only a field is read, or a method called.
+    bases: HashSet<Id>,
     /// Names that are assigned anywhere, by whatever but `macro`.
     assigned: HashSet<Rc<str>>,
     /// Of each node.
@@ -106,12 +109,12 @@ struct Judge<'a> {
 
 impl<'a> Judge<'a> {
     fn new(program: &'a Program) -> Judge<'a> {
-        let mut macros = HashMap::new();
+        let mut macros: HashMap<Rc<str>, Vec<&'a Parameters>> = HashMap::new();
         let mut assigned = HashSet::new();
         for (_, statement) in &program.statements {
             match statement {
                 Statement::Macro { name, parameters } => {
-                    macros.insert(name.clone(), parameters);
+                    macros.entry(name.clone()).or_default().push(parameters);
                     assigned.extend(parameters.iter().map(|(name, _)| name.clone()));
                 }
                 Statement::Call { parameters, .. } => assigned.extend(parameters.iter().map(|(name, _)| name.clone())),
@@ -123,7 +126,12 @@ impl<'a> Judge<'a> {
                 _ => {}
             }
         }
+        let bases = program.nodes.iter().filter_map(|node| match &node.expr {
+            Expr::Attribute(base, _) | Expr::Call(Callee::Method(base, _), _) => Some(*base),
+            _ => None,
+        });
         Judge {
+            bases: bases.collect(),
             program,
             texts: Texts::default(),
             variables: HashMap::new(),
@@ -362,6 +370,7 @@ impl<'a> Judge<'a> {
             self.find(&NAME, at, format!("the template uses {:?}: {why}", shorten(name)));
             return Value::anything();
         }
+        self.macro_escapes(name);
         let known = self.variables.get(name).cloned();
         let surely = self.scopes.iter().any(|scope| scope.names.contains(name));
         if let (Some(value), true) = (&known, surely) {
