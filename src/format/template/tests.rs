@@ -813,3 +813,28 @@ fn widths_from_arguments_and_behind_keys_are_seen() {
     ]);
     passes(&["{{ '%(a)9d' % {'a': 1} }}{{ '100%, 2 * 3, %d*' % 3 }}"]);
 }
+
+#[test]
+fn lists_that_grow_by_themselves_are_refused() {
+    let l = "{% set l = ['a'] %}{% set ns = namespace(l=['a']) %}";
+    for looped in [
+        "{% for i in range(40) %}{% set _ = l.extend(l) %}{% endfor %}",
+        "{% for i in messages %}{{ l.append(l | string) }}{% endfor %}",
+        "{% for i in messages %}{{ l.insert(0, [1, l]) }}{% endfor %}",
+        "{% for i in messages %}{{ ns.l.extend(ns.l) }}{% endfor %}",
+        "{% for i in messages %}{{ ns.l.update(a=ns.l) }}{% endfor %}",
+        "{% for x in l %}{% set _ = l.append(1) %}{% endfor %}",
+        "{% for x in ns.l %}{% for y in tools %}{% set _ = ns.l.append(y) %}{% endfor %}{% endfor %}",
+        "{% for x in messages %}{% set _ = messages.append(x) %}{% endfor %}",
+    ] {
+        refused(&[(&format!("{l}{looped}"), "template.exhaustion")]);
+    }
+    passes(&[
+        &format!(
+            "{l}{{% for m in messages %}}{{% set _ = l.append(m) %}}{{% set _ = ns.l.append(l[0]) %}}{{{{ l.append(l | length) }}}}{{% endfor %}}"
+        ),
+        &format!(
+            "{l}{{{{ l.extend(l) }}}}{{% for x in l %}}{{{{ ns.l.append(x) }}}}{{% endfor %}}{{{{ l.append(1) }}}}"
+        ),
+    ]);
+}

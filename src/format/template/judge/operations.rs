@@ -26,6 +26,7 @@ impl<'a> Judge<'a> {
     /// Goes through the nodes of an expression.
     pub(super) fn evaluate(&mut self, code: Code) -> Value {
         let program = self.program;
+        self.begun = (code.first, 0);
         for id in code.first..=code.root {
             let Some(node) = program.nodes.get(id) else { break };
             let mut value = self.node(node.at, &node.expr);
@@ -314,6 +315,10 @@ impl<'a> Judge<'a> {
     }
 
     fn method(&mut self, at: usize, value: Id, name: &str, arguments: &Arguments) -> Value {
+        if matches!(name, "append" | "extend" | "insert" | "update") {
+            let all = arguments.positional.iter().chain(arguments.named.iter().map(|(_, id)| id));
+            self.list_growth(at, value, &all.copied().collect::<Vec<_>>());
+        }
         let value = self.value(value);
         if !field(name) {
             self.check_field(at, name);
