@@ -48,6 +48,7 @@ enum Says {
     Text,
     /// Text in which pages are usual.
     Markdown,
+    Picture,
     Code,
     Keras,
     Nothing,
@@ -59,7 +60,8 @@ const PICKLED: &[Content] = &[Content::Zip, Content::Pickle, Content::Tar, Conte
 fn says(path: &RelPath) -> Says {
     let name = path.file_name().to_ascii_lowercase();
     let Some((_, extension)) = name.rsplit_once('.') else {
-        let plain = ["license", "notice", "readme", "use_policy", "copying"];
+        let plain =
+            ["license", "notice", "readme", "use_policy", "copying", "authors", "changelog", "modelfile", "checksums"];
         return if plain.contains(&name.as_str()) { Says::Text } else { Says::Nothing };
     };
     match extension {
@@ -72,7 +74,9 @@ fn says(path: &RelPath) -> Says {
         "model" | "spm" => Says::Vocabulary,
         "json" => Says::Json,
         "md" => Says::Markdown,
+        "png" | "jpg" | "jpeg" | "gif" | "webp" => Says::Picture,
         "jsonl" | "txt" | "jinja" | "tiktoken" | "vocab" | "merges" | "yaml" | "yml" => Says::Text,
+        "bpe" | "csv" | "tsv" | "rst" | "cff" | "bib" | "license" => Says::Text,
         "py" | "pyi" | "ipynb" | "sh" | "bash" | "js" | "mjs" | "ts" | "lua" | "rb" | "pl" | "php" | "bat" | "cmd"
         | "ps1" | "c" | "h" | "cc" | "cpp" | "hpp" | "cu" | "cuh" | "rs" | "go" | "java" | "r" => Says::Code,
         _ => Says::Nothing,
@@ -100,7 +104,7 @@ pub(crate) fn agree(path: &RelPath, content: Content) -> std::result::Result<(),
         }
         (Content::Llamafile, _) => harm(&LLAMAFILE, "whoever starts it runs it; take the .gguf out of it and promote that"),
         (Content::Script | Content::Php, Says::Code) => code(),
-        (Content::Html | Content::Xml, Says::Markdown) => Ok(()),
+        (Content::Html | Content::Xml, Says::Markdown) | (Content::Image, Says::Picture) => Ok(()),
         (Content::Hdf5, _) => {
             harm(&HDF5, "Keras runs code from it when it is loaded, in safe mode too (CVE-2025-9905); convert it to safetensors")
         }
@@ -157,6 +161,7 @@ fn known(path: &RelPath, content: Content, says: Says) -> std::result::Result<()
         Says::Vocabulary => disagrees(path, what, "a vocabulary"),
         Says::Json => disagrees(path, what, "JSON"),
         Says::Text | Says::Markdown | Says::Code => disagrees(path, what, "text"),
+        Says::Picture => disagrees(path, what, "a picture"),
         Says::Keras => disagrees(path, what, "a Keras model"),
     }
 }
@@ -206,7 +211,7 @@ pub(crate) fn inspect(path: &RelPath, input: &dyn Input, findings: &mut Findings
     if let Err((rule, why)) = agree(path, content) {
         findings.add(path, rule, Place::whole(), why);
     }
-    if matches!(content.sort(), Sort::Known)
+    if matches!(content.sort(), Sort::Known | Sort::Document)
         && let Some(other) = also(input, content)?
     {
         let why = format!(
