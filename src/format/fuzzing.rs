@@ -17,7 +17,7 @@ type Inspect = fn(&RelPath, &dyn Input, &mut Findings) -> Result<Description>;
 /// Target, the name of the file that the bytes are taken for, the parser.
 static TARGETS: &[(&str, &str, Inspect)] = &[
     ("companion", "tokenizer_config.json", companion::inspect),
-    ("door", "", door),
+    ("door", "any", door),
     ("gguf", "m-00001-of-00002.gguf", gguf::inspect),
     ("numpy", "array.npy", numpy::inspect),
     ("onnx", "dir/model.onnx", onnx::inspect),

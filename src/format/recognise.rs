@@ -313,7 +313,7 @@ const MAGICS: &[(&[u8], usize, Content)] = &[
 fn by_magic(head: &[u8], size: u64) -> Option<Content> {
     let at = |place: usize, magic: &[u8]| head.get(place..).is_some_and(|rest| rest.starts_with(magic));
     let word = |place: usize| head.get(place..)?.first_chunk::<4>().map(|w| u32::from_le_bytes(*w));
-    if at(0, b"GGUF") {
+    if at(0, b"GGUF") && !is_words(head) {
         // A version read in the wrong order has its small number in the high byte.
         let swapped = word(4).is_some_and(|v| v != 0 && v & 0xffff == 0);
         return Some(if swapped { Content::BigEndianGguf } else { Content::Gguf });
@@ -353,6 +353,11 @@ fn by_magic(head: &[u8], size: u64) -> Option<Content> {
     is_tar(head).then_some(Content::Tar)
 }
 
+/// Words for people, long enough to tell: a text may begin with the name of a format.
+fn is_words(head: &[u8]) -> bool {
+    head.len() >= 64 && head.is_ascii() && pickled::printable(head)
+}
+
 /// For magic numbers that chance or ordinary text could give: whether what follows agrees.
 fn borne_out(head: &[u8], content: Content) -> bool {
     match content {
@@ -361,6 +366,7 @@ fn borne_out(head: &[u8], content: Content) -> bool {
             Some([b'1'..=b'9', 0x31, 0x41, 0x59, 0x26, 0x53, 0x59] | [b'1'..=b'9', 0x17, 0x72, 0x45, 0x38, 0x50, 0x90])
         ),
         Content::OldGgml => !pickled::printable(head),
+        Content::Image | Content::Media | Content::TfLite | Content::ExecuTorch => !is_words(head),
         _ => true,
     }
 }

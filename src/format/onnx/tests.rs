@@ -366,6 +366,13 @@ fn operators_that_need_code_are_named() {
     sound(&with(node("Op", "mine", b""), &[function("")]));
     sound(&with(node("Op", "mine", &bytes(8, "x")), &[function("x")]));
     refused(&with(node("Op", "mine", b""), &[function("x")]), "onnx.custom-op", "\"Op\"");
+    // A runtime that has the operator itself takes its own.
+    let own = |name: &str, domain: &str| bytes(25, [bytes(1, name), bytes(10, domain)].concat());
+    sound(&with(node("Any", "com.microsoft", b""), &[own("Any", "com.microsoft")]));
+    for (name, domain) in [("PythonOp", "com.microsoft"), ("EPContext", "com.microsoft"), ("ATen", "org.pytorch.aten")]
+    {
+        refused(&with(node(name, domain, b""), &[own(name, domain)]), "onnx.native-op", name);
+    }
     // Inside of If, Loop and Scan as well.
     let inner = bytes(5, bytes(6, bytes(1, node("Op", "mine", b""))));
     refused(&with(node("If", "", &inner), &[]), "onnx.custom-op", "\"Op\"");

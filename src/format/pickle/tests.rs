@@ -350,6 +350,7 @@ fn numbers_and_text_come_out_as_python_reads_them() {
         (b"S'a\\n\\t\\r\\\\\\'\\x41\\101\\q'\n.".as_slice(), "a\n\t\r\\'AA\\q"),
         (b"S\"\\7\\12x\"\n.", "\u{7}\nx"),
         (b"S'\\u0041'\n.", "\\u0041"),
+        (b"S'\\517\\777\\xc3\\xa9\\a\\b\\v\\f\\xz'\n.", "O\u{fffd}\u{e9}\x07\x08\x0b\x0c\u{fffd}"),
         (b"Va\\u0041\\U0001F600\\n\xe9\n.", "aA\u{1f600}\\n\u{e9}"),
         (b"V\\\\u0041\n.", "\\\\u0041"),
         (b"V\\ud800\n.", "\u{fffd}"),
@@ -472,5 +473,18 @@ fn no_mutation_of_a_pickle_panics() {
     ];
     for bytes in mutations(7, &sound, 60_000) {
         run(&bytes);
+    }
+}
+
+/// C's strtol takes `010` for 8, Python fails on it: a storage of 10 elements would be one of 8.
+#[test]
+fn numbers_in_text_have_one_reading() {
+    for number in ["I010", "I-010", "I-0", "I00000", "I002", "I5L", "L010L", "L00L", "L01", "L01L", "L-0L"] {
+        let bytes = format!("{number}\n.");
+        assert!(run(bytes.as_bytes()).0.contains(&"pickle.malformed"), "{number}");
+    }
+    for number in ["I0", "I00", "I01", "I10", "I-10", "L0", "L0L", "L10L", "L-1L"] {
+        let bytes = format!("{number}\n.");
+        assert!(!run(bytes.as_bytes()).0.contains(&"pickle.malformed"), "{number}");
     }
 }

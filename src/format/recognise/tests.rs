@@ -281,6 +281,8 @@ fn two_formats_in_one_file_are_named() {
     assert_eq!(findings("a.gguf", &gguf), Vec::<&str>::new());
     let zip = [gguf.as_slice(), &zip_end_record(0, 8, b"")].concat();
     assert_eq!(findings("a.gguf", &zip), ["content.polyglot"]);
+    let picture = [b"\x89PNG\r\n\x1a\n".as_slice(), &zip].concat();
+    assert_eq!(findings("a.png", &picture), ["content.polyglot"]);
     gguf.resize(2048, 0);
     let hdf5 = [gguf.as_slice(), b"\x89HDF\r\n\x1a\n"].concat();
     assert_eq!(findings("a.gguf", &hdf5), ["content.polyglot"]);
@@ -367,6 +369,17 @@ fn names_must_agree_with_contents() {
         ("chat_template.jinja", b"{{ a }}"),
         ("a.tiktoken", b"YQ== 1\n"),
         ("a.yaml", b"a: 1"),
+        ("logo.PNG", b"\x89PNG\r\n\x1a\n"),
+        ("a.png", b"\xff\xd8\xff\xe0"),
+        ("a.jpeg", b"\xff\xd8\xff\xe0"),
+        ("a.gif", b"GIF89a\0"),
+        ("a.webp", b"RIFF\0\0\0\0WEBP"),
+        ("vocab.bpe", b"#version: 0.2\na b"),
+        ("a.csv", b"a,b"),
+        ("a.rst", b"a"),
+        ("CITATION.cff", b"a: 1"),
+        ("AUTHORS", b"a"),
+        ("Modelfile", b"FROM a"),
     ] {
         assert_eq!(findings(name, bytes), Vec::<&str>::new(), "{name}");
     }
@@ -452,6 +465,9 @@ fn names_must_agree_with_contents() {
         ("a.lnk", b"L\0\0\0\x01\x14\x02\0", "content.executable"),
         ("a.csv", b"L\0\0\0\x01\x14\x02\0", "content.executable"),
         ("a.pyc", b"\x61\x0d\r\n\0\0\0\0", "content.executable"),
+        ("a.png", b"%PDF-1", "content.disagrees"),
+        ("a.txt", b"\x89PNG\r\n\x1a\n", "content.disagrees"),
+        ("a.wav", b"RIFF\0\0\0\0WAVE", "content.other-file"),
         ("a.pdf", b"%PDF-1", "content.other-file"),
         ("noext", b"words", "content.other-file"),
         ("a.log", b"words", "content.other-file"),
@@ -556,5 +572,27 @@ fn mutations_neither_panic_nor_read_past_the_end() {
             what(&sound[..at]);
             what(&sound[at..]);
         }
+    }
+}
+
+#[test]
+fn a_text_may_begin_with_the_name_of_a_format() {
+    for words in [
+        "GGUF quantizations of a model",
+        "RIFF is a container",
+        "OggS and fLaC",
+        "GIF89a is a picture",
+        "the TFL3 format",
+    ] {
+        let text = format!("{words}, told at some length so that nobody takes these words for the format itself.\n");
+        assert_eq!(findings("README.md", text.as_bytes()), [""; 0], "{words}");
+        let text = &text.as_bytes()[..text.len().min(64)];
+        assert_eq!(findings("README.md", text), [""; 0], "{words}");
+        assert_eq!(
+            findings("README.md", &text[..63]),
+            ["content.disagrees"].map(|r| if words.contains("TFL3") { "content.not-allowed" } else { r })
+        );
+        let model = [text, &[0]].concat();
+        assert_ne!(findings("README.md", &model), [""; 0], "{words}");
     }
 }

@@ -625,3 +625,57 @@ fn no_mutation_of_a_file_panics() {
         look(&bytes);
     }
 }
+
+/// The magic number may be what a pickle leaves after it has called something.
+#[test]
+fn the_first_pickle_of_the_old_form_is_held_to_the_rules_too() {
+    let rest = &stream(&specs(), &SIZES)[2 + 13..];
+    let magic = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.";
+    for (first, rule) in [
+        (&b"\x80\x02"[..], ""),
+        (b"\x80\x02cos\nsystem\n(S'id'\ntR0", "pickle.call"),
+        (b"cos\nsystem\n(S'id'\ntR0", "pickle.call"),
+        (b"\x80\x02cos\nsystem\n0", "pickle.global"),
+        (b"\x80\x02\x82\x010", "pickle.extension"),
+    ] {
+        let (rules, said, _) = look(&[first, magic, rest].concat());
+        assert_eq!(rules.first().copied().unwrap_or_default(), rule, "{said}");
+    }
+}
+
+#[test]
+fn what_readers_find_by_another_spelling_or_place_is_looked_at() {
+    let with = |name: &str, data: &[u8]| {
+        let mut all = sound();
+        all.push(torch_entry(name, data));
+        zipped(&all)
+    };
+    for name in
+        ["archive/CONSTANTS.PKL", "archive/Code/__torch__.txt", "archive/a.PY", "archive/ByteCode.pkl", "archive/x.SO"]
+    {
+        let (rules, said, _) = with(name, b"\x80\x02).");
+        assert!(rules.contains(&"torch.code"), "{name}: {said}");
+    }
+    let (rules, said, _) = with("archive/.data/version", b"9\n");
+    assert!(!rules.contains(&"torch.version"), "{said}");
+    for bad in [&b"99\n"[..], b"0", b"x"] {
+        let (rules, said, _) = with("archive/.data/version", bad);
+        assert!(rules.contains(&"torch.version"), "{said}");
+    }
+    for word in [".data/version", ".format_version", ".data/serialization_id", ".storage_alignment"] {
+        let (rules, said, _) = with(&format!("archive/{word}"), b"cos\nsystem\n)R.");
+        assert!(rules.contains(&"pickle.call") && rules.contains(&"pickle.hidden"), "{word}: {said}");
+        let (rules, said, _) = with(&format!("archive/{word}"), b"1");
+        assert!(!rules.contains(&"torch.member"), "{word}: {said}");
+    }
+    for (data, what) in [
+        (&b"#! /bin/sh\nid\n"[..], "a script"),
+        (b"\xcb\x0d\r\n\0\0\0\0", "compiled Python"),
+        (b"\0asm\x01\0\0\0", "WebAssembly"),
+        (b"<?php system('id');", "a PHP script"),
+        (b"a zip: PK\x05\x06\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", "a zip archive"),
+    ] {
+        let (rules, said, _) = with("archive/x", data);
+        assert!(rules.contains(&"archive.nested") && said.contains(what), "{said}");
+    }
+}
