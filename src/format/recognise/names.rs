@@ -168,7 +168,6 @@ fn known(path: &RelPath, content: Content, says: Says) -> std::result::Result<()
         Says::Vocabulary => disagrees(path, what, "a vocabulary"),
         Says::Json => disagrees(path, what, "JSON"),
         Says::Text | Says::Markdown | Says::Code => disagrees(path, what, "text"),
-        Says::Picture => disagrees(path, what, "a picture"),
         Says::Keras => disagrees(path, what, "a Keras model"),
     }
 }
