@@ -1,9 +1,9 @@
 //! What inspection finds: rules, findings, and where they were found.
 //!
-//! Owns: [`Rule`], [`Severity`], [`Finding`] and the bounded list [`Findings`]. Promises: every finding names its rule, its
-//! place and, in a sentence, what could happen; text out of a file is cut and quoted before it gets into a message; a file
-//! with a million defects costs no more memory than one with a few, and none of the million is forgotten by the count.
-//! Leaves out: what follows from a finding (`policy`).
+//! Owns: [`Rule`] and `rules!`, which declares a module's, [`Severity`], [`Finding`] and the bounded list [`Findings`].
+//! Promises: every finding names its rule, its place and, in a sentence, what could happen; text out of a file is cut and
+//! quoted before it gets into a message; a file with a million defects costs no more memory than one with a few, and none
+//! of the million is forgotten by the count. Leaves out: what follows from a finding (`policy`).
 
 use crate::digest::shorten;
 use crate::error::Error;

@@ -6,7 +6,7 @@
 
 use super::description::Description;
 use super::finding::Findings;
-use super::input::Input;
+use super::input::{Counted, Input};
 use super::{Inspector, Kind, companion, gguf, numpy, onnx, recognise, safetensors, tar, template, torch, zip};
 use crate::artifact::Layout;
 use crate::error::Result;

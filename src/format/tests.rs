@@ -13,6 +13,30 @@ pub(super) fn no_hang<T>(what: &str, look: impl FnOnce() -> T) -> T {
     seen
 }
 
+/// Sound files in turn, each with a few changes, always the same ones for a `seed`: cut, with a byte more, with a byte from
+/// elsewhere, with one that parsers look for, with any.
+pub(super) fn mutations(seed: u64, sound: &[&[u8]], rounds: usize) -> impl Iterator<Item = Vec<u8>> {
+    let mut random = seed;
+    let mut next = move |below: usize| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) as usize % below
+    };
+    sound.iter().cycle().take(rounds).map(move |sound| {
+        let mut bytes = sound.to_vec();
+        for _ in 0..=next(4) {
+            let at = next(bytes.len());
+            match next(6) {
+                0 => bytes.truncate(at + 1),
+                1 => bytes.insert(at, next(256) as u8),
+                2 => bytes[at] = bytes[next(bytes.len())],
+                3 => bytes[at] = [0, 1, 0x7f, 0x80, 0xff][next(5)],
+                _ => bytes[at] = next(256) as u8,
+            }
+        }
+        bytes
+    })
+}
+
 /// What it is, and the worst that was found.
 fn at(name: &str, bytes: &[u8]) -> (Kind, Findings) {
     let mut findings = Findings::new();
