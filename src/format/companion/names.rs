@@ -255,11 +255,34 @@ pub(super) enum Yaml {
     RemoteCode,
 }
 
+/// Whether a tag of the line has a byte in hexadecimal, as no tool writes it: `!!pyth%6Fn/name:os.system`.
+fn escaped_tag(line: &str) -> bool {
+    let mut rest = line;
+    while let Some((before, tag)) = rest.split_once('!') {
+        let begins = before.is_empty() || before.ends_with([' ', '\t', '[', '{', ',', ':', '!']);
+        let end = tag.find(|c: char| c.is_whitespace()).unwrap_or(tag.len());
+        let mut escapes = tag.get(..end).unwrap_or_default().split('%').skip(1);
+        let hexadecimal = |escape: &str| escape.bytes().take_while(u8::is_ascii_hexdigit).count() >= 2;
+        if begins && escapes.any(hexadecimal) {
+            return true;
+        }
+        rest = tag;
+    }
+    false
+}
+
 /// What is dangerous in a line, and the word that is.
 pub(super) fn yaml_line(line: &str) -> Option<(Yaml, &'static str)> {
     // "!!python/" and the long form "tag:yaml.org,2002:python/".
     if line.contains("!!python/") || line.contains("yaml.org,2002:python/") {
         return Some((Yaml::Tag, "python/"));
+    }
+    // Both spell tags in other ways: a prefix of the file's own, and bytes in hexadecimal.
+    if line.starts_with("%TAG") {
+        return Some((Yaml::Tag, "%TAG"));
+    }
+    if escaped_tag(line) {
+        return Some((Yaml::Tag, "%"));
     }
     for tag in ["!new:", "!apply:", "!name:", "!module:"] {
         if let Some((_, target)) = line.split_once(tag) {

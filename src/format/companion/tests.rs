@@ -311,6 +311,11 @@ fn yaml_tags_that_build_objects_are_found() {
     for (line, rule) in [
         ("x: !!python/object/apply:os.system [id]", &PYTHON_TAG),
         ("x: !<tag:yaml.org,2002:python/name:os.system>", &PYTHON_TAG),
+        ("x: !<tag:yaml.org,2002:python%2Fname:os.system>", &PYTHON_TAG),
+        ("x: !!pyth%6fn/name:os.system", &PYTHON_TAG),
+        ("[!!pyth%6fn/name:os.system ]", &PYTHON_TAG),
+        ("- !n%65w:os.system", &PYTHON_TAG),
+        ("%TAG !e! tag:yaml.org,2002:pyth", &PYTHON_TAG),
         ("x: !apply:os.system", &PYTHON_TAG),
         ("x: !new:evil.X", &PYTHON_TAG),
         ("x: !name:evil.X", &PYTHON_TAG),
@@ -332,6 +337,7 @@ fn yaml_tags_that_build_objects_are_found() {
         "the _target_ is",
         "auto_map",
         "x: !torch",
+        "x: wow!50%25 and more! 100%",
     ] {
         assert_sound("a.yaml", line);
     }

@@ -23,6 +23,8 @@ use std::rc::Rc;
 const MAX_WALKS: usize = 8;
 /// Lists of one expression that are looked at for growth.
 const MAX_LISTS: usize = 16;
+/// Variables of one expression that are looked at for growth.
+const MAX_SOURCES: usize = 8;
 /// Findings of one template.
 const MAX_DEFECTS: usize = 64;
 /// What every engine passes from the caller, not from the model's files. Anything else could be one of the model's own
@@ -45,6 +47,7 @@ pub(super) fn judge(program: &Program) -> Vec<Defect> {
     }
     judge.found = Some(Vec::new());
     judge.walk();
+    judge.joint_growth();
     let mut found = judge.found.unwrap_or_default();
     found.extend(judge.cost.defects());
     found.sort_by_key(|defect| defect.at);
@@ -111,6 +114,8 @@ struct Judge<'a> {
     cost: Cost,
     /// The first node of the expression in hand, and how many of its lists were looked at for growth.
     begun: (Id, usize),
+    /// What is assigned in loops: where, to what, and how often what is in it.
+    assignments: Vec<(usize, Variable, Vec<(Variable, u64)>)>,
     changed: bool,
     /// In the last walk.
     found: Option<Vec<Defect>>,
@@ -156,6 +161,7 @@ impl<'a> Judge<'a> {
             captures: Vec::new(),
             cost: Cost::new(),
             begun: (0, 0),
+            assignments: Vec::new(),
             changed: false,
             found: None,
         }
@@ -435,10 +441,48 @@ impl<'a> Judge<'a> {
         if self.found.is_none() || !self.cost.in_loop() {
             return;
         }
+        let mut sources: Vec<Variable> = Vec::new();
+        for id in code.first..=code.root {
+            let source = self.variable(id).filter(|source| !sources.contains(source));
+            sources.extend(source.filter(|_| sources.len() < MAX_SOURCES));
+        }
+        let sources: Vec<_> = sources.into_iter().map(|s| (s.clone(), self.mentions(&s, code))).collect();
         for name in &target.names {
             let target = (name.clone(), target.attribute.clone());
             if self.mentions(&target, code) > 1 {
                 self.report_growth(at, &target);
+            } else {
+                self.assignments.push((at, target, sources.clone()));
+            }
+        }
+    }
+
+    /// Variables that hold each other, and one of them twice: `a = b ~ b`, `b = a`. Only the fields of namespaces outlive a
+    /// round of a loop.
+    fn joint_growth(&mut self) {
+        let assignments = std::mem::take(&mut self.assignments);
+        let key = |(name, field): &Variable| -> Rc<str> {
+            field.as_ref().map_or_else(|| name.clone(), |field| format!("{name}.{field}").into())
+        };
+        let mut graph = Cost::new();
+        for (at, target, sources) in &assignments {
+            graph.open_macro(&key(target));
+            let held = sources.iter().filter(|(_, times)| *times > 0);
+            held.for_each(|(source, _)| graph.call(&key(source), super::cost::Fed::Data, *at));
+            graph.close_macro();
+        }
+        let circles = graph.circles();
+        let circle = |variable: &Variable| circles.get(&key(variable)).copied();
+        let lasting: HashSet<_> = assignments
+            .iter()
+            .filter(|(_, target, _)| target.1.is_some())
+            .map(|(_, target, _)| circle(target))
+            .collect();
+        for (at, target, sources) in &assignments {
+            let own = circle(target);
+            let times = sources.iter().filter(|(source, _)| circle(source) == own).map(|(_, times)| *times);
+            if lasting.contains(&own) && times.fold(0, u64::saturating_add) > 1 {
+                self.report_growth(*at, target);
             }
         }
     }

@@ -821,6 +821,9 @@ fn lists_that_grow_by_themselves_are_refused() {
         "{% for i in messages %}{{ ns.l.extend(ns.l) }}{% endfor %}",
         "{% for i in messages %}{{ ns.l.update(a=ns.l) }}{% endfor %}",
         "{% for x in l %}{% set _ = l.append(1) %}{% endfor %}",
+        "{% for i in range(40) %}{% set ns.a = ns.b ~ ns.b %}{% set ns.b = ns.a %}{% endfor %}",
+        "{% for i in messages %}{% set ns.a = ns.a ~ ns.b %}{% set ns.b = ns.a %}{% endfor %}",
+        "{% for i in messages %}{% set x = ns.a ~ 'x' %}{% set y = x ~ x %}{% set ns.a = y %}{% endfor %}",
         "{% for x in ns.l %}{% for y in tools %}{% set _ = ns.l.append(y) %}{% endfor %}{% endfor %}",
         "{% for x in messages %}{% set _ = messages.append(x) %}{% endfor %}",
     ] {

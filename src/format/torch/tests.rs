@@ -679,3 +679,24 @@ fn what_readers_find_by_another_spelling_or_place_is_looked_at() {
         assert!(rules.contains(&"archive.nested") && said.contains(what), "{said}");
     }
 }
+
+/// A few bytes make a tensor of 64 dimensions, each of which takes memory wherever the tensor is told of.
+#[test]
+fn dimensions_are_bounded_together() {
+    let object = |tensors: usize, rank: usize| {
+        let one = tensor(
+            &Spec { shape: vec![1; rank], stride: vec![1; rank], ..spec("w", "FloatStorage", "0", &[1]) },
+            false,
+        );
+        let items: Vec<u8> = (0..tensors).flat_map(|n| [int(n as i32), one.clone()].concat()).collect();
+        let object = [b"\x80\x02}(".as_slice(), &items, b"u."].concat();
+        let mut findings = Findings::new();
+        let path: RelPath = "model.pt".parse().expect("a path");
+        pickle::walk(&object, 0, &mut pickle::Out { path: &path, part: None, findings: &mut findings })
+            .expect("no failure");
+        findings.list().iter().map(|f| f.rule).collect::<Vec<_>>()
+    };
+    let limit = pickle::calls::MAX_DIMENSIONS;
+    assert_eq!(object(limit / 64, 64), [""; 0]);
+    assert_eq!(object(limit / 64 + 1, 64), ["pickle.limit"]);
+}
