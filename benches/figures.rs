@@ -1,5 +1,5 @@
 //! The figures of docs/benchmarks.md: `cargo bench -p securereg-cli [-- SECTION...]`, sections `open read promote many
-//! abi`; the last needs `b3sum`.
+//! inspect abi`; the last needs `b3sum`.
 //!
 //! Each figure stands beside a baseline taken in the same run, the two interleaved, because the disk of a shared machine
 //! swings more than the thing measured: medians, the spread (least to most), and the ratio of the medians. Nothing here
@@ -7,7 +7,10 @@
 #![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark: what fails ends it")]
 
 mod abi;
+mod inspect;
 mod model;
+#[path = "../tests/support/models.rs"]
+mod models;
 
 use model::model_file;
 use nix::sys::resource::{UsageWho, getrusage};
@@ -39,6 +42,9 @@ fn main() {
     }
     if wants("many") {
         many(dir.path(), &tools);
+    }
+    if wants("inspect") {
+        inspect::measure(dir.path());
     }
     if wants("abi") {
         abi::measure(dir.path());

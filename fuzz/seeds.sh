@@ -5,6 +5,8 @@ set -euo pipefail
 cd "$(dirname "$0")"
 . ./limits.sh
 data=../tests/data
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
 
 # put TARGET FILE...: those that are there and not over 64 KiB, by the digest of their bytes.
 put() {
@@ -28,8 +30,13 @@ for name in $(targets); do
   case $name in
     gguf) put gguf $data/hostile/g*.gguf $data/gguf/*.gguf $data/*.gguf $data/split/*.gguf ;;
     safetensors) put safetensors $data/hostile/s*.safetensors ;;
-    pickle) put pickle $data/hostile/p*.pkl $data/hostile/s21* ; made pickle '\200\002}q\000X\001\000\000\000aK\001s.' ;;
-    zip | torch) put "$name" $data/hostile/p1*.pt $data/hostile/p2*.pt $data/hostile/*.keras $data/hostile/p*.pkl ;;
+    pickle) python3 -B seeds.py "$scratch"; put pickle "$scratch"/*.pkl $data/hostile/p*.pkl $data/hostile/s21* ; made pickle '\200\002}q\000X\001\000\000\000aK\001s.' ;;
+    door) put door ../tests/data/hostile/[gksopx]* ;;
+    zip | torch)
+      python3 -B seeds.py "$scratch"
+      put "$name" "$scratch"/*.pt
+      put "$name" $data/hostile/p1*.pt $data/hostile/p2*.pt $data/hostile/*.keras $data/hostile/p*.pkl
+      ;;
     tar)
       printf 'a' >"${TMPDIR:-/tmp}/fuzz-seed-$$"
       tar -C "${TMPDIR:-/tmp}" --format=ustar -cf - "fuzz-seed-$$" | head -c 2048 >"${TMPDIR:-/tmp}/fuzz-seed-$$.tar"

@@ -16,7 +16,7 @@ pub(crate) use sent::{compare_guard, scanners as sent};
 use crate::artifact::{FileEntry, Format, Layout};
 use crate::digest::Sha256Digest;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::finding::{Finding, Findings, Place, Rule, Severity};
+use crate::format::finding::{Finding, Findings, Place, Rule, Severity, rules};
 use crate::format::{self, Kind};
 use crate::name::RelPath;
 use sent::Sent;
@@ -50,40 +50,14 @@ impl Action {
     }
 }
 
-static UNINSPECTED: Rule = Rule {
-    id: "policy.not-inspected",
-    severity: Severity::Critical,
-    summary: "a scanner that the policy names has not run: nothing is known of what it would have found",
-};
-static SCAN_FAILED: Rule = Rule {
-    id: "policy.scan-failed",
-    severity: Severity::High,
-    summary: "a scanner's result, as it was sent along, says that it found something",
-};
-static NO_MODEL: Rule = Rule {
-    id: "policy.no-model",
-    severity: Severity::Critical,
-    summary: "the candidate holds no model: nothing could be loaded",
-};
-static MIXED: Rule = Rule {
-    id: "policy.mixed-formats",
-    severity: Severity::High,
-    summary: "the candidate holds models of several formats: which one is loaded depends on who loads it",
-};
-static GUARD: Rule = Rule {
-    id: "policy.guard-mismatch",
-    severity: Severity::High,
-    summary: "the gguf-guard fingerprint or manifest that was sent along is of another file: what was scanned is not what \
-              would be promoted",
-};
-static FORMAT: Rule = Rule {
-    id: "policy.format",
-    severity: Severity::Critical,
-    summary: "the candidate's format is not one that the policy allows, or not the one that was claimed",
-};
-
-/// The rules of judging itself, which are no parser's.
-pub(crate) static RULES: &[&Rule] = &[&UNINSPECTED, &SCAN_FAILED, &NO_MODEL, &MIXED, &FORMAT, &GUARD];
+rules! {
+    UNINSPECTED "policy.not-inspected" Critical "a scanner that the policy names has not run: nothing is known of what it would have found"
+    SCAN_FAILED "policy.scan-failed" High "a scanner's result, as it was sent along, says that it found something"
+    NO_MODEL "policy.no-model" Critical "the candidate holds no model: nothing could be loaded"
+    MIXED "policy.mixed-formats" High "the candidate holds models of several formats: which one is loaded depends on who loads it"
+    GUARD "policy.guard-mismatch" High "the gguf-guard fingerprint or manifest that was sent along is of another file: what was scanned is not what would be promoted"
+    FORMAT "policy.format" Critical "the candidate's format is not one that the policy allows, or not the one that was claimed"
+}
 
 /// What is refused, what is told, and what must have run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -350,7 +324,8 @@ impl Policy {
         let models: Vec<(&RelPath, Format)> = models.collect();
         let Some((first, format)) = models.first().copied() else {
             // A file that is refused for what it is says more.
-            if !kinds.iter().any(|(_, kind)| *kind == Kind::Other) || findings.list().is_empty() {
+            let other = kinds.iter().any(|(_, kind)| *kind == Kind::Other);
+            if !other || findings.list().iter().all(|f| self.action(f.rule, f.severity) != Action::Refuse) {
                 let why = "it holds no model: no GGUF, safetensors, PyTorch or ONNX file".to_owned();
                 findings.add(whole, &NO_MODEL, Place::whole(), why);
             }

@@ -1,9 +1,9 @@
 //! What inspection finds: rules, findings, and where they were found.
 //!
-//! Owns: [`Rule`], [`Severity`], [`Finding`] and the bounded list [`Findings`]. Promises: every finding names its rule, its
-//! place and, in a sentence, what could happen; text out of a file is cut and quoted before it gets into a message; a file
-//! with a million defects costs no more memory than one with a few, and none of the million is forgotten by the count.
-//! Leaves out: what follows from a finding (`policy`).
+//! Owns: [`Rule`] and `rules!`, which declares a module's, [`Severity`], [`Finding`] and the bounded list [`Findings`].
+//! Promises: every finding names its rule, its place and, in a sentence, what could happen; text out of a file is cut and
+//! quoted before it gets into a message; a file with a million defects costs no more memory than one with a few, and none
+//! of the million is forgotten by the count. Leaves out: what follows from a finding (`policy`).
 
 use crate::digest::shorten;
 use crate::error::Error;
@@ -45,6 +45,53 @@ pub struct Rule {
     pub severity: Severity,
     /// What it is about and what could happen, in a sentence.
     pub summary: &'static str,
+}
+
+/// Declares a module's rules and lists them: `NAME "id" Severity "summary"`, one a line; or `of part, part` lists those of
+/// a module's parts, in their order.
+macro_rules! rules {
+    (of $($part:ident),+) => {
+        /// Every rule of the parts.
+        pub(crate) static RULES: &[&$crate::format::finding::Rule] = &{
+            const PARTS: &[&[&$crate::format::finding::Rule]] = &[$($part::RULES),+];
+            $crate::format::finding::joined::<{ $crate::format::finding::count(PARTS) }>(PARTS)
+        };
+    };
+    ($($name:ident $id:literal $severity:ident $summary:literal)*) => {
+        $(pub(crate) static $name: $crate::format::finding::Rule = $crate::format::finding::Rule {
+            id: $id,
+            severity: $crate::format::finding::Severity::$severity,
+            summary: $summary,
+        };)*
+        /// Every rule of this module.
+        pub(crate) static RULES: &[&$crate::format::finding::Rule] = &[$(&$name),*];
+    };
+}
+pub(crate) use rules;
+
+/// How many rules the parts of a module have, for [`rules`].
+pub(crate) const fn count(parts: &[&[&Rule]]) -> usize {
+    let (mut part, mut count) = (0, 0);
+    while part < parts.len() {
+        count += parts[part].len();
+        part += 1;
+    }
+    count
+}
+
+/// The rules of the parts in one list, for [`rules`]; there are `N`, and at least one.
+pub(crate) const fn joined<const N: usize>(parts: &[&[&'static Rule]]) -> [&'static Rule; N] {
+    let mut all = [parts[0][0]; N];
+    let (mut part, mut at) = (0, 0);
+    while part < parts.len() {
+        let mut i = 0;
+        while i < parts[part].len() {
+            all[at] = parts[part][i];
+            (i, at) = (i + 1, at + 1);
+        }
+        part += 1;
+    }
+    all
 }
 
 /// Where in a file something was found.
@@ -123,6 +170,10 @@ impl Findings {
 
     /// Notes one, in `file`. The first of a rule in a file is always kept, so that no rule is lost to the verdict.
     pub(crate) fn add(&mut self, file: &RelPath, rule: &'static Rule, place: Place, message: impl Into<String>) {
+        #[cfg(test)]
+        if tests::is_deleted(rule.id) {
+            return;
+        }
         let same = self.list.iter().rev().filter(|f| f.rule == rule.id && f.file == file.as_str()).take(KEPT_PER_RULE);
         let same = same.count();
         let known = same > 0 || (self.list.len() >= KEPT && self.list.iter().any(|f| f.rule == rule.id));
@@ -191,8 +242,35 @@ pub(crate) type Parsed<T> = Result<T, Halt>;
 mod tests {
     use super::*;
 
-    static ODD: Rule = Rule { id: "test.odd", severity: Severity::Warning, summary: "odd" };
-    static BAD: Rule = Rule { id: "test.bad", severity: Severity::Critical, summary: "bad" };
+    /// Whether this run of the tests goes without a rule: `.ci/long rules` deletes each in turn, and a test must fail.
+    pub(super) fn is_deleted(id: &str) -> bool {
+        static DELETED: std::sync::LazyLock<Option<String>> =
+            std::sync::LazyLock::new(|| std::env::var("SECUREREG_TEST_RULE").ok());
+        DELETED.as_deref() == Some(id)
+    }
+
+    rules! {
+        ODD "test.odd" Warning "odd"
+        BAD "test.bad" Critical "bad"
+    }
+
+    mod late {
+        super::rules! { LATE "test.late" Info "of another part" }
+    }
+    mod early {
+        pub(super) use super::RULES;
+    }
+    mod both {
+        use super::{early, late};
+        super::rules! { of early, late }
+    }
+
+    #[test]
+    fn rules_are_listed_in_their_order_and_so_are_those_of_parts() {
+        let all: Vec<_> = both::RULES.iter().map(|rule| (rule.id, rule.severity, rule.summary)).collect();
+        let late = ("test.late", Severity::Info, "of another part");
+        assert_eq!(all, [("test.odd", Severity::Warning, "odd"), ("test.bad", Severity::Critical, "bad"), late]);
+    }
 
     #[test]
     fn a_million_findings_cost_little_and_hide_no_other_rule() {

@@ -14,51 +14,43 @@
 mod index;
 mod source;
 
-use super::Kind;
-use super::description::Description;
-use super::finding::{Findings, Place, Rule, Severity};
+use super::finding::{Findings, Place, rules};
+use super::{Candidate, Kind};
 use crate::artifact::{Format, Layout};
 use crate::name::RelPath;
 pub(crate) use source::{Entry, check_source};
 use std::collections::{BTreeMap, BTreeSet};
 
-macro_rules! rules {
-    ($($name:ident = $id:literal, $severity:ident, $summary:literal;)*) => {
-        $(static $name: Rule = Rule { id: $id, severity: Severity::$severity, summary: $summary };)*
-        /// Every rule about a candidate as a whole.
-        pub(crate) static RULES: &[&Rule] = &[$(&$name),*];
-    };
-}
 rules! {
-    INDEX_OUTSIDE = "index.outside", Critical, "an index names a file outside its folder: a loader would read what is there";
-    INDEX_MISSING = "index.missing", Critical, "an index names a file that is not there";
-    INDEX_NO_WEIGHTS = "index.not-weights", Critical, "an index names a file that is no weights";
-    INDEX_FORMAT = "index.other-format", High, "an index of safetensors names weights of another format, which is loaded with less care";
-    INDEX_TENSOR = "index.tensor-missing", High, "an index places a tensor in a file that does not hold it";
-    INDEX_UNLISTED = "index.tensor-unlisted", High, "a shard holds a tensor that the index does not name";
-    INDEX_TWICE = "index.tensor-twice", High, "a tensor is in two shards: loaders differ in which they take";
-    INDEX_SHARD = "index.shard-unlisted", High, "a shard lies beside the others that the index does not name";
-    INDEX_SIZE = "index.total-size", Warning, "an index's total_size is not the size of its tensors";
-    INDEX_DISAGREE = "index.disagree", Warning, "two indexes in a folder name different tensors: the loader decides which model it is";
-    NO_INDEX = "folder.no-index", Warning, "shards without an index, which loaders need";
-    SHADOWED = "folder.shadowed", Warning, "two sets of weights for one model: the loader decides which it takes";
-    ADAPTER_ALONE = "folder.adapter-config", Warning, "an adapter's configuration without its weights, or the reverse";
-    HIDDEN = "folder.hidden", High, "a hidden file, which no list of the folder shows and which is not promoted";
-    HARD_LINK = "folder.hard-link", Critical, "a file with a second name: it can be changed, or is somebody's secret, under the other";
-    SPECIAL = "folder.special", Critical, "neither a file nor a folder: a link, a pipe, a device or a socket";
-    SET_ID = "folder.set-id", High, "a file that runs with its owner's rights";
-    OUTSIDE = "folder.outside", Critical, "a path that leads out of the folder";
-    DEEP = "folder.deep", Critical, "folders nested deeper than any model's";
-    CASE = "folder.case", High, "two names that differ only by case are one file on some file systems";
-    HOSTILE_NAME = "folder.hostile-name", High, "a name with control or direction characters: people and programs see different names";
-    DOUBLE_EXTENSION = "folder.double-extension", High, "a program whose name makes it look like a model's file";
-    ODD_NAME = "folder.odd-name", Warning, "a name that Windows cannot hold or takes for a device";
-    RUNNABLE = "folder.executable-bit", Warning, "a file that is marked as a program";
-    WRITABLE = "folder.world-writable", Warning, "a file that everybody can change";
+    INDEX_OUTSIDE "index.outside" Critical "an index names a file outside its folder: a loader would read what is there"
+    INDEX_MISSING "index.missing" Critical "an index names a file that is not there"
+    INDEX_NO_WEIGHTS "index.not-weights" Critical "an index names a file that is no weights"
+    INDEX_FORMAT "index.other-format" High "an index of safetensors names weights of another format, which is loaded with less care"
+    INDEX_TENSOR "index.tensor-missing" High "an index places a tensor in a file that does not hold it"
+    INDEX_UNLISTED "index.tensor-unlisted" High "a shard holds a tensor that the index does not name"
+    INDEX_TWICE "index.tensor-twice" High "a tensor is in two shards: loaders differ in which they take"
+    INDEX_SHARD "index.shard-unlisted" High "a shard lies beside the others that the index does not name"
+    INDEX_SIZE "index.total-size" Warning "an index's total_size is not the size of its tensors"
+    INDEX_DISAGREE "index.disagree" Warning "two indexes in a folder name different tensors: the loader decides which model it is"
+    NO_INDEX "folder.no-index" Warning "shards without an index, which loaders need"
+    SHADOWED "folder.shadowed" Warning "two sets of weights for one model: the loader decides which it takes"
+    ADAPTER_ALONE "folder.adapter-config" Warning "an adapter's configuration without its weights, or the reverse"
+    HIDDEN "folder.hidden" High "a hidden file, which no list of the folder shows and which is not promoted"
+    HARD_LINK "folder.hard-link" Critical "a file with a second name: it can be changed, or is somebody's secret, under the other"
+    SPECIAL "folder.special" Critical "neither a file nor a folder: a link, a pipe, a device or a socket"
+    SET_ID "folder.set-id" High "a file that runs with its owner's rights"
+    OUTSIDE "folder.outside" Critical "a path that leads out of the folder"
+    DEEP "folder.deep" Critical "folders nested deeper than any model's"
+    CASE "folder.case" High "two names that differ only by case are one file on some file systems"
+    HOSTILE_NAME "folder.hostile-name" High "a name with control or direction characters: people and programs see different names"
+    DOUBLE_EXTENSION "folder.double-extension" High "a program whose name makes it look like a model's file"
+    ODD_NAME "folder.odd-name" Warning "a name that Windows cannot hold or takes for a device"
+    RUNNABLE "folder.executable-bit" Warning "a file that is marked as a program"
+    WRITABLE "folder.world-writable" Warning "a file that everybody can change"
 }
 
 /// Holds a candidate's files against each other.
-pub(crate) fn check(shape: Layout, files: &[(RelPath, Description)], findings: &mut Findings) {
+pub(crate) fn check(shape: Layout, files: &[Candidate], findings: &mut Findings) {
     index::check_indexes(files, findings);
     if shape == Layout::Folder {
         check_weights(files, findings);
@@ -84,15 +76,15 @@ fn shard(name: &str) -> Option<(&str, &str)> {
 type Kinds<'a> = BTreeMap<(&'a str, &'a str, bool), &'a RelPath>;
 
 /// Weights that a loader could take for each other.
-fn check_weights(files: &[(RelPath, Description)], findings: &mut Findings) {
+fn check_weights(files: &[Candidate], findings: &mut Findings) {
     // By folder and by what the weights are of: the kinds of sets that there are, each by one file of it.
     let mut sets: BTreeMap<(&str, &str), Kinds<'_>> = BTreeMap::new();
     let indexed: BTreeSet<&str> = files
         .iter()
-        .filter(|(path, _)| super::companion::is_index(path.file_name()))
-        .map(|(path, _)| folder_of(path.as_str()))
+        .filter(|file| super::companion::is_index(file.path.file_name()))
+        .map(|file| folder_of(file.path.as_str()))
         .collect();
-    for (path, about) in files {
+    for Candidate { path, description: about, .. } in files {
         if !matches!(about.kind, Kind::Model(format) if format != Format::Gguf) {
             continue;
         }
@@ -123,15 +115,15 @@ fn check_weights(files: &[(RelPath, Description)], findings: &mut Findings) {
     }
 }
 
-fn check_adapters(files: &[(RelPath, Description)], findings: &mut Findings) {
+fn check_adapters(files: &[Candidate], findings: &mut Findings) {
     let is_config = |path: &RelPath| path.file_name() == "adapter_config.json";
     let is_weights =
         |path: &RelPath| path.file_name().rsplit_once('.').is_some_and(|(stem, _)| stem == "adapter_model");
     let folders = |wanted: &dyn Fn(&RelPath) -> bool| -> BTreeSet<&str> {
-        files.iter().filter(|(path, _)| wanted(path)).map(|(path, _)| folder_of(path.as_str())).collect()
+        files.iter().map(|file| &file.path).filter(|path| wanted(path)).map(|path| folder_of(path.as_str())).collect()
     };
     let (configs, weights) = (folders(&is_config), folders(&is_weights));
-    for (path, _) in files {
+    for Candidate { path, .. } in files {
         let folder = folder_of(path.as_str());
         let name = path.file_name();
         if is_config(path) && !weights.contains(folder) {

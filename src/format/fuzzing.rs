@@ -6,23 +6,91 @@
 
 use super::description::Description;
 use super::finding::Findings;
-use super::input::Input;
-use super::{Kind, numpy, onnx, recognise};
+use super::input::{Counted, Input};
+use super::{Inspector, Kind, companion, gguf, numpy, onnx, recognise, safetensors, tar, template, torch, zip};
+use crate::artifact::Layout;
 use crate::error::Result;
 use crate::name::RelPath;
-use std::cell::Cell;
 
 type Inspect = fn(&RelPath, &dyn Input, &mut Findings) -> Result<Description>;
 
 /// Target, the name of the file that the bytes are taken for, the parser.
 static TARGETS: &[(&str, &str, Inspect)] = &[
+    ("companion", "tokenizer_config.json", companion::inspect),
+    ("door", "any", door),
+    ("gguf", "m-00001-of-00002.gguf", gguf::inspect),
     ("numpy", "array.npy", numpy::inspect),
     ("onnx", "dir/model.onnx", onnx::inspect),
+    ("pickle", "model.pkl", torch::inspect),
     ("recognise", "model.gguf", recognised),
+    ("safetensors", "model.safetensors", safetensors::inspect),
+    ("tar", "model.tar", tar::inspect),
+    ("template", "chat_template.jinja", templated),
+    ("torch", "model.pt", torch::inspect),
+    ("zip", "model.pt", zipped),
 ];
 
+/// Names that decide what is done with a file: its first byte picks one.
+const NAMES: [&str; 14] = [
+    "m.gguf",
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "config.json",
+    "tokenizer_config.json",
+    "model_index.json",
+    "adapter_config.json",
+    "modules.json",
+    "chat_template.jinja",
+    "config.yaml",
+    "pytorch_model.bin",
+    "tokenizer.model",
+    "model.onnx",
+    "LICENSE",
+];
+
+/// Through the one door, as a promotion does, and over the set that this file is by itself.
+fn door(_: &RelPath, input: &dyn Input, findings: &mut Findings) -> Result<Description> {
+    let mut first = [0];
+    if input.size() > 0 {
+        input.read_at(0, &mut first)?;
+    }
+    let path = NAMES[first[0] as usize % NAMES.len()].parse().expect("a path");
+    let mut inspector = Inspector::default();
+    inspector.file(&path, &Rest(input))?;
+    let (mut candidates, found) = inspector.finish(Layout::Folder);
+    *findings = found;
+    Ok(candidates.pop().expect("one file").description)
+}
+
+/// All but the first byte.
+struct Rest<'a>(&'a dyn Input);
+
+impl Input for Rest<'_> {
+    fn size(&self) -> u64 {
+        self.0.size().saturating_sub(1)
+    }
+
+    fn read_at(&self, at: u64, out: &mut [u8]) -> Result<()> {
+        self.0.read_at(at.saturating_add(1), out)
+    }
+}
+
+fn templated(path: &RelPath, input: &dyn Input, findings: &mut Findings) -> Result<Description> {
+    let text = super::input::read_range(input, 0, input.size(), input.size())?;
+    template::check(path, "", &text, findings);
+    Ok(Description::new(Kind::Companion, "a template"))
+}
+
+fn zipped(path: &RelPath, input: &dyn Input, findings: &mut Findings) -> Result<Description> {
+    for member in zip::members(path, input, findings)?.unwrap_or_default() {
+        // What is wrong with its content is a finding of whoever asks for it.
+        let _ = zip::contents(input, &member, &mut |_| {});
+    }
+    Ok(Description::new(Kind::Companion, "an archive"))
+}
+
 fn recognised(path: &RelPath, input: &dyn Input, findings: &mut Findings) -> Result<Description> {
-    recognise::inspect(path, input, findings).map(|content| Description::new(Kind::Companion, content.name()))
+    recognise::inspect(path, input, findings).map(|(content, _)| Description::new(Kind::Companion, content.name()))
 }
 
 /// The targets' names.
@@ -38,7 +106,7 @@ pub fn run(target: &str, bytes: &[u8]) {
     let (_, name, inspect) = TARGETS.iter().find(|t| t.0 == target).expect("a target of the table");
     let path = name.parse().expect("a path");
     let once = || {
-        let input = Counted { bytes, reads: Cell::new(0), read: Cell::new(0) };
+        let input = Counted::new(bytes);
         let mut findings = Findings::new();
         let description = inspect(&path, &input, &mut findings).expect("bytes in memory can be read");
         let (reads, read, size) = (input.reads.get(), input.read.get(), bytes.len() as u64);
@@ -65,23 +133,4 @@ pub fn run(target: &str, bytes: &[u8]) {
     assert!(description.tensors.len() <= bytes.len(), "{} tensors", description.tensors.len());
     assert!(description.metadata.len() <= 64 + bytes.len(), "{} pairs", description.metadata.len());
     assert!(!description.what.is_empty());
-}
-
-/// Counts what is read: a parser that reads a file again and again costs time by the square of its size.
-struct Counted<'a> {
-    bytes: &'a [u8],
-    reads: Cell<u64>,
-    read: Cell<u64>,
-}
-
-impl Input for Counted<'_> {
-    fn size(&self) -> u64 {
-        self.bytes.size()
-    }
-
-    fn read_at(&self, at: u64, out: &mut [u8]) -> Result<()> {
-        self.reads.set(self.reads.get() + 1);
-        self.read.set(self.read.get() + out.len() as u64);
-        self.bytes.read_at(at, out)
-    }
 }

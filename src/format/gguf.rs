@@ -37,7 +37,7 @@ pub(crate) use split::check_split;
 
 use super::Kind;
 use super::description::{Description, Facts};
-use super::finding::{Findings, Halt, Parsed, Place, Rule, Severity};
+use super::finding::{Findings, Halt, Parsed, Place, Rule, Severity, rules};
 use super::ggml_type::GgmlType;
 use super::input::{Input, Reader};
 use crate::artifact::Format;
@@ -365,41 +365,7 @@ fn look(path: &RelPath, input: &dyn Input, header: &GgufHeader, findings: &mut F
     Ok(())
 }
 
-/// Every rule of the parts.
-pub(crate) static RULES: &[&Rule] = &{
-    let mut all = [parse::RULES[0]; COUNT];
-    let (mut part, mut at) = (0, 0);
-    while part < PARTS.len() {
-        let mut i = 0;
-        while i < PARTS[part].len() {
-            all[at] = PARTS[part][i];
-            (i, at) = (i + 1, at + 1);
-        }
-        part += 1;
-    }
-    all
-};
-
-const PARTS: [&[&Rule]; 9] = [
-    parse::RULES,
-    layout::RULES,
-    vocabulary::RULES,
-    charsmap::RULES,
-    architecture::RULES,
-    demands::RULES,
-    adapter::RULES,
-    split::RULES,
-    describe::RULES,
-];
-
-const COUNT: usize = {
-    let (mut part, mut count) = (0, 0);
-    while part < PARTS.len() {
-        count += PARTS[part].len();
-        part += 1;
-    }
-    count
-};
+rules! { of parse, layout, vocabulary, charsmap, architecture, demands, adapter, split, describe }
 
 #[cfg(test)]
 mod build;

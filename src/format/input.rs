@@ -5,6 +5,8 @@
 //! who checked them (`ingest`, the `inspect` verb).
 
 use crate::error::{Error, ErrorKind, Result};
+#[cfg(any(test, fuzzing))]
+use std::cell::Cell;
 use std::io::Read;
 
 /// Memory for what a file declares is taken in pieces of at most this, so that a length alone costs nothing.
@@ -105,6 +107,36 @@ impl Read for Reader<'_> {
         out[..n].copy_from_slice(&self.buffer[self.start..self.start + n]);
         self.start += n;
         Ok(n)
+    }
+}
+
+/// Bytes that count what is read of them: what a look costs, on any machine.
+#[cfg(any(test, fuzzing))]
+pub(crate) struct Counted<'a> {
+    bytes: &'a [u8],
+    /// How often something was read.
+    pub(crate) reads: Cell<u64>,
+    /// How many bytes.
+    pub(crate) read: Cell<u64>,
+}
+
+#[cfg(any(test, fuzzing))]
+impl<'a> Counted<'a> {
+    pub(crate) fn new(bytes: &'a [u8]) -> Counted<'a> {
+        Counted { bytes, reads: Cell::new(0), read: Cell::new(0) }
+    }
+}
+
+#[cfg(any(test, fuzzing))]
+impl Input for Counted<'_> {
+    fn size(&self) -> u64 {
+        self.bytes.size()
+    }
+
+    fn read_at(&self, at: u64, out: &mut [u8]) -> Result<()> {
+        self.reads.set(self.reads.get() + 1);
+        self.read.set(self.read.get() + out.len() as u64);
+        self.bytes.read_at(at, out)
     }
 }
 

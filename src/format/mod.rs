@@ -37,8 +37,8 @@ use crate::name::RelPath;
 use description::{Description, Facts};
 use finding::{Findings, Rule};
 use input::Input;
-use recognise::Content;
 pub(crate) use recognise::is_model_name;
+use recognise::{Content, Standing};
 use std::collections::BTreeSet;
 
 /// What a file is to a model.
@@ -91,19 +91,21 @@ pub(crate) fn is_read_whole(input: &dyn Input) -> Result<bool> {
 /// # Errors
 /// Only what is no defect of the file: it cannot be read, memory is short.
 pub(crate) fn inspect(path: &RelPath, input: &dyn Input, findings: &mut Findings) -> Result<Description> {
-    let content = recognise::inspect(path, input, findings)?;
+    let (content, standing) = recognise::inspect(path, input, findings)?;
     let description = match content {
         Content::Gguf => gguf::inspect(path, input, findings)?,
         Content::Safetensors => safetensors::inspect(path, input, findings)?,
         Content::Zip | Content::Tar | Content::Pickle | Content::TorchLegacy => torch::inspect(path, input, findings)?,
         Content::Onnx => onnx::inspect(path, input, findings)?,
         Content::Numpy => numpy::inspect(path, input, findings)?,
-        // One whose name says that it is a model has been refused for that.
-        Content::Json | Content::Text | Content::SentencePiece if !is_model_name(path) => {
+        Content::Json | Content::Text | Content::SentencePiece if standing == Standing::Accepted => {
             companion::inspect(path, input, findings)?
         }
-        // Refused above, unless it is empty text.
-        other => Description::new(if other == Content::Empty { Kind::Companion } else { Kind::Other }, other.name()),
+        // Pictures, pages in Markdown, empty lists; or refused above.
+        other => {
+            let kind = if standing == Standing::Accepted { Kind::Companion } else { Kind::Other };
+            Description::new(kind, other.name())
+        }
     };
     match &description.facts {
         Facts::Gguf(header) => {
@@ -143,7 +145,7 @@ impl Inspector {
         } else {
             inspect(path, input, &mut self.findings)?
         };
-        self.external.extend(onnx::external_names([(path, &description)]));
+        self.external.extend(onnx::external_names(path, &description));
         let at = self.candidates.len();
         self.candidates.push(Candidate { path: path.clone(), size_bytes: input.size(), description });
         Ok(&self.candidates[at].description)
@@ -152,19 +154,14 @@ impl Inspector {
     /// What each file is, in the order of their paths, and what was found, also of the files together.
     pub(crate) fn finish(mut self, layout: Layout) -> (Vec<Candidate>, Findings) {
         self.candidates.sort_by(|a, b| a.path.cmp(&b.path));
-        let files: Vec<_> = self.candidates.into_iter().map(|c| (c.path, c.description, c.size_bytes)).collect();
-        onnx::check_external(&files, &mut self.findings);
-        let sizes: Vec<u64> = files.iter().map(|f| f.2).collect();
-        let files: Vec<_> = files.into_iter().map(|f| (f.0, f.1)).collect();
-        folder::check(layout, &files, &mut self.findings);
-        let headers = files.iter().filter_map(|(path, description)| match &description.facts {
-            Facts::Gguf(header) => Some((path, &**header)),
+        onnx::check_external(&self.candidates, &mut self.findings);
+        folder::check(layout, &self.candidates, &mut self.findings);
+        let headers = self.candidates.iter().filter_map(|c| match &c.description.facts {
+            Facts::Gguf(header) => Some((&c.path, &**header)),
             _ => None,
         });
         gguf::check_split(&headers.collect::<Vec<_>>(), &mut self.findings);
-        let whole = files.into_iter().zip(sizes);
-        let candidates = whole.map(|((path, description), size_bytes)| Candidate { path, size_bytes, description });
-        (candidates.collect(), self.findings)
+        (self.candidates, self.findings)
     }
 }
 

@@ -12,50 +12,21 @@
 
 use super::Kind;
 use super::description::{Description, Tensor};
-use super::finding::{Findings, Halt, Parsed, Place, Rule, Severity};
+use super::finding::{Findings, Halt, Parsed, Place, rules};
 use super::input::{Input, read_range};
 use crate::digest::shorten;
 use crate::error::Result;
 use crate::name::RelPath;
 
-static HEADER: Rule = Rule {
-    id: "npy.header",
-    severity: Severity::Critical,
-    summary: "the header is cut short or no dict of a type, an order and a shape: loaders evaluate it, or make different things of it",
-};
-static VERSION: Rule = Rule {
-    id: "npy.version",
-    severity: Severity::Critical,
-    summary: "the format's version is none that exists: a loader would guess",
-};
-static OBJECT: Rule = Rule {
-    id: "npy.object",
-    severity: Severity::Critical,
-    summary: "an array of Python objects is a pickle: loading it runs what it says",
-};
-static STRUCTURED: Rule = Rule {
-    id: "npy.structured",
-    severity: Severity::High,
-    summary: "an array of records, whose fields are not looked at: how many bytes it has is not known",
-};
-static TYPE: Rule = Rule {
-    id: "npy.type",
-    severity: Severity::Critical,
-    summary: "the element type is none that NumPy has: a loader would guess its size",
-};
-static SHAPE: Rule = Rule {
-    id: "npy.shape",
-    severity: Severity::Critical,
-    summary: "the shape has too many dimensions or overflows: a loader would take too little memory",
-};
-static SIZE: Rule = Rule {
-    id: "npy.size",
-    severity: Severity::Critical,
-    summary: "the file does not end where the array does: a loader would read past its end, or the rest could be anything",
-};
-
-/// Every rule of this module.
-pub(crate) static RULES: &[&Rule] = &[&HEADER, &VERSION, &OBJECT, &STRUCTURED, &TYPE, &SHAPE, &SIZE];
+rules! {
+    HEADER "npy.header" Critical "the header is cut short or no dict of a type, an order and a shape: loaders evaluate it, or make different things of it"
+    VERSION "npy.version" Critical "the format's version is none that exists: a loader would guess"
+    OBJECT "npy.object" Critical "an array of Python objects is a pickle: loading it runs what it says"
+    STRUCTURED "npy.structured" High "an array of records, whose fields are not looked at: how many bytes it has is not known"
+    TYPE "npy.type" Critical "the element type is none that NumPy has: a loader would guess its size"
+    SHAPE "npy.shape" Critical "the shape has too many dimensions or overflows: a loader would take too little memory"
+    SIZE "npy.size" Critical "the file does not end where the array does: a loader would read past its end, or the rest could be anything"
+}
 
 /// The longest header that NumPy reads without being told to trust the file.
 const MAX_HEADER: u64 = 10_000;

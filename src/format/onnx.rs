@@ -25,7 +25,7 @@ pub(crate) use external::{check_external, external_names};
 
 use super::Kind as FileKind;
 use super::description::{Description, Facts, Tensor};
-use super::finding::{Findings, Halt, Parsed, Place, Rule, Severity, quoted};
+use super::finding::{Findings, Halt, Parsed, Place, Rule, quoted, rules};
 use super::input::Input;
 use super::protobuf::{Fault, Field, MAX_MESSAGE, Step, Value, Walker};
 use crate::artifact::Format;
@@ -38,53 +38,45 @@ use serde_json::json;
 use std::collections::{BTreeMap, HashSet};
 use tensor::{Coming, Wrong};
 
-macro_rules! rules {
-    ($($name:ident = $severity:ident $id:literal $summary:literal;)*) => {
-        $(static $name: Rule = Rule { id: $id, severity: Severity::$severity, summary: $summary };)*
-        /// Every rule of this module.
-        pub(crate) static RULES: &[&Rule] = &[$(&$name),*];
-    };
-}
-
 rules! {
-    MALFORMED = Critical "onnx.malformed" "the protobuf is broken: loaders would stop, or make different things of it";
-    TOO_LARGE = Critical "onnx.too-large" "the file is over 2 GiB, more than protobuf can parse";
-    TOO_MUCH = Critical "onnx.too-much" "the file names more things than any model has: a loader would run out of memory";
-    TWICE = Critical "onnx.duplicate-field" "a field that may come once comes again: one loader takes the first, another the last";
-    DUPLICATE = Critical "onnx.duplicate-tensor" "two initializers of a graph have one name: which one is used depends on the loader";
-    NO_GRAPH = Critical "onnx.no-graph" "there is no graph, so it is no model";
-    IR = Critical "onnx.ir-version" "the version of the format is missing or impossible";
-    IR_NEW = High "onnx.new-ir-version" "the version of the format is newer than any known: it may mean what nothing here looked at";
-    TYPE = Critical "onnx.type" "a tensor's element type does not exist or is not that of its values: a loader would guess their size";
-    UNTYPED = High "onnx.untyped" "a tensor with external data has no element type, so how much it reads is the loader's guess";
-    SHAPE = Critical "onnx.shape" "a tensor's shape is negative, too long or overflows: a loader would take too little memory";
-    SIZE = Critical "onnx.size" "a tensor's bytes are not as many as its shape and type call for: a loader would read past their end";
-    TWO_DATA = Critical "onnx.two-data" "a tensor has its values in two places: one loader takes these, another those";
-    SEGMENT = High "onnx.segment" "a tensor comes in segments, which no loader puts together";
-    LOCATION = Critical "onnx.location" "a tensor's data_location does not exist";
-    EXTERNAL_PATH = Critical "onnx.external-path" "external data outside of the model's folder: a loader would read any file it may (CVE-2024-27318, CVE-2024-5187, CVE-2025-51480)";
-    EXTERNAL_MEMORY = Critical "onnx.external-memory" "external data at an address in memory: ONNX Runtime would read its own process's memory";
-    EXTERNAL_SELF = High "onnx.external-self" "external data in the model itself: its metadata would be taken for weights";
-    EXTERNAL_MISSING = High "onnx.external-missing" "external data in a file that is not in the set: a loader would fail, or read what happens to lie there";
-    EXTERNAL_SHORT = Critical "onnx.external-short" "external data past the end of its file: a loader would read past it";
-    EXTERNAL_MODEL = High "onnx.external-model" "external data in a file that is something else too: what is weights and what is not could be confused";
-    EXTERNAL_REST = Warning "onnx.external-rest" "a file of external data is longer than what is read of it: the rest could be anything";
-    EXTERNAL_RANGE = Critical "onnx.external-range" "an offset or length of external data is no plain number: a loader would read where it likes";
-    EXTERNAL_KEY = High "onnx.external-key" "external data has a key that no specification knows, which loaders have set on their own objects";
-    EXTERNAL_TWICE = Critical "onnx.external-duplicate" "external data gives a key twice: one loader takes the first, another the last";
-    EXTERNAL_UNUSED = High "onnx.external-unused" "a tensor names an external file and does not say that it is used";
-    CUSTOM = High "onnx.custom-op" "an operator of a domain that no runtime knows needs someone's native code to run";
-    NATIVE = High "onnx.native-op" "an operator that runs Python or a compiled engine: code that nothing here can look at";
-    FUNCTION_TWICE = Critical "onnx.duplicate-function" "a function is defined twice: which one is used depends on the loader";
-    RECURSION = Critical "onnx.recursion" "functions call each other in a circle: a runtime would expand them until its stack or memory ends";
-    EXPANSION = High "onnx.expansion" "functions expand to more nodes than any model has: a runtime would run out of memory";
-    SPARSE = High "onnx.sparse" "a sparse tensor, whose indices a runtime writes by: they are not looked at here";
-    TEXT = High "onnx.text" "a text is not UTF-8: programs replace such bytes, and two names become one";
-    LONG = High "onnx.long-name" "a name is over 4096 bytes long, which no tool writes";
-    UNKNOWN = Warning "onnx.unknown-field" "a field that no version of the format knows: it could hide bytes";
-    OPSET = Warning "onnx.opset" "the operator sets are not stated, or stated twice: what the operators mean depends on the runtime";
-    TRAINING = Warning "onnx.training" "it holds a training algorithm beside the model: a trainer would run it";
-    METADATA = Warning "onnx.metadata" "a key of the metadata comes twice: what a tool shows depends on the tool";
+    MALFORMED "onnx.malformed" Critical "the protobuf is broken: loaders would stop, or make different things of it"
+    TOO_LARGE "onnx.too-large" Critical "the file is over 2 GiB, more than protobuf can parse"
+    TOO_MUCH "onnx.too-much" Critical "the file names more things than any model has: a loader would run out of memory"
+    TWICE "onnx.duplicate-field" Critical "a field that may come once comes again: one loader takes the first, another the last"
+    DUPLICATE "onnx.duplicate-tensor" Critical "two initializers of a graph have one name: which one is used depends on the loader"
+    NO_GRAPH "onnx.no-graph" Critical "there is no graph, so it is no model"
+    IR "onnx.ir-version" Critical "the version of the format is missing or impossible"
+    IR_NEW "onnx.new-ir-version" High "the version of the format is newer than any known: it may mean what nothing here looked at"
+    TYPE "onnx.type" Critical "a tensor's element type does not exist or is not that of its values: a loader would guess their size"
+    UNTYPED "onnx.untyped" High "a tensor with external data has no element type, so how much it reads is the loader's guess"
+    SHAPE "onnx.shape" Critical "a tensor's shape is negative, too long or overflows: a loader would take too little memory"
+    SIZE "onnx.size" Critical "a tensor's bytes are not as many as its shape and type call for: a loader would read past their end"
+    TWO_DATA "onnx.two-data" Critical "a tensor has its values in two places: one loader takes these, another those"
+    SEGMENT "onnx.segment" High "a tensor comes in segments, which no loader puts together"
+    LOCATION "onnx.location" Critical "a tensor's data_location does not exist"
+    EXTERNAL_PATH "onnx.external-path" Critical "external data outside of the model's folder: a loader would read any file it may (CVE-2024-27318, CVE-2024-5187, CVE-2025-51480)"
+    EXTERNAL_MEMORY "onnx.external-memory" Critical "external data at an address in memory: ONNX Runtime would read its own process's memory"
+    EXTERNAL_SELF "onnx.external-self" High "external data in the model itself: its metadata would be taken for weights"
+    EXTERNAL_MISSING "onnx.external-missing" High "external data in a file that is not in the set: a loader would fail, or read what happens to lie there"
+    EXTERNAL_SHORT "onnx.external-short" Critical "external data past the end of its file: a loader would read past it"
+    EXTERNAL_MODEL "onnx.external-model" High "external data in a file that is something else too: what is weights and what is not could be confused"
+    EXTERNAL_REST "onnx.external-rest" Warning "a file of external data is longer than what is read of it: the rest could be anything"
+    EXTERNAL_RANGE "onnx.external-range" Critical "an offset or length of external data is no plain number: a loader would read where it likes"
+    EXTERNAL_KEY "onnx.external-key" High "external data has a key that no specification knows, which loaders have set on their own objects"
+    EXTERNAL_TWICE "onnx.external-duplicate" Critical "external data gives a key twice: one loader takes the first, another the last"
+    EXTERNAL_UNUSED "onnx.external-unused" High "a tensor names an external file and does not say that it is used"
+    CUSTOM "onnx.custom-op" High "an operator of a domain that no runtime knows needs someone's native code to run"
+    NATIVE "onnx.native-op" High "an operator that runs Python or a compiled engine: code that nothing here can look at"
+    FUNCTION_TWICE "onnx.duplicate-function" Critical "a function is defined twice: which one is used depends on the loader"
+    RECURSION "onnx.recursion" Critical "functions call each other in a circle: a runtime would expand them until its stack or memory ends"
+    EXPANSION "onnx.expansion" High "functions expand to more nodes than any model has: a runtime would run out of memory"
+    SPARSE "onnx.sparse" High "a sparse tensor, whose indices a runtime writes by: they are not looked at here"
+    TEXT "onnx.text" High "a text is not UTF-8: programs replace such bytes, and two names become one"
+    LONG "onnx.long-name" High "a name is over 4096 bytes long, which no tool writes"
+    UNKNOWN "onnx.unknown-field" Warning "a field that no version of the format knows: it could hide bytes"
+    OPSET "onnx.opset" Warning "the operator sets are not stated, or stated twice: what the operators mean depends on the runtime"
+    TRAINING "onnx.training" Warning "it holds a training algorithm beside the model: a trainer would run it"
+    METADATA "onnx.metadata" Warning "a key of the metadata comes twice: what a tool shows depends on the tool"
 }
 
 /// The newest version of the format there is.

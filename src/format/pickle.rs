@@ -20,7 +20,7 @@ pub(crate) mod op;
 
 use super::Kind;
 use super::description::Description;
-use super::finding::{Findings, Place, Rule, Severity};
+use super::finding::{Findings, Place, Rule, rules};
 use crate::artifact::Format;
 use crate::error::Result;
 use crate::name::RelPath;
@@ -31,14 +31,6 @@ use machine::Machine;
 pub(crate) const MAX_PICKLE: u64 = 8 << 20;
 /// Pickles of one file that are walked.
 const MAX_STREAMS: usize = 16;
-
-macro_rules! rules {
-    ($($name:ident $id:literal $severity:ident $summary:literal)*) => {
-        $(pub(crate) static $name: Rule = Rule { id: $id, severity: Severity::$severity, summary: $summary };)*
-        /// Every rule of the module.
-        pub(crate) static RULES: &[&Rule] = &[$(&$name),*];
-    };
-}
 
 rules! {
     CALL "pickle.call" Critical "calls what a state dict of tensors does not need: loading the pickle runs code"

@@ -19,10 +19,11 @@ mod proto;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use names::{RULES, inspect, is_model_name};
+pub(crate) use names::{RULES, Standing, inspect, is_code_name, is_model_name};
 
 use super::input::{Input, read_range};
 use super::protobuf::Utf8;
+use super::tar::is_tar;
 use crate::error::Result;
 
 /// The longest safetensors header that its loaders read. One that claims less is safetensors, if only cut short.
@@ -68,6 +69,7 @@ pub(crate) enum Content {
     Wasm,
     PythonBytecode,
     LuaBytecode,
+    WindowsShortcut,
     Script,
     Html,
     Php,
@@ -83,7 +85,10 @@ pub(crate) enum Content {
     Cab,
     Ar,
     Iso,
+    Sqlite,
+    Ole,
     Pdf,
+    Rtf,
     Image,
     Media,
     OldGgml,
@@ -149,6 +154,7 @@ impl Content {
             Content::Wasm => ("WebAssembly", Executable),
             Content::PythonBytecode => ("compiled Python", Executable),
             Content::LuaBytecode => ("compiled Lua", Executable),
+            Content::WindowsShortcut => ("a Windows shortcut, which starts what it names", Executable),
             Content::Script => ("a script", Executable),
             Content::Html => ("an HTML page", Page),
             Content::Php => ("a PHP script", Page),
@@ -164,7 +170,10 @@ impl Content {
             Content::Cab => ("a Windows cabinet", Archive),
             Content::Ar => ("an ar archive or Debian package", Archive),
             Content::Iso => ("a disk image (ISO 9660)", Archive),
+            Content::Sqlite => ("an SQLite database", Archive),
+            Content::Ole => ("an OLE container, as of Office or an installer", Archive),
             Content::Pdf => ("a PDF", Document),
+            Content::Rtf => ("an RTF document", Document),
             Content::Image => ("a picture", Document),
             Content::Media => ("sound or video", Document),
             Content::OldGgml => ("an old ggml file, from before GGUF", Else),
@@ -258,6 +267,7 @@ const MAGICS: &[(&[u8], usize, Content)] = &[
     (b"\x1bLua", 0, Content::LuaBytecode),
     (b"\x1bLJ", 0, Content::LuaBytecode),
     (b"BC\xc0\xde", 0, Content::Elf),
+    (b"L\0\0\0\x01\x14\x02\0", 0, Content::WindowsShortcut),
     (b"lmgg", 0, Content::OldGgml),
     (b"fmgg", 0, Content::OldGgml),
     (b"tjgg", 0, Content::OldGgml),
@@ -278,7 +288,10 @@ const MAGICS: &[(&[u8], usize, Content)] = &[
     (b"\x04\x22\x4d\x18", 0, Content::Lz4),
     (b"\x1f\x8b\x08", 0, Content::Gzip),
     (b"BZh", 0, Content::Bzip2),
+    (b"SQLite format 3\0", 0, Content::Sqlite),
+    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", 0, Content::Ole),
     (b"%PDF-", 0, Content::Pdf),
+    (b"{\\rtf", 0, Content::Rtf),
     (b"\x89PNG\r\n\x1a\n", 0, Content::Image),
     (b"\xff\xd8\xff", 0, Content::Image),
     (b"GIF8", 0, Content::Image),
@@ -300,7 +313,7 @@ const MAGICS: &[(&[u8], usize, Content)] = &[
 fn by_magic(head: &[u8], size: u64) -> Option<Content> {
     let at = |place: usize, magic: &[u8]| head.get(place..).is_some_and(|rest| rest.starts_with(magic));
     let word = |place: usize| head.get(place..)?.first_chunk::<4>().map(|w| u32::from_le_bytes(*w));
-    if at(0, b"GGUF") {
+    if at(0, b"GGUF") && !is_words(head) {
         // A version read in the wrong order has its small number in the high byte.
         let swapped = word(4).is_some_and(|v| v != 0 && v & 0xffff == 0);
         return Some(if swapped { Content::BigEndianGguf } else { Content::Gguf });
@@ -324,7 +337,10 @@ fn by_magic(head: &[u8], size: u64) -> Option<Content> {
         let count = head.get(4..8).and_then(|w| w.first_chunk::<4>()).map(|w| u32::from_be_bytes(*w));
         return Some(if count.is_some_and(|n| n < 45) { Content::MachO } else { Content::JavaClass });
     }
-    if at(2, b"\r\n") && head.get(1).is_some_and(|b| matches!(b, 0x0c..=0x0f)) && head.first()? & 0x80 != 0 {
+    // CPython 3's number of the version, from 3000 up, and "\r\n"; then flags and sizes or the like, never without a zero.
+    if let [first, 0x0b..=0x0f, b'\r', b'\n', rest @ ..] = head
+        && (first & 0x80 != 0 || rest.iter().take(12).any(|b| *b == 0))
+    {
         return Some(Content::PythonBytecode);
     }
     if pickled::is_torch_magic(head) {
@@ -337,6 +353,11 @@ fn by_magic(head: &[u8], size: u64) -> Option<Content> {
     is_tar(head).then_some(Content::Tar)
 }
 
+/// Words for people, long enough to tell: a text may begin with the name of a format.
+fn is_words(head: &[u8]) -> bool {
+    head.len() >= 64 && head.is_ascii() && pickled::printable(head)
+}
+
 /// For magic numbers that chance or ordinary text could give: whether what follows agrees.
 fn borne_out(head: &[u8], content: Content) -> bool {
     match content {
@@ -345,22 +366,9 @@ fn borne_out(head: &[u8], content: Content) -> bool {
             Some([b'1'..=b'9', 0x31, 0x41, 0x59, 0x26, 0x53, 0x59] | [b'1'..=b'9', 0x17, 0x72, 0x45, 0x38, 0x50, 0x90])
         ),
         Content::OldGgml => !pickled::printable(head),
+        Content::Image | Content::Media | Content::TfLite | Content::ExecuTorch => !is_words(head),
         _ => true,
     }
-}
-
-/// A tar's first header: its checksum is that of its bytes, with blanks for itself (POSIX ustar, and older).
-fn is_tar(head: &[u8]) -> bool {
-    let Some(block) = head.first_chunk::<512>() else { return false };
-    let (mut sum, mut signed) = (0i64, 0i64);
-    for (i, byte) in block.iter().enumerate() {
-        let byte = if (148..156).contains(&i) { b' ' } else { *byte };
-        sum += i64::from(byte);
-        signed += i64::from(byte.cast_signed());
-    }
-    let field = block[148..156].trim_ascii().split(|b| *b == 0 || *b == b' ').next().unwrap_or_default();
-    let octal = std::str::from_utf8(field).ok().and_then(|t| i64::from_str_radix(t, 8).ok());
-    block[0] != 0 && octal.is_some_and(|n| n == sum || n == signed)
 }
 
 /// Signatures further on.

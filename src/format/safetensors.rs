@@ -20,9 +20,10 @@ mod layout;
 
 use super::Kind;
 use super::description::{Adapter, Description, Tensor};
-use super::finding::{Findings, Halt, Parsed, Place, Rule, Severity};
+use super::finding::{Findings, Halt, Parsed, Place, Rule, Severity, rules};
 use super::input::{Input, read_range};
 use super::json::{Lexer, Token};
+use super::recognise::{Content, also, recognise};
 use crate::artifact::Format;
 use crate::digest::shorten;
 use crate::error::Result;
@@ -47,36 +48,29 @@ const SHOWN_OF_BAD: usize = 1000;
 /// Of `__metadata__`, values that are described.
 const METADATA_SHOWN: usize = 256;
 
-macro_rules! rules {
-    ($($name:ident = $id:literal, $severity:ident, $summary:literal;)*) => {
-        $(pub(super) static $name: Rule = Rule { id: $id, severity: Severity::$severity, summary: $summary };)*
-        /// Every rule about safetensors.
-        pub(crate) static RULES: &[&Rule] = &[$(&$name),*];
-    };
-}
 rules! {
-    HEADER = "safetensors.header", Critical, "the file does not begin with a safetensors header: it is something else, or cut short";
-    LENGTH = "safetensors.header-length", Critical, "the header's length is not 2..=100,000,000 or goes past the end of the file";
-    JSON = "safetensors.json", Critical, "the header is no well-formed JSON object, padded with nothing but spaces";
-    DUPLICATE = "safetensors.duplicate-key", Critical, "a key stands twice in an object: one reader takes the first value, another the last";
-    METADATA = "safetensors.metadata", Critical, "__metadata__ is not an object of texts";
-    FIELD = "safetensors.field", Critical, "a tensor's entry is not exactly dtype, shape and data_offsets of the right kinds";
-    DTYPE = "safetensors.dtype", Critical, "a tensor has a type that safetensors does not know";
-    SHAPE = "safetensors.shape", Critical, "a tensor's shape overflows, has too many dimensions or is no whole number of bytes";
-    SIZE = "safetensors.size", Critical, "a tensor's offsets do not span as many bytes as its type and shape need";
-    OVERLAP = "safetensors.overlap", Critical, "two tensors share bytes";
-    HOLE = "safetensors.hole", Critical, "bytes before or between tensors belong to none: something could be hidden in them";
-    TRUNCATED = "safetensors.truncated", Critical, "tensors go past the end of the file";
-    TRAILING = "safetensors.trailing", Critical, "bytes follow the last tensor: another format could begin there";
-    LIMIT = "safetensors.limit", Critical, "the header has more tensors than any model";
-    HOSTILE_NAME = "safetensors.hostile-name", High, "a tensor's name has control or direction characters: two readers or people see two names";
-    METADATA_CODE = "safetensors.metadata-code", High, "a value of __metadata__ names a class or holds a pickle: some loaders build whatever it says";
-    ODD_NAME = "safetensors.odd-name", Warning, "a tensor's name is empty, very long or looks like a path";
-    PADDING = "safetensors.padding", Warning, "the header is padded with more spaces than any alignment needs";
-    MISALIGNED = "safetensors.misaligned", Warning, "tensors do not begin at a multiple of their element's size: some readers copy, some fail";
-    POLYGLOT = "safetensors.polyglot", Warning, "the end of the file reads as a zip archive too";
-    EMPTY = "safetensors.empty", Warning, "there are no tensors";
-    WRITER = "safetensors.format", Info, "which framework wrote the file, as it says itself";
+    HEADER "safetensors.header" Critical "the file does not begin with a safetensors header: it is something else, or cut short"
+    LENGTH "safetensors.header-length" Critical "the header's length is not 2..=100,000,000 or goes past the end of the file"
+    JSON "safetensors.json" Critical "the header is no well-formed JSON object, padded with nothing but spaces"
+    DUPLICATE "safetensors.duplicate-key" Critical "a key stands twice in an object: one reader takes the first value, another the last"
+    METADATA "safetensors.metadata" Critical "__metadata__ is not an object of texts"
+    FIELD "safetensors.field" Critical "a tensor's entry is not exactly dtype, shape and data_offsets of the right kinds"
+    DTYPE "safetensors.dtype" Critical "a tensor has a type that safetensors does not know"
+    SHAPE "safetensors.shape" Critical "a tensor's shape overflows, has too many dimensions or is no whole number of bytes"
+    SIZE "safetensors.size" Critical "a tensor's offsets do not span as many bytes as its type and shape need"
+    OVERLAP "safetensors.overlap" Critical "two tensors share bytes"
+    HOLE "safetensors.hole" Critical "bytes before or between tensors belong to none: something could be hidden in them"
+    TRUNCATED "safetensors.truncated" Critical "tensors go past the end of the file"
+    TRAILING "safetensors.trailing" Critical "bytes follow the last tensor: another format could begin there"
+    LIMIT "safetensors.limit" Critical "the header has more tensors than any model"
+    HOSTILE_NAME "safetensors.hostile-name" High "a tensor's name has control or direction characters: two readers or people see two names"
+    METADATA_CODE "safetensors.metadata-code" High "a value of __metadata__ names a class or holds a pickle: some loaders build whatever it says"
+    ODD_NAME "safetensors.odd-name" Warning "a tensor's name is empty, very long or looks like a path"
+    PADDING "safetensors.padding" Warning "the header is padded with more spaces than any alignment needs"
+    MISALIGNED "safetensors.misaligned" Warning "tensors do not begin at a multiple of their element's size: some readers copy, some fail"
+    POLYGLOT "safetensors.polyglot" Warning "before the last bytes of the file stands what lenient readers take for a zip archive's end"
+    EMPTY "safetensors.empty" Warning "there are no tensors"
+    WRITER "safetensors.format" Info "which framework wrote the file, as it says itself"
 }
 
 /// Bits of an element, by the name of its type (`enum Dtype` of the safetensors crate).
@@ -161,10 +155,12 @@ fn header_length(input: &dyn Input) -> Parsed<u64> {
     };
     let length = u64::from_le_bytes(*length);
     if rest.first() != Some(&b'{') {
-        let message = match super::companion::disguise(&head) {
-            Some(what) => format!("the file is named safetensors and is {what}"),
-            None if rest.is_empty() => "the file ends where its header should begin".to_owned(),
-            None => format!("the header begins with the byte {:#04x}, not with '{{'", rest[0]),
+        let message = match (rest.first(), recognise(input)?) {
+            (None, _) => "the file ends where its header should begin".to_owned(),
+            (Some(byte), Content::Unknown | Content::Text) => {
+                format!("the header begins with the byte {byte:#04x}, not with '{{'")
+            }
+            (_, content) => format!("the file is named safetensors and is {}", content.name()),
         };
         return Err(Halt::found(&HEADER, Place::at(8), message));
     }
@@ -525,6 +521,10 @@ const ZIP_END: u64 = 22 + 65_535;
 
 /// A tensor's bytes may be anything, also an archive: then two programs see two things in the file.
 fn zip_at_the_end(path: &RelPath, input: &dyn Input, findings: &mut Findings) -> Parsed<()> {
+    // One that ends where the file does was told of when the file was recognised.
+    if also(input, Content::Safetensors)? == Some(Content::Zip) {
+        return Ok(());
+    }
     let size = input.size();
     let from = size.saturating_sub(ZIP_END);
     let tail = read_range(input, from, size - from, ZIP_END)?;

@@ -12,7 +12,7 @@
 
 use super::Kind;
 use super::description::Description;
-use super::finding::{Findings, Halt, Parsed, Place, Rule, Severity};
+use super::finding::{Findings, Halt, Parsed, Place, rules};
 use super::input::{Input, read_range};
 use super::pickle::{self, MAX_PICKLE, Out};
 use crate::artifact::Format;
@@ -20,14 +20,6 @@ use crate::digest::shorten;
 use crate::error::Result;
 use crate::name::RelPath;
 use std::collections::HashSet;
-
-macro_rules! rules {
-    ($($name:ident $id:literal $severity:ident $summary:literal)*) => {
-        $(pub(crate) static $name: Rule = Rule { id: $id, severity: Severity::$severity, summary: $summary };)*
-        /// Every rule of the module.
-        pub(crate) static RULES: &[&Rule] = &[$(&$name),*];
-    };
-}
 
 rules! {
     OTHER "archive.tar" Critical "a tar archive: unpacked or loaded, it is not known by what"
@@ -156,9 +148,14 @@ fn member(path: &RelPath, header: &[u8], at: u64, findings: &mut Findings) -> Pa
 
 /// The sum of all bytes, its own field taken for spaces.
 fn checksum(header: &[u8; BLOCK as usize]) -> bool {
-    let sum: u64 = header.iter().map(|b| u64::from(*b)).sum();
-    let field: u64 = header[148..156].iter().map(|b| u64::from(*b)).sum();
-    octal(&header[148..156]) == Some(sum - field + 8 * 32)
+    let (mut sum, mut signed) = (0u64, 0i64);
+    for (i, byte) in header.iter().enumerate() {
+        let byte = if (148..156).contains(&i) { b' ' } else { *byte };
+        sum += u64::from(byte);
+        signed += i64::from(byte.cast_signed());
+    }
+    // Old tars summed signed bytes; Python's tarfile takes either.
+    octal(&header[148..156]).is_some_and(|n| n == sum || i64::try_from(n) == Ok(signed))
 }
 
 /// Octal digits between spaces, ended by a space or NUL.

@@ -2,6 +2,40 @@
 
 use super::finding::Severity;
 use super::*;
+use std::time::{Duration, Instant};
+
+/// A guard against hangs, nothing more: of input that would take minutes if the work grew faster than it. It is far from
+/// what such a look takes on the slowest machine, and says nothing of speed, which is what benches are for.
+pub(super) fn no_hang<T>(what: &str, look: impl FnOnce() -> T) -> T {
+    let start = Instant::now();
+    let seen = look();
+    assert!(start.elapsed() < Duration::from_secs(30), "{what} took {:?}", start.elapsed());
+    seen
+}
+
+/// Sound files in turn, each with a few changes, always the same ones for a `seed`: cut, with a byte more, with a byte from
+/// elsewhere, with one that parsers look for, with any.
+pub(super) fn mutations(seed: u64, sound: &[&[u8]], rounds: usize) -> impl Iterator<Item = Vec<u8>> {
+    let mut random = seed;
+    let mut next = move |below: usize| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) as usize % below
+    };
+    sound.iter().cycle().take(rounds).map(move |sound| {
+        let mut bytes = sound.to_vec();
+        for _ in 0..=next(4) {
+            let at = next(bytes.len());
+            match next(6) {
+                0 => bytes.truncate(at + 1),
+                1 => bytes.insert(at, next(256) as u8),
+                2 => bytes[at] = bytes[next(bytes.len())],
+                3 => bytes[at] = [0, 1, 0x7f, 0x80, 0xff][next(5)],
+                _ => bytes[at] = next(256) as u8,
+            }
+        }
+        bytes
+    })
+}
 
 /// What it is, and the worst that was found.
 fn at(name: &str, bytes: &[u8]) -> (Kind, Findings) {
@@ -63,6 +97,35 @@ fn junk_and_lies_are_refused() {
         let refused = findings.list().iter().any(|f| f.severity >= Severity::High && f.rule.starts_with(rule));
         assert!(refused, "{name} wants {rule}: {findings:?}");
     }
+}
+
+#[test]
+fn one_defect_has_one_finding() {
+    for (name, bytes, rule) in [
+        ("x.gguf", b"junk junk junk 17".as_slice(), "content.disagrees"),
+        ("x.npy", b"junk", "content.disagrees"),
+        ("run.py", b"print()", "content.code"),
+        ("a.html", b"words", "content.code"),
+        ("a.png", b"words", "content.disagrees"),
+        ("noext", b"words", "content.other-file"),
+        ("noext", b"{}", "content.other-file"),
+        ("config.json", b"", "content.empty"),
+        ("config.json", b"words", "json.malformed"),
+        ("config.json", b"\xff\xfe{\0}\0", "content.unknown"),
+        ("merges.txt", b"a\0b", "content.not-text"),
+        ("merges.txt", b"\x0a\x0a\x0a\x03<s>\x15\0\0\0\0", "content.disagrees"),
+        ("vocab.txt", b"version https://git-lfs.github.com/spec/v1\n", "content.lfs-pointer"),
+        ("tokenizer.model", b"ab\x01", "companion.not-vocabulary"),
+        ("LICENSE", b"<html>", "content.html"),
+        ("lib.so", b"\x7fELF", "content.executable"),
+    ] {
+        let (kind, findings) = at(name, bytes);
+        assert_eq!(findings.list().iter().map(|f| f.rule).collect::<Vec<_>>(), [rule], "{name}");
+        let named = rule.starts_with("content.");
+        assert_eq!(kind, if named { Kind::Other } else { Kind::Companion }, "{name}");
+    }
+    let (kind, findings) = at("README.md", b"<html>a page</html>");
+    assert_eq!((kind, findings.list()), (Kind::Companion, &[][..]));
 }
 
 #[test]

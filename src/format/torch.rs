@@ -19,9 +19,10 @@ pub(crate) use state::tensors as tensors_of;
 
 use super::Kind;
 use super::description::Description;
-use super::finding::{Findings, Halt, Place, Rule, Severity};
+use super::finding::{Findings, Halt, Place, rules};
 use super::input::Input;
 use super::pickle::heap::StorageRef;
+use super::recognise::{Content, Sort, recognise};
 use super::zip::{Member, contents};
 use super::{pickle, tar, zip};
 use crate::artifact::Format;
@@ -29,14 +30,6 @@ use crate::digest::shorten;
 use crate::error::Result;
 use crate::name::RelPath;
 use std::collections::{HashMap, HashSet};
-
-macro_rules! rules {
-    ($($name:ident $id:literal $severity:ident $summary:literal)*) => {
-        $(pub(crate) static $name: Rule = Rule { id: $id, severity: Severity::$severity, summary: $summary };)*
-        /// Every rule of the module.
-        pub(crate) static RULES: &[&Rule] = &[$(&$name),*];
-    };
-}
 
 rules! {
     BOUNDS "torch.bounds" Critical "a tensor that reaches past its storage: a loader would read out of bounds"
@@ -138,7 +131,8 @@ fn foreign_in_weights(head: &[u8]) -> Option<&'static str> {
 /// The members of a zip by their roles.
 struct Roles<'a> {
     object: &'a Member,
-    version: Option<&'a Member>,
+    /// In each place that readers look for it.
+    versions: Vec<&'a Member>,
     byteorder: Option<&'a Member>,
     storages: HashMap<&'a str, &'a Member>,
     words: Vec<&'a Member>,
@@ -151,10 +145,10 @@ impl<'a> Roles<'a> {
         let below = |m: &'a Member| m.name.strip_prefix(folder)?.strip_prefix('/');
         let find = |what: &str| members.iter().find(|m| below(m) == Some(what));
         let object = find("data.pkl")?;
-        let version = find("version").or_else(|| find(".data/version"));
+        let versions = [find("version"), find(".data/version")].into_iter().flatten().collect();
         let mut roles = Roles {
             object,
-            version,
+            versions,
             byteorder: find("byteorder"),
             storages: HashMap::new(),
             words: Vec::new(),
@@ -209,7 +203,7 @@ fn archive(path: &RelPath, input: &dyn Input, findings: &mut Findings) -> Result
     for member in &roles.words {
         word(path, input, member, findings)?;
     }
-    version(path, input, roles.version, findings)?;
+    version(path, input, &roles.versions, findings)?;
     if let Some(member) = roles.byteorder {
         let said = word(path, input, member, findings)?;
         if said.as_deref() != Some(b"little") {
@@ -255,7 +249,9 @@ fn code(path: &RelPath, members: &[Member], findings: &mut Findings) {
 
 /// What a member's name makes of an archive.
 fn kind_of_code(name: &str) -> Option<&'static str> {
-    let below = name.split_once('/').map_or(name, |(_, below)| below);
+    // PyTorch's reader (miniz) does not tell cases apart.
+    let name = name.to_ascii_lowercase();
+    let below = name.split_once('/').map_or(name.as_str(), |(_, below)| below);
     Some(match below {
         "constants.pkl" => "TorchScript",
         _ if below.starts_with("code/") || below.starts_with("constants/") => "TorchScript",
@@ -305,7 +301,11 @@ fn whole(path: &RelPath, input: &dyn Input, member: &Member, findings: &mut Find
 fn word(path: &RelPath, input: &dyn Input, member: &Member, findings: &mut Findings) -> Result<Option<Vec<u8>>> {
     let bytes = read(path, input, member, MAX_WORD + 1, findings)?;
     let bytes = bytes.filter(|bytes| bytes.len() <= MAX_WORD);
-    if bytes.is_none() {
+    let program = match &bytes {
+        Some(bytes) => pickle::is_program(path, bytes)?,
+        None => true,
+    };
+    if program {
         look_into(path, input, member, findings)?;
         let why = format!("{:?} holds more than the word that belongs there", shorten(&member.name));
         findings.add(path, &MEMBER, Place::part(&member.name), why);
@@ -313,23 +313,24 @@ fn word(path: &RelPath, input: &dyn Input, member: &Member, findings: &mut Findi
     Ok(bytes)
 }
 
-fn version(path: &RelPath, input: &dyn Input, member: Option<&Member>, findings: &mut Findings) -> Result<()> {
-    let Some(member) = member else {
+fn version(path: &RelPath, input: &dyn Input, members: &[&Member], findings: &mut Findings) -> Result<()> {
+    if members.is_empty() {
         findings.add(
             path,
             &VERSION,
             Place::whole(),
             "there is no version: PyTorch refuses the file, other readers do not",
         );
-        return Ok(());
-    };
-    let said = word(path, input, member, findings)?.unwrap_or_default();
-    let said = String::from_utf8_lossy(&said).into_owned();
-    let digits = said.strip_suffix('\n').unwrap_or(&said);
-    let number = digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok()).flatten();
-    if !number.is_some_and(|n| VERSIONS.contains(&n)) {
-        let why = format!("the version is {:?}; {VERSIONS:?} are known", shorten(&said));
-        findings.add(path, &VERSION, Place::part(&member.name), why);
+    }
+    for member in members {
+        let said = word(path, input, member, findings)?.unwrap_or_default();
+        let said = String::from_utf8_lossy(&said).into_owned();
+        let digits = said.strip_suffix('\n').unwrap_or(&said);
+        let number = digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok()).flatten();
+        if !number.is_some_and(|n| VERSIONS.contains(&n)) {
+            let why = format!("the version is {:?}; {VERSIONS:?} are known", shorten(&said));
+            findings.add(path, &VERSION, Place::part(&member.name), why);
+        }
     }
     Ok(())
 }
@@ -339,7 +340,10 @@ fn look_into(path: &RelPath, input: &dyn Input, member: &Member, findings: &mut 
     let fits = member.size <= pickle::MAX_PICKLE;
     let keep = if fits { pickle::MAX_PICKLE as usize } else { HEAD };
     let Some(bytes) = read(path, input, member, keep, findings)? else { return Ok(()) };
-    if let Some(what) = foreign(&bytes).or(tar::is_tar(&bytes).then_some("a tar archive")) {
+    let content = recognise(&bytes.as_slice())?;
+    let sorted = matches!(content.sort(), Sort::Executable | Sort::Archive | Sort::OtherModel)
+        || matches!(content, Content::Llamafile | Content::Php | Content::Zip | Content::Tar);
+    if let Some(what) = foreign(&bytes).or(sorted.then_some(content.name())) {
         let why = format!("{:?} is {what} within the archive, where scanners do not look", shorten(&member.name));
         findings.add(path, &NESTED, Place::part(&member.name), why);
     }

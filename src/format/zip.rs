@@ -20,7 +20,7 @@ mod header;
 mod local;
 mod names;
 
-use super::finding::{Findings, Halt, Parsed, Place, Rule, Severity};
+use super::finding::{Findings, Halt, Parsed, Place, Rule, rules};
 use super::input::{Input, read_range};
 use crate::error::Result;
 use crate::name::RelPath;
@@ -31,14 +31,6 @@ use header::{Central, End};
 const MAX_MEMBERS: u64 = 1 << 16;
 /// Bytes of the directory.
 const MAX_DIRECTORY: u64 = 8 << 20;
-
-macro_rules! rules {
-    ($($name:ident $id:literal $severity:ident $summary:literal)*) => {
-        $(pub(crate) static $name: Rule = Rule { id: $id, severity: Severity::$severity, summary: $summary };)*
-        /// Every rule of the module.
-        pub(crate) static RULES: &[&Rule] = &[$(&$name),*];
-    };
-}
 
 rules! {
     END "zip.end" Critical "no end record where it belongs: the archive is cut short, or bytes follow it"

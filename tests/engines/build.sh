@@ -4,6 +4,7 @@
 #   llama-cpp-python-<version>/   wheel/*.whl   the Python package, compiled from its source package
 #                                 lib/*.so      the shared libraries out of that wheel: for our loader
 #                                 include/*.h   llama.cpp's headers, from the same source package
+#                                 models/       its vocabularies (ggml-vocab-*.gguf) and chat templates: what inspection must pass
 #   engines-venv-<key>/           a Python environment with requirements.txt installed
 #
 # Each folder is made beside its place and renamed when complete, so a build that was killed leaves no
@@ -32,16 +33,30 @@ make_env() {
     "$1/bin/python" -m pip install -q --no-deps --only-binary :all: "${@:3}" -r "$2"
 }
 
-build_engine() {
-    local out=$tmp/engine src
+# The source package, unpacked: $src, and the PATH to build it with: $path.
+fetch_source() {
+    [ -z "${src:-}" ] || return 0
     grep -v '^llama-cpp-python==' "$requirements" > "$tmp/build-requirements.txt"
     make_env "$tmp/build-env" "$tmp/build-requirements.txt"
-    local path=$tmp/build-env/bin:$PATH
+    path=$tmp/build-env/bin:$PATH
 
     PATH=$path pip download -q --no-deps --no-build-isolation --no-binary llama-cpp-python \
         -d "$tmp/sdist" "llama-cpp-python==$version"
     tar -xzf "$tmp"/sdist/*.tar.gz -C "$tmp/sdist"
     src=$(echo "$tmp"/sdist/*/)
+}
+
+take_models() {
+    fetch_source
+    mkdir "$tmp/models"
+    cp "$src"/vendor/llama.cpp/models/ggml-vocab-*.gguf "$tmp/models/"
+    cp -r "$src/vendor/llama.cpp/models/templates" "$tmp/models/templates"
+    mv "$tmp/models" "$engine/models"
+}
+
+build_engine() {
+    local out=$tmp/engine
+    fetch_source
 
     # llama.cpp's `common` (its command-line helpers) is compiled even when nothing needs it, and is half
     # of the build. The package forces it on, so a -D cannot turn it off.
@@ -64,6 +79,9 @@ build_engine() {
 if [ ! -d "$engine" ]; then
     echo "compiling llama-cpp-python $version, once (about five minutes on two cores)" >&2
     build_engine >&2
+fi
+if [ ! -d "$engine/models" ]; then
+    take_models >&2
 fi
 if [ ! -x "$venv/bin/python" ]; then  # a link to the Python it was made with, which may be gone
     rm -rf "$venv"

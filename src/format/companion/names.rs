@@ -1,79 +1,19 @@
 //! Names that mean something in a model's folder.
 //!
-//! Owns: the lists: extensions of code, of companions, of pictures; libraries that loaders may import; keys that name files.
-//! Promises: compares without regard to case where a file system or a loader might. Leaves out: which rule follows.
-
-/// Extensions of what runs: on a machine, in an interpreter, in a browser, in a shell.
-const CODE: [&str; 58] = [
-    "py", "pyw", "pyi", "pyx", "pyc", "pyo", "pyd", "ipynb", "whl", "egg", "so", "dll", "dylib", "exe", "com", "msi",
-    "scr", "sys", "sh", "bash", "zsh", "fish", "csh", "ksh", "bat", "cmd", "ps1", "psm1", "vbs", "vbe", "wsf", "hta",
-    "js", "mjs", "cjs", "ts", "wasm", "html", "htm", "xhtml", "svg", "php", "pl", "rb", "lua", "jar", "class", "dex",
-    "apk", "cu", "cubin", "ptx", "elf", "desktop", "lnk", "url", "scpt", "service",
-];
-
-/// Extensions of texts that belong to a model.
-const TEXTS: [&str; 15] = [
-    "txt", "md", "jsonl", "tiktoken", "vocab", "merges", "bpe", "csv", "tsv", "rst", "cff", "bib", "license", "chk",
-    "codes",
-];
-
-/// The same for names without an extension; the last three are Ollama's.
-const PLAIN: [&str; 12] = [
-    "license",
-    "notice",
-    "readme",
-    "use_policy",
-    "copying",
-    "modelfile",
-    "authors",
-    "changelog",
-    "checksums",
-    "template",
-    "params",
-    "system",
-];
-
-const PICTURES: [&str; 5] = ["png", "jpg", "jpeg", "gif", "webp"];
+//! Owns: the lists: libraries that loaders may import, keys that name files or classes; and what is shown of a name. Promises:
+//! compares without regard to case where a file system or a loader might. Leaves out: what a file may hold under its name
+//! (`recognise`), which rule follows.
 
 /// The extension in lower case, empty when there is none.
-pub(crate) fn extension(name: &str) -> String {
+pub(super) fn extension(name: &str) -> String {
     name.rsplit_once('.').map(|(_, e)| e.to_ascii_lowercase()).unwrap_or_default()
 }
 
-/// Whether a name is that of code. A library may have a version behind: `libx.so.1`.
-pub(crate) fn is_code(name: &str) -> bool {
-    let name = name.to_ascii_lowercase();
-    CODE.contains(&extension(&name).as_str()) || name.contains(".so.")
-}
-
-/// Whether a value is the name of a file of code; addresses end in `.com` and words in `.so` too, so fewer count than above.
+/// Whether a value is the name of a file of code; addresses end in `.com` and words in `.so` too, so few count.
 pub(super) fn names_code(text: &str) -> bool {
     const ENDS: [&str; 8] = [".py", ".pyc", ".pyd", ".so", ".dll", ".dylib", ".wasm", ".exe"];
     let text = text.to_ascii_lowercase();
     ENDS.iter().any(|end| text.len() > end.len() && text.ends_with(end))
-}
-
-/// Whether an extension in lower case is that of a text.
-pub(crate) fn is_text(extension: &str) -> bool {
-    TEXTS.contains(&extension)
-}
-
-pub(super) fn is_picture(extension: &str) -> bool {
-    PICTURES.contains(&extension)
-}
-
-/// Whether a name is that of a companion.
-pub(super) fn is_companion(name: &str) -> bool {
-    let extension = extension(name);
-    ["json", "jinja", "yaml", "yml", "model", "spm"].contains(&extension.as_str())
-        || is_text(&extension)
-        || is_picture(&extension)
-        || (extension.is_empty() && is_plain(&name.to_ascii_lowercase()))
-}
-
-/// Whether a name in lower case, without an extension, is that of a text: `LICENSE-MODEL`, `MODEL_LICENSE` and the like: terms have many names, and are text.
-pub(crate) fn is_plain(name: &str) -> bool {
-    PLAIN.contains(&name) || name.split(['-', '_', ' ']).any(|word| ["license", "licence", "notice"].contains(&word))
 }
 
 /// Whether a JSON file is an index of shards: `model.safetensors.index.json`, `x.safetensors.index.fp16.json`.
@@ -94,9 +34,7 @@ pub(super) fn what(name: &str) -> &'static str {
         (_, "jinja") => "a chat template",
         (_, "yaml" | "yml") => "YAML",
         (_, "model" | "spm") => "a vocabulary",
-        (name, _) if is_code(name) => "code",
-        (name, _) if is_companion(name) => "text",
-        _ => "unknown",
+        _ => "text",
     }
 }
 
@@ -317,6 +255,22 @@ pub(super) enum Yaml {
     RemoteCode,
 }
 
+/// Whether a tag of the line has a byte in hexadecimal, as no tool writes it: `!!pyth%6Fn/name:os.system`.
+fn escaped_tag(line: &str) -> bool {
+    let mut rest = line;
+    while let Some((before, tag)) = rest.split_once('!') {
+        let begins = before.is_empty() || before.ends_with([' ', '\t', '[', '{', ',', ':', '!']);
+        let end = tag.find(|c: char| c.is_whitespace()).unwrap_or(tag.len());
+        let mut escapes = tag.get(..end).unwrap_or_default().split('%').skip(1);
+        let hexadecimal = |escape: &str| escape.bytes().take_while(u8::is_ascii_hexdigit).count() >= 2;
+        if begins && escapes.any(hexadecimal) {
+            return true;
+        }
+        rest = tag;
+    }
+    false
+}
+
 /// What is dangerous in a line, and the word that is; also when letters of it are escaped, as YAML may in quotes.
 pub(super) fn yaml_line(line: &str) -> Option<(Yaml, &'static str)> {
     plain_line(line).or_else(|| plain_line(&unescaped(line)?))
@@ -361,9 +315,7 @@ fn plain_line(line: &str) -> Option<(Yaml, &'static str)> {
     if line.trim_start_matches('\u{feff}').starts_with("%TAG") {
         return Some((Yaml::Tag, "%TAG"));
     }
-    let escaped =
-        |word: &str| word.trim_start_matches(['[', '{', ',', '"', '\'']).starts_with('!') && word.contains('%');
-    if line.split_whitespace().any(escaped) {
+    if escaped_tag(line) {
         return Some((Yaml::Tag, "%"));
     }
     for tag in ["!new:", "!apply:", "!name:", "!module:"] {

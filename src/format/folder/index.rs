@@ -4,11 +4,11 @@
 //! tensor of a file is in the map, and no name leads elsewhere, or there is a finding. Leaves out: whether the index is an
 //! index (`companion`).
 
-use super::super::Kind;
 use super::super::companion::{climbs, is_absolute, is_url};
 use super::super::description::{Description, Facts};
 use super::super::finding::{Findings, Place};
 use super::super::safetensors::is_hostile;
+use super::super::{Candidate, Kind};
 use super::{
     INDEX_DISAGREE, INDEX_FORMAT, INDEX_MISSING, INDEX_NO_WEIGHTS, INDEX_OUTSIDE, INDEX_SHARD, INDEX_SIZE,
     INDEX_TENSOR, INDEX_TWICE, INDEX_UNLISTED, folder_of, shard,
@@ -22,10 +22,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 type Map = BTreeMap<String, String>;
 
 /// Checks every index among the files.
-pub(super) fn check_indexes(files: &[(RelPath, Description)], findings: &mut Findings) {
-    let there: HashMap<&str, &Description> = files.iter().map(|(path, about)| (path.as_str(), about)).collect();
+pub(super) fn check_indexes(files: &[Candidate], findings: &mut Findings) {
+    let there: HashMap<&str, &Description> = files.iter().map(|file| (file.path.as_str(), &file.description)).collect();
     let mut seen: BTreeMap<&str, (&RelPath, &Map)> = BTreeMap::new();
-    for (path, about) in files {
+    for Candidate { path, description: about, .. } in files {
         let Facts::WeightMap(map) = &about.facts else { continue };
         let folder = folder_of(path.as_str());
         let index = Index { path, about, map, folder };
@@ -145,10 +145,10 @@ impl Index<'_> {
     }
 
     /// Shards that lie beside those of the map and are not in it.
-    fn unlisted(&self, files: &[(RelPath, Description)], findings: &mut Findings) {
+    fn unlisted(&self, files: &[Candidate], findings: &mut Findings) {
         let named: BTreeSet<&str> = self.map.values().map(String::as_str).collect();
         let stems: BTreeSet<(&str, &str)> = named.iter().filter_map(|file| shard(file)).collect();
-        for (path, _) in files.iter().filter(|(path, _)| folder_of(path.as_str()) == self.folder) {
+        for path in files.iter().map(|file| &file.path).filter(|path| folder_of(path.as_str()) == self.folder) {
             let name = path.file_name();
             if !named.contains(name) && shard(name).is_some_and(|s| stems.contains(&s)) {
                 let message =

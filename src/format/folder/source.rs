@@ -11,7 +11,7 @@ use super::{
     WRITABLE,
 };
 use crate::digest::shorten;
-use crate::format::companion::is_code;
+use crate::format::recognise::is_code_name;
 use crate::name::{MAX_DEPTH, RelPath};
 use std::collections::{HashMap, HashSet};
 
@@ -119,7 +119,7 @@ fn name(entry: &Entry, findings: &mut Findings) {
     }
     let file = path.rsplit('/').next().unwrap_or(path);
     let looks_like = file.rsplit_once('.').is_some_and(|(stem, _)| is_model_like(stem.trim_end()));
-    if is_code(file) && looks_like {
+    if is_code_name(file) && looks_like {
         add(
             entry,
             &DOUBLE_EXTENSION,

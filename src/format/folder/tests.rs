@@ -1,5 +1,7 @@
 //! Tests of folders: the cases of the hostile set that are folders, and each rule at its edge.
 
+use super::super::description::Description;
+use super::super::finding::{Rule, Severity};
 use super::super::input::Input;
 use super::super::{companion, safetensors};
 use super::*;
@@ -34,7 +36,7 @@ fn folder(files: &[(&str, &[u8])]) -> Findings {
             Some("gguf") => Description::new(Kind::Model(Format::Gguf), "gguf"),
             _ => companion::inspect(&path, input, &mut findings).expect("reads"),
         };
-        described.push((path, about));
+        described.push(Candidate { path, size_bytes: bytes.len() as u64, description: about });
     }
     check(Layout::Folder, &described, &mut findings);
     findings
@@ -159,8 +161,12 @@ fn weights_that_stand_for_each_other_are_told() {
     assert_eq!(found(&[("a.Q4-00001-of-00002.gguf", b"")]), [""; 0]);
     assert_eq!(found(&[("model-x-of-y.safetensors", &a), ("model-1-of-.safetensors", &a)]), [""; 0]);
     // Only a folder is loaded as one.
-    let described = [("model.safetensors", "a"), ("model.bin", "b"), ("adapter_config.json", "c")]
-        .map(|(path, what)| (path.parse().expect("a path"), Description::new(Kind::Model(Format::Pytorch), what)));
+    let described =
+        [("model.safetensors", "a"), ("model.bin", "b"), ("adapter_config.json", "c")].map(|(path, what)| Candidate {
+            path: path.parse().expect("a path"),
+            size_bytes: 1,
+            description: Description::new(Kind::Model(Format::Pytorch), what),
+        });
     let mut findings = Findings::new();
     check(Layout::Split, &described, &mut findings);
     assert_eq!(findings.list(), []);

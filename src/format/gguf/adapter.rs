@@ -8,11 +8,10 @@
 //! general.architecture "controlvector"                                      direction.N, N from 1, one-dimensional F32
 //! ```
 
-use super::parse::rules;
 use super::{Array, GgufHeader, TensorInfo, Value, ValueType};
 use crate::digest::shorten;
 use crate::format::description::Adapter;
-use crate::format::finding::{Findings, Place, Rule, Severity};
+use crate::format::finding::{Findings, Place, rules};
 use crate::name::RelPath;
 use std::collections::BTreeMap;
 

@@ -11,10 +11,9 @@
 //! ```
 
 use super::known::ARCHITECTURES;
-use super::parse::rules;
 use super::{Array, GgufHeader, Value, ValueType};
 use crate::digest::shorten;
-use crate::format::finding::{Findings, Place, Rule, Severity};
+use crate::format::finding::{Findings, Place, Rule, rules};
 use crate::name::RelPath;
 
 rules! {
@@ -494,7 +493,6 @@ impl<'a> Check<'a> {
 #[cfg(test)]
 mod tests {
     use super::super::build::*;
-    use super::*;
 
     /// A llama of these pairs, with one tensor for each of `layers` layers.
     fn llama(layers: u64, pairs: &[Vec<u8>]) -> Vec<u8> {

@@ -4,7 +4,8 @@
 //! sound. Leaves out: real models.
 
 use crate::format::description::Description;
-use crate::format::finding::{Findings, Severity};
+use crate::format::finding::Findings;
+pub(super) use crate::format::finding::Severity;
 
 pub(super) fn string(s: impl AsRef<[u8]>) -> Vec<u8> {
     [&(s.as_ref().len() as u64).to_le_bytes(), s.as_ref()].concat()

@@ -9,9 +9,8 @@
 //! from base b, the character c leads to the node b^c, if that node's label is c; a leaf's value stands at its base
 //! ```
 
-use super::parse::rules;
 use super::{Array, GgufHeader, Value, ValueType};
-use crate::format::finding::{Findings, Place, Rule, Severity};
+use crate::format::finding::{Findings, Place, Rule, rules};
 use crate::name::RelPath;
 
 rules! {

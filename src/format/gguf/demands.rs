@@ -8,9 +8,8 @@
 //! y = norm(x, eps) * w       eps >= 0, w F32        q = W x     W of a type with a dot product
 //! ```
 
-use super::parse::rules;
 use super::{GgufHeader, TensorInfo, Value, ValueType};
-use crate::format::finding::{Findings, Place, Rule, Severity};
+use crate::format::finding::{Findings, Place, Rule, rules};
 use crate::name::RelPath;
 
 rules! {

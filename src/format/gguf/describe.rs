@@ -4,11 +4,10 @@
 //! texts are cut, arrays are counted; bytes that are not UTF-8 are shown as U+FFFD. Leaves out: the templates' language
 //! (`template`).
 
-use super::parse::rules;
 use super::{Array, GgufHeader, Value, ValueType, architecture};
 use crate::digest::shorten;
 use crate::format::description::Tensor;
-use crate::format::finding::{Findings, Place, Rule, Severity};
+use crate::format::finding::{Findings, Place, rules};
 use crate::name::RelPath;
 use serde_json::{Map, Number, Value as Json};
 use std::collections::HashMap;

@@ -10,10 +10,9 @@
 //!              ^ data_offset, a multiple of general.alignment   after the last it may be missing (llama.cpp loads both)
 //! ```
 
-use super::parse::rules;
 use super::{GgufHeader, TensorInfo};
 use crate::error::Result;
-use crate::format::finding::{Findings, Halt, Parsed, Place, Rule, Severity};
+use crate::format::finding::{Findings, Halt, Parsed, Place, Rule, rules};
 use crate::format::input::{Input, Reader};
 use crate::name::RelPath;
 use std::io::Read;

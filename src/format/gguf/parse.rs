@@ -7,7 +7,7 @@
 use super::{Array, DEFAULT_ALIGNMENT, GgmlType, GgufHeader, MAX_HEADER, Strings, TensorInfo, Value, ValueType};
 use crate::digest::shorten;
 use crate::error::{Error, ErrorKind};
-use crate::format::finding::{Halt, Parsed, Place, Rule, Severity};
+use crate::format::finding::{Halt, Parsed, Place, Rule, rules};
 use std::collections::{HashMap, HashSet};
 use std::io::Read;
 
@@ -31,15 +31,6 @@ const MAX_STRINGS: u64 = 1 << 21;
 const MAX_NOTES: u32 = 32;
 /// Memory is taken in pieces of at most this, so that a length alone costs nothing.
 const PIECE: u64 = 1 << 20;
-
-macro_rules! rules {
-    ($($name:ident $id:literal $severity:ident $summary:literal)*) => {
-        $(static $name: Rule = Rule { id: $id, severity: Severity::$severity, summary: $summary };)*
-        /// The rules of this part.
-        pub(super) const RULES: &[&Rule] = &[$(&$name),*];
-    };
-}
-pub(super) use rules;
 
 rules! {
     MAGIC "gguf.magic" Critical "the file does not begin with GGUF: it is something else under its name"

@@ -9,9 +9,8 @@
 //! ```
 
 use super::architecture;
-use super::parse::rules;
 use super::{GgufHeader, Value, ValueType};
-use crate::format::finding::{Findings, Place, Rule, Severity};
+use crate::format::finding::{Findings, Place, rules};
 use crate::name::RelPath;
 use std::collections::{BTreeMap, HashMap};
 
@@ -273,14 +272,14 @@ mod tests {
             (
                 vec![(one, shard(0, 2, "t", &[]))],
                 "gguf.split-missing",
-                "1 of the 2 shards of \"b\" are missing, such as shard 2",
+                "1 of 2 shards are not there: \"b-00002-of-00002.gguf\" is missing",
             ),
-            (vec![(two, shard(1, 2, "t", &[]))], "gguf.split-missing", "such as shard 1"),
-            (vec![(one, shard(0, u16::MAX, "t", &[]))], "gguf.split-missing", "65534 of the 65535"),
+            (vec![(two, shard(1, 2, "t", &[]))], "gguf.split-missing", "\"b-00001-of-00002.gguf\" is missing"),
+            (vec![(one, shard(0, u16::MAX, "t", &[]))], "gguf.split-missing", "65534 of 65535 shards"),
             (
                 vec![(one, shard(0, 2, "t", &[])), ("d-00002-of-00002.gguf", shard(1, 2, "u", &[]))],
                 "gguf.split-missing",
-                "\"d\"",
+                "\"d-00001-of-00002.gguf\" is missing",
             ),
             (
                 vec![(one, shard(0, 2, "t", &[])), (two, shard(0, 2, "u", &[]))],

@@ -5,9 +5,10 @@
 
 use super::build::*;
 use super::*;
+use crate::format::input::Counted;
+use crate::format::tests::no_hang;
 use proptest::prelude::*;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 fn read(bytes: &[u8]) -> Result<GgufHeader> {
     GgufHeader::read(bytes, bytes.len() as u64)
@@ -249,7 +250,12 @@ fn gguf_files(folder: &Path) -> Vec<PathBuf> {
 
 fn inspect_file(file: &Path) -> (Description, Findings) {
     let bytes = std::fs::read(file).expect("readable");
-    inspect_as(file.file_name().expect("a name").to_str().expect("text"), &bytes)
+    let input = Counted::new(&bytes);
+    let mut findings = Findings::new();
+    let name = file.file_name().expect("a name").to_str().expect("text");
+    let description = inspect(&name.parse().expect("a path"), &input, &mut findings).expect("no failure");
+    assert!(input.read.get() <= 2 * input.size(), "{name}: {} bytes read", input.read.get());
+    (description, findings)
 }
 
 #[test]
@@ -263,9 +269,7 @@ fn every_hostile_file_gets_its_verdict() {
             continue;
         }
         seen += 1;
-        let start = Instant::now();
         let (description, mut findings) = inspect_file(&data("hostile").join(name));
-        assert!(start.elapsed().as_millis() < 100, "{name}");
         let path = name.parse().expect("a path");
         if let Facts::Gguf(header) = &description.facts {
             check_split(&[(&path, header)], &mut findings);
@@ -346,11 +350,10 @@ fn rules_have_one_name_each() {
     ids.sort_unstable();
     ids.dedup();
     assert_eq!(ids.len(), count);
-    assert_eq!(count, PARTS.iter().map(|part| part.len()).sum::<usize>());
     assert!(RULES.iter().any(|r| std::ptr::eq(*r, describe::RULES[0])), "the last part is there");
 }
 
-/// Bounds that are far from what they guard in a debug build; the figures that are promised are those of a release.
+/// Nothing is read twice, however much of it there is, and no work grows faster than the file.
 #[test]
 fn much_costs_little() {
     let tensors: Vec<_> = (0..1000).map(|i| tensor(format!("blk.{i}.attn_q.weight"), &[256, 4], 12, i * 576)).collect();
@@ -381,11 +384,11 @@ fn much_costs_little() {
         ("60,000 odd keys", file(&keys, &[], 0)),
         ("65,536 odd tensors", file(&[], &names, 0)),
     ] {
-        let start = Instant::now();
-        let findings = findings_of(&bytes);
-        let took = start.elapsed();
-        println!("{what}: {} bytes, {took:?}, {} findings", bytes.len(), findings.list().len());
-        assert!(took.as_millis() < 3000, "{what}: {took:?}");
+        let input = Counted::new(&bytes);
+        let mut findings = Findings::new();
+        let path = "m.gguf".parse().expect("a path");
+        no_hang(what, || inspect(&path, &input, &mut findings)).expect("no failure");
+        assert!(input.read.get() <= 2 * input.size(), "{what}: {} bytes read", input.read.get());
         assert!(findings.list().len() < 100, "{what}");
     }
 }

@@ -12,10 +12,9 @@
 
 use super::charsmap;
 use super::known::PRE_TOKENIZERS;
-use super::parse::rules;
 use super::{Array, GgufHeader, Strings, Value, ValueType};
 use crate::digest::shorten;
-use crate::format::finding::{Findings, Place, Rule, Severity};
+use crate::format::finding::{Findings, Place, Rule, rules};
 use crate::name::RelPath;
 use std::hash::{BuildHasher, RandomState};
 

@@ -1,6 +1,8 @@
 //! ONNX files, sound and hostile, made field by field.
 
 use super::*;
+use crate::format::Candidate;
+use crate::format::finding::Severity;
 
 fn varint(mut n: u64) -> Vec<u8> {
     let mut out = Vec::new();
@@ -285,7 +287,12 @@ fn external_tensors_have_a_type_and_nothing_inline() {
 }
 
 fn set(files: &[(&str, Description, u64)]) -> Findings {
-    let files: Vec<_> = files.iter().map(|(p, d, n)| (p.parse().expect("a path"), d.clone(), *n)).collect();
+    let candidate = |(path, description, size_bytes): &(&str, Description, u64)| Candidate {
+        path: path.parse().expect("a path"),
+        size_bytes: *size_bytes,
+        description: description.clone(),
+    };
+    let files: Vec<_> = files.iter().map(candidate).collect();
     let mut findings = Findings::new();
     check_external(&files, &mut findings);
     findings
@@ -316,9 +323,11 @@ fn what_is_read_from_other_files_must_be_there() {
     // Two models may share a file; what one of them reads is no rest.
     let both = [(m, reads("w.bin", "8"), 9), ("dir/b.onnx", reads("w.bin", "40"), 9), ("dir/w.bin", raw(), 64)];
     assert_eq!(set(&both).list(), []);
-    let both: Vec<(RelPath, Description)> = both.into_iter().map(|(p, d, _)| (p.parse().expect("a path"), d)).collect();
-    let names = external_names(both.iter().map(|(p, d)| (p, d)));
-    assert_eq!(names.iter().map(RelPath::as_str).collect::<Vec<_>>(), ["dir/w.bin"]);
+    for (path, description, _) in both {
+        let names = external_names(&path.parse().expect("a path"), &description);
+        let expected: &[&str] = if path.ends_with(".onnx") { &["dir/w.bin"] } else { &[] };
+        assert_eq!(names.iter().map(RelPath::as_str).collect::<Vec<_>>(), expected);
+    }
     // The furthest end counts, whatever the order.
     let two = |a: &str, b: &str| {
         let t = |name, o| {
@@ -357,6 +366,13 @@ fn operators_that_need_code_are_named() {
     sound(&with(node("Op", "mine", b""), &[function("")]));
     sound(&with(node("Op", "mine", &bytes(8, "x")), &[function("x")]));
     refused(&with(node("Op", "mine", b""), &[function("x")]), "onnx.custom-op", "\"Op\"");
+    // A runtime that has the operator itself takes its own.
+    let own = |name: &str, domain: &str| bytes(25, [bytes(1, name), bytes(10, domain)].concat());
+    sound(&with(node("Any", "com.microsoft", b""), &[own("Any", "com.microsoft")]));
+    for (name, domain) in [("PythonOp", "com.microsoft"), ("EPContext", "com.microsoft"), ("ATen", "org.pytorch.aten")]
+    {
+        refused(&with(node(name, domain, b""), &[own(name, domain)]), "onnx.native-op", name);
+    }
     // Inside of If, Loop and Scan as well.
     let inner = bytes(5, bytes(6, bytes(1, node("Op", "mine", b""))));
     refused(&with(node("If", "", &inner), &[]), "onnx.custom-op", "\"Op\"");

@@ -23,6 +23,8 @@ use crate::format::torch::{BOUNDS, EXPANDED, HOOKS, KEY, LOCATION, SPARSE, STORA
 
 /// Tensors, and storages, of one pickle.
 pub(crate) const MAX_TENSORS: usize = 1 << 16;
+/// Dimensions of all tensors of one pickle: four for each.
+pub(crate) const MAX_DIMENSIONS: usize = 4 * MAX_TENSORS;
 
 impl Machine<'_, '_, '_> {
     /// Calls `callee`, as far as it is known what that does.
@@ -270,6 +272,11 @@ impl Machine<'_, '_, '_> {
         }
         if self.heap.tensors.len() >= MAX_TENSORS {
             return Err(self.found(&LIMIT, format!("the pickle builds more than {MAX_TENSORS} tensors")));
+        }
+        self.dimensions += shape.len();
+        if self.dimensions > MAX_DIMENSIONS {
+            let why = format!("the pickle's tensors have more than {MAX_DIMENSIONS} dimensions together");
+            return Err(self.found(&LIMIT, why));
         }
         self.heap.tensors.push(TensorRef { storage: number, element, shape, size });
         Ok(Some(Value::Tensor(self.heap.tensors.len() as u32 - 1)))

@@ -53,6 +53,8 @@ pub(super) struct Machine<'a, 'o, 'f> {
     forbidden: Vec<Forbidden>,
     /// How many have been found.
     defects: usize,
+    /// Dimensions of the tensors that were built.
+    pub(super) dimensions: usize,
     /// Whether any global was named, allowed or not.
     pub(super) named: bool,
     /// Numbers of storages by key, and by view of the same.
@@ -77,6 +79,7 @@ impl<'a, 'o, 'f> Machine<'a, 'o, 'f> {
             at,
             forbidden,
             defects: 0,
+            dimensions: 0,
             named: false,
             storages: HashMap::new(),
             hooks,

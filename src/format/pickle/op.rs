@@ -202,8 +202,16 @@ impl<'a> Ops<'a> {
         text.map(|_| Op::Float).ok_or_else(|| self.bad(span.at as usize, "a float in text is none"))
     }
 
-    fn integer(&mut self) -> Parsed<Op> {
+    /// INT, which also writes booleans, and LONG. C's readers take a leading 0 for octal, Python's fail on it.
+    fn integer(&mut self, long: bool) -> Parsed<Op> {
         let (span, line) = self.decimal()?;
+        let digits = line.strip_prefix('-').unwrap_or(line);
+        let zeros = digits.starts_with('0') && !matches!(line, "0" | "0L") && (long || !matches!(line, "00" | "01"));
+        if zeros || (!long && line.ends_with('L')) {
+            return Err(
+                self.bad(span.at as usize, "a number begins with 0 or ends in L: readers disagree on which it is")
+            );
+        }
         Ok(match line {
             "00" => Op::Bool(false),
             "01" => Op::Bool(true),
@@ -232,7 +240,7 @@ impl<'a> Ops<'a> {
             b'N' => Op::None,
             0x88 => Op::Bool(true),
             0x89 => Op::Bool(false),
-            b'I' | b'L' => self.integer()?,
+            b'I' | b'L' => self.integer(code == b'L')?,
             b'J' => Op::Int(i64::from(self.uint(4)? as u32 as i32)),
             b'K' => Op::Int(self.uint(1)? as i64),
             b'M' => Op::Int(self.uint(2)? as i64),
@@ -331,33 +339,39 @@ fn raw_unicode(raw: &[u8]) -> String {
     out
 }
 
-/// A Python 2 string literal without its quotes.
+/// A Python 2 string literal without its quotes: escapes are bytes, which loaders decode when all are there.
 fn literal(raw: &[u8]) -> String {
-    let text = String::from_utf8_lossy(raw);
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text.chars().peekable();
-    while let Some(c) = rest.next() {
-        let next = if c == '\\' { rest.next() } else { None };
+    let mut out = Vec::with_capacity(raw.len());
+    let mut rest = raw.iter().copied().peekable();
+    while let Some(byte) = rest.next() {
+        let next = if byte == b'\\' { rest.next() } else { None };
         match next {
-            None => out.push(c),
-            Some('x') => out.push(hexadecimal(&mut rest, 2)),
-            Some(octal @ '0'..='7') => {
-                let mut value = octal.to_digit(8).unwrap_or(0);
-                for _ in 0..2 {
-                    let Some(digit) = rest.peek().and_then(|c| c.to_digit(8)) else { break };
-                    value = value * 8 + digit;
-                    rest.next();
-                }
-                out.push(char::from_u32(value).unwrap_or(char::REPLACEMENT_CHARACTER));
+            None => out.push(byte),
+            Some(b'x') => {
+                let code = hexadecimal(&mut rest.by_ref().map(char::from), 2);
+                out.push(u8::try_from(code).unwrap_or(0xff));
             }
-            Some('n') => out.push('\n'),
-            Some('t') => out.push('\t'),
-            Some('r') => out.push('\r'),
-            Some(other @ ('\\' | '\'' | '"')) => out.push(other),
-            Some(other) => out.extend(['\\', other]),
+            Some(octal @ b'0'..=b'7') => {
+                let mut value = u32::from(octal - b'0');
+                for _ in 0..2 {
+                    let Some(digit) = rest.next_if(|b| matches!(b, b'0'..=b'7')) else { break };
+                    value = value * 8 + u32::from(digit - b'0');
+                }
+                // CPython cuts it to a byte.
+                out.push((value & 0xff) as u8);
+            }
+            Some(b'n') => out.push(b'\n'),
+            Some(b't') => out.push(b'\t'),
+            Some(b'r') => out.push(b'\r'),
+            Some(b'a') => out.push(7),
+            Some(b'b') => out.push(8),
+            Some(b'v') => out.push(11),
+            Some(b'f') => out.push(12),
+            Some(other @ (b'\\' | b'\'' | b'"')) => out.push(other),
+            Some(other) => out.extend([b'\\', other]),
         }
     }
-    out
+    String::from_utf8_lossy(&out).into_owned()
 }
 
 fn hexadecimal(rest: &mut impl Iterator<Item = char>, digits: usize) -> char {

@@ -3,6 +3,7 @@
 use super::*;
 use crate::format::pickle::heap::{MAX_CONTAINERS, MAX_ITEMS, MAX_VALUES, Value};
 use crate::format::pickle::machine::{MAX_MEMO, MAX_OPS, MAX_STACK};
+use crate::format::tests::{mutations, no_hang};
 
 /// The rules that a walk breaks, what is said, and the walk.
 fn run(bytes: &[u8]) -> (Vec<&'static str>, String, Walk<'_>) {
@@ -349,6 +350,7 @@ fn numbers_and_text_come_out_as_python_reads_them() {
         (b"S'a\\n\\t\\r\\\\\\'\\x41\\101\\q'\n.".as_slice(), "a\n\t\r\\'AA\\q"),
         (b"S\"\\7\\12x\"\n.", "\u{7}\nx"),
         (b"S'\\u0041'\n.", "\\u0041"),
+        (b"S'\\517\\777\\xc3\\xa9\\a\\b\\v\\f\\xz'\n.", "O\u{fffd}\u{e9}\x07\x08\x0b\x0c\u{fffd}"),
         (b"Va\\u0041\\U0001F600\\n\xe9\n.", "aA\u{1f600}\\n\u{e9}"),
         (b"V\\\\u0041\n.", "\\\\u0041"),
         (b"V\\ud800\n.", "\u{fffd}"),
@@ -423,25 +425,25 @@ fn no_pickle_takes_long() {
     ] {
         let count = (8 << 20) / each.len();
         let bytes = [before, each.repeat(count), after.to_vec()].concat();
-        let started = std::time::Instant::now();
         let mut findings = Findings::new();
         let path = "a.pkl".parse().expect("a path");
         let mut out = Out { path: &path, part: None, findings: &mut findings };
-        let walk = walk(&bytes, 0, &mut out).expect("no failure");
-        if let Some(root) = walk.root {
-            crate::format::torch::tensors_of(&walk, root, &mut out);
-        }
-        // Half a second in a release; here code is less optimised and shares its cores.
-        assert!(started.elapsed().as_secs() < 5, "{name}: {:?}", started.elapsed());
+        let values = no_hang(name, || {
+            let walk = walk(&bytes, 0, &mut out).expect("no failure");
+            if let Some(root) = walk.root {
+                crate::format::torch::tensors_of(&walk, root, &mut out);
+            }
+            walk.heap.values.len()
+        });
+        assert!(values <= MAX_VALUES, "{name}: {values}");
     }
 }
 
 #[test]
 fn billions_of_laughs_stay_a_few_bytes() {
     let bomb = [b"N".as_slice(), &b"22\x87".repeat(300_000), b"."].concat();
-    let started = std::time::Instant::now();
-    let (_, _, walk) = run(&bomb);
-    assert!(walk.heap.values.len() <= MAX_VALUES && started.elapsed().as_secs() < 5);
+    let (_, _, walk) = no_hang("a tuple of tuples", || run(&bomb));
+    assert!(walk.heap.values.len() <= 300_002, "{}", walk.heap.values.len());
 }
 
 #[test]
@@ -463,33 +465,26 @@ fn a_program_is_told_from_weights() {
 }
 
 #[test]
-fn no_mutation_of_a_pickle_panics_or_takes_long() {
+fn no_mutation_of_a_pickle_panics() {
     let sound: [&[u8]; 3] = [
         b"\x80\x02ccollections\nOrderedDict\nq\0)Rq\x01(X\x01\0\0\0aq\x02ctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x06tQK\0K\x02K\x03\x86K\x03K\x01\x86\x89h\0)RtRu}X\x09\0\0\0_metadatah\0)Rsb.",
         b"(dp0\nS'a\\x41'\np1\n(lp2\nI1\naL2L\naF1.5\naVb\\u0041\nas(i__builtin__\nset\np3\n.",
         b"\x80\x05\x95\x20\0\0\0\0\0\0\0\x8c\x01a\x94\x8c\x02os\x93)\x92N0}(K\x01\x8e\x01\0\0\0\0\0\0\0xu\x8f(K\x01\x90\x86\x87..",
     ];
-    let mut random = 7u64;
-    let mut next = |below: usize| {
-        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (random >> 33) as usize % below
-    };
-    for round in 0..60_000 {
-        let mut bytes = sound[round % 3].to_vec();
-        for _ in 0..=next(4) {
-            match next(5) {
-                0 => bytes.truncate(next(bytes.len()) + 1),
-                1 => bytes.insert(next(bytes.len()), next(256) as u8),
-                2 => {
-                    let (from, to) = (next(bytes.len()), next(bytes.len()));
-                    bytes[to] = bytes[from];
-                }
-                _ => {
-                    let at = next(bytes.len());
-                    bytes[at] = next(256) as u8;
-                }
-            }
-        }
+    for bytes in mutations(7, &sound, 60_000) {
         run(&bytes);
+    }
+}
+
+/// C's strtol takes `010` for 8, Python fails on it: a storage of 10 elements would be one of 8.
+#[test]
+fn numbers_in_text_have_one_reading() {
+    for number in ["I010", "I-010", "I-0", "I00000", "I002", "I5L", "L010L", "L00L", "L01", "L01L", "L-0L"] {
+        let bytes = format!("{number}\n.");
+        assert!(run(bytes.as_bytes()).0.contains(&"pickle.malformed"), "{number}");
+    }
+    for number in ["I0", "I00", "I01", "I10", "I-10", "L0", "L0L", "L10L", "L-1L"] {
+        let bytes = format!("{number}\n.");
+        assert!(!run(bytes.as_bytes()).0.contains(&"pickle.malformed"), "{number}");
     }
 }

@@ -6,36 +6,28 @@
 
 use super::{Content, Sort, also, recognise};
 use crate::error::Result;
-use crate::format::finding::{Findings, Place, Rule, Severity};
+use crate::format::finding::{Findings, Place, Rule, rules};
 use crate::format::input::Input;
 use crate::name::RelPath;
 
-macro_rules! rules {
-    ($($name:ident = $severity:ident $id:literal $summary:literal;)*) => {
-        $(static $name: Rule = Rule { id: $id, severity: Severity::$severity, summary: $summary };)*
-        /// Every rule of this module.
-        pub(crate) static RULES: &[&Rule] = &[$(&$name),*];
-    };
-}
-
 rules! {
-    EMPTY = Critical "content.empty" "the file is empty: a download or a copy failed";
-    DISAGREES = Critical "content.disagrees" "the bytes are of another format than the name says: a loader that goes by the name would be fed the other";
-    UNKNOWN = Critical "content.unknown" "the bytes are of no format that is known: nothing can be said of what a loader would do with them";
-    EXECUTABLE = Critical "content.executable" "the file is a program: whoever starts it runs it";
-    LLAMAFILE = Critical "content.llamafile" "the file is a llamafile, a program with a model inside: whoever starts it runs it";
-    HTML = Critical "content.html" "the file is a web page: a download gave an error page or a login form in place of the model";
-    ARCHIVE = Critical "content.archive" "the file is an archive, which hides what is in it from every check";
-    HDF5 = Critical "content.hdf5" "HDF5: Keras runs code from it when it is loaded, in safe mode too (CVE-2025-9905)";
-    KERAS = Critical "content.keras" "a Keras model: its configuration names code to run when it is loaded (CVE-2025-1550)";
-    OLD_GGML = Critical "content.old-ggml" "a ggml file from before GGUF, which no loader of today checks or reads";
-    BIG_ENDIAN = Critical "content.big-endian" "a big-endian GGUF: on this machine every number in it would be read backwards";
-    LFS = Critical "content.lfs-pointer" "a Git LFS pointer in place of the file";
-    NOT_ALLOWED = Critical "content.not-allowed" "a model in a format that is not allowed, because nothing here can tell what it does";
-    POLYGLOT = Critical "content.polyglot" "the file is two things at once: what was checked is not what another program would see";
-    NOT_TEXT = High "content.not-text" "a file that should be text is not UTF-8, so that programs read different things in it";
-    CODE = High "content.code" "program text: a loader that trusts the folder runs it";
-    OTHER = High "content.other-file" "a kind of file that a model's folder is not known to hold";
+    EMPTY "content.empty" Critical "the file is empty: a download or a copy failed"
+    DISAGREES "content.disagrees" Critical "the bytes are of another format than the name says: a loader that goes by the name would be fed the other"
+    UNKNOWN "content.unknown" Critical "the bytes are of no format that is known: nothing can be said of what a loader would do with them"
+    EXECUTABLE "content.executable" Critical "the file is a program: whoever starts it runs it"
+    LLAMAFILE "content.llamafile" Critical "the file is a llamafile, a program with a model inside: whoever starts it runs it"
+    HTML "content.html" Critical "the file is a web page: a download gave an error page or a login form in place of the model"
+    ARCHIVE "content.archive" Critical "the file is an archive, which hides what is in it from every check"
+    HDF5 "content.hdf5" Critical "HDF5: Keras runs code from it when it is loaded, in safe mode too (CVE-2025-9905)"
+    KERAS "content.keras" Critical "a Keras model: its configuration names code to run when it is loaded (CVE-2025-1550)"
+    OLD_GGML "content.old-ggml" Critical "a ggml file from before GGUF, which no loader of today checks or reads"
+    BIG_ENDIAN "content.big-endian" Critical "a big-endian GGUF: on this machine every number in it would be read backwards"
+    LFS "content.lfs-pointer" Critical "a Git LFS pointer in place of the file"
+    NOT_ALLOWED "content.not-allowed" Critical "a model in a format that is not allowed, because nothing here can tell what it does"
+    POLYGLOT "content.polyglot" Critical "the file is two things at once: what was checked is not what another program would see"
+    NOT_TEXT "content.not-text" High "a file that should be text is not UTF-8, so that programs read different things in it"
+    CODE "content.code" High "program text: a loader that trusts the folder runs it"
+    OTHER "content.other-file" High "a kind of file that a model's folder is not known to hold"
 }
 
 /// What a name says by its extension.
@@ -48,18 +40,41 @@ enum Says {
     Text,
     /// Text in which pages are usual.
     Markdown,
+    Picture,
+    /// Program text.
     Code,
+    /// What a machine, a shell, a browser or an installer runs as it is.
+    Program,
     Keras,
     Nothing,
 }
 
 const PICKLED: &[Content] = &[Content::Zip, Content::Pickle, Content::Tar, Content::TorchLegacy];
 
-/// What a file's name says that it is.
-fn says(path: &RelPath) -> Says {
-    let name = path.file_name().to_ascii_lowercase();
+/// Whether a name in lower case, without an extension, is that of a text: `README`, `LICENSE-MODEL`, `MODEL_LICENSE`.
+fn is_terms(name: &str) -> bool {
+    let plain = [
+        "license",
+        "notice",
+        "readme",
+        "use_policy",
+        "copying",
+        "modelfile",
+        "authors",
+        "changelog",
+        "checksums",
+        "template",
+        "params",
+        "system",
+    ];
+    plain.contains(&name) || name.split(['-', '_', ' ']).any(|word| ["license", "licence", "notice"].contains(&word))
+}
+
+/// What a file's name says that it is, without regard to case: the one table of extensions.
+fn says(name: &str) -> Says {
+    let name = name.to_ascii_lowercase();
     let Some((_, extension)) = name.rsplit_once('.') else {
-        return if super::super::companion::is_plain(&name) { Says::Text } else { Says::Nothing };
+        return if is_terms(&name) { Says::Text } else { Says::Nothing };
     };
     match extension {
         "gguf" => Says::Model(&[Content::Gguf]),
@@ -71,22 +86,34 @@ fn says(path: &RelPath) -> Says {
         "model" | "spm" => Says::Vocabulary,
         "json" => Says::Json,
         "md" => Says::Markdown,
-        "jsonl" | "txt" | "jinja" | "tiktoken" | "vocab" | "merges" | "yaml" | "yml" => Says::Text,
+        "jsonl" | "txt" | "jinja" | "tiktoken" | "vocab" | "merges" | "yaml" | "yml" | "bpe" | "csv" | "tsv"
+        | "rst" | "cff" | "bib" | "license" | "chk" | "codes" => Says::Text,
+        "png" | "jpg" | "jpeg" | "gif" | "webp" => Says::Picture,
         "py" | "pyi" | "ipynb" | "sh" | "bash" | "js" | "mjs" | "ts" | "lua" | "rb" | "pl" | "php" | "bat" | "cmd"
         | "ps1" | "c" | "h" | "cc" | "cpp" | "hpp" | "cu" | "cuh" | "rs" | "go" | "java" | "r" => Says::Code,
-        _ if super::super::companion::is_text(extension) => Says::Text,
+        "pyw" | "pyx" | "pyc" | "pyo" | "pyd" | "whl" | "egg" | "so" | "dll" | "dylib" | "exe" | "com" | "msi"
+        | "scr" | "sys" | "zsh" | "fish" | "csh" | "ksh" | "psm1" | "vbs" | "vbe" | "wsf" | "hta" | "cjs" | "wasm"
+        | "html" | "htm" | "xhtml" | "svg" | "jar" | "class" | "dex" | "apk" | "cubin" | "ptx" | "elf" | "desktop"
+        | "lnk" | "url" | "scpt" | "service" => Says::Program,
+        // A library may have a version behind: `libx.so.1`.
+        _ if name.contains(".so.") => Says::Program,
         _ => Says::Nothing,
     }
 }
 
+/// Whether a file's name is that of something that runs, whatever it holds.
+pub(crate) fn is_code_name(name: &str) -> bool {
+    matches!(says(name), Says::Code | Says::Program)
+}
+
 /// Whether a file's name is that of a model's weights, whatever it holds.
 pub(crate) fn is_model_name(path: &RelPath) -> bool {
-    matches!(says(path), Says::Model(contents) if contents != [Content::Numpy])
+    matches!(says(path.file_name()), Says::Model(contents) if contents != [Content::Numpy])
 }
 
 /// Holds a file's content against its name; what is wrong with it otherwise.
 pub(crate) fn agree(path: &RelPath, content: Content) -> std::result::Result<(), (&'static Rule, String)> {
-    let says = says(path);
+    let says = says(path.file_name());
     let what = content.name();
     let harm = |rule: &'static Rule, rest: &str| Err((rule, format!("its content is {what}: {rest}")));
     match (content, says) {
@@ -100,7 +127,7 @@ pub(crate) fn agree(path: &RelPath, content: Content) -> std::result::Result<(),
         }
         (Content::Llamafile, _) => harm(&LLAMAFILE, "whoever starts it runs it; take the .gguf out of it and promote that"),
         (Content::Script | Content::Php, Says::Code) => code(),
-        (Content::Html | Content::Xml, Says::Markdown) => Ok(()),
+        (Content::Html | Content::Xml, Says::Markdown) | (Content::Image, Says::Picture) => Ok(()),
         (Content::Hdf5, _) => {
             harm(&HDF5, "Keras runs code from it when it is loaded, in safe mode too (CVE-2025-9905); convert it to safetensors")
         }
@@ -116,11 +143,11 @@ pub(crate) fn agree(path: &RelPath, content: Content) -> std::result::Result<(),
                 harm(&NOT_ALLOWED, "nothing here can tell what it does when it is loaded; convert it to GGUF, safetensors or ONNX")
             }
             Sort::Page if content == Content::Php => harm(&EXECUTABLE, "a server that finds it runs it; no model is a program"),
-            Sort::Page if content == Content::Html || !matches!(says, Says::Nothing) => {
+            Sort::Page if content == Content::Html || !matches!(says, Says::Nothing | Says::Program) => {
                 harm(&HTML, "a download gave an error page or a login form in place of the file; fetch it again")
             }
             Sort::Page | Sort::Document => match says {
-                Says::Nothing => other(what),
+                Says::Nothing | Says::Program => other(what),
                 _ => disagrees(path, what, "something else"),
             },
             Sort::Known | Sort::Else => known(path, content, says),
@@ -136,7 +163,7 @@ fn known(path: &RelPath, content: Content, says: Says) -> std::result::Result<()
         Says::Vocabulary if text || content == Content::SentencePiece => Ok(()),
         // What is no JSON, its own inspection says.
         Says::Json | Says::Text | Says::Markdown if text => Ok(()),
-        Says::Code if text => code(),
+        Says::Code | Says::Program if text => code(),
         Says::Text | Says::Markdown | Says::Code if content == Content::Unknown => Err((
             &NOT_TEXT,
             "it should be text and is not UTF-8, or has NULs in it, so that programs read different things in it; save it as UTF-8".into(),
@@ -145,7 +172,7 @@ fn known(path: &RelPath, content: Content, says: Says) -> std::result::Result<()
             let name = path.file_name();
             Err((&UNKNOWN, format!("the bytes of {name} are of no format that is known: nothing can be said of what a loader would do with them")))
         }
-        Says::Nothing => match home(content) {
+        Says::Nothing | Says::Program => match home(content) {
             // An archive without a model's name is one that hides something.
             _ if matches!(content, Content::Zip | Content::Tar) => {
                 Err((&ARCHIVE, format!("its content is {what}: it hides what is in it from every check; unpack it and promote the files")))
@@ -154,6 +181,7 @@ fn known(path: &RelPath, content: Content, says: Says) -> std::result::Result<()
             None => other(what),
         },
         Says::Model(contents) => disagrees(path, what, contents.first().map_or("a model", |c| c.name())),
+        Says::Picture => disagrees(path, what, "a picture"),
         Says::Vocabulary => disagrees(path, what, "a vocabulary"),
         Says::Json => disagrees(path, what, "JSON"),
         Says::Text | Says::Markdown | Says::Code => disagrees(path, what, "text"),
@@ -197,16 +225,29 @@ fn other(what: &str) -> std::result::Result<(), (&'static Rule, String)> {
     ))
 }
 
+/// What came of holding a content against the file's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// It may be there, if it is sound.
+    Accepted,
+    /// There is a finding that says why it may not.
+    Refused,
+}
+
 /// Tells what a file is and notes what its name has to do with it.
 ///
 /// # Errors
 /// Only what is no defect of the file: it cannot be read.
-pub(crate) fn inspect(path: &RelPath, input: &dyn Input, findings: &mut Findings) -> Result<Content> {
+pub(crate) fn inspect(path: &RelPath, input: &dyn Input, findings: &mut Findings) -> Result<(Content, Standing)> {
     let content = recognise(input)?;
-    if let Err((rule, why)) = agree(path, content) {
-        findings.add(path, rule, Place::whole(), why);
-    }
-    if matches!(content.sort(), Sort::Known)
+    let standing = match agree(path, content) {
+        Ok(()) => Standing::Accepted,
+        Err((rule, why)) => {
+            findings.add(path, rule, Place::whole(), why);
+            Standing::Refused
+        }
+    };
+    if (content.sort() == Sort::Known || standing == Standing::Accepted)
         && let Some(other) = also(input, content)?
     {
         let why = format!(
@@ -216,5 +257,5 @@ pub(crate) fn inspect(path: &RelPath, input: &dyn Input, findings: &mut Findings
         );
         findings.add(path, &POLYGLOT, Place::whole(), why);
     }
-    Ok(content)
+    Ok((content, standing))
 }

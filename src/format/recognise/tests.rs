@@ -71,6 +71,14 @@ fn every_magic_number_is_known() {
         (padded(b"\xca\xfe\xba\xbe\0\0\0\x2c"), Content::MachO),
         (padded(b"\xca\xfe\xba\xbe\0\0\0\x2d"), Content::JavaClass),
         (padded(b"\xcb\x0d\r\n\0\0\0\0"), Content::PythonBytecode),
+        (b"\xcb\x0c\r\n".to_vec(), Content::PythonBytecode),
+        (b"\xb8\x0b\r\n".to_vec(), Content::PythonBytecode),
+        (b"\x2b\x0e\r\nxxxxxxxxxxx\0".to_vec(), Content::PythonBytecode),
+        (b"\x2b\x0f\r\n\0".to_vec(), Content::PythonBytecode),
+        (b"\x2b\x0e\r\nxxxxxxxxxxxx\0".to_vec(), Content::Unknown),
+        (b"\n\x0c\r\nwords on a second page".to_vec(), Content::Text),
+        (padded(b"\x2b\x10\r\n"), Content::Unknown),
+        (padded(b"\x2b\x0a\r\n"), Content::Unknown),
         (tar(), Content::Tar),
         (padded(b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."), Content::TorchLegacy),
         (
@@ -97,7 +105,7 @@ fn every_magic_number_is_known() {
 }
 
 #[test]
-fn a_tar_is_known_by_its_checksum() {
+fn a_tar_is_known_by_its_checksum_or_its_magic() {
     for at in [0, 100, 150, 511] {
         let mut bad = tar();
         bad[at] ^= 1;
@@ -115,6 +123,12 @@ fn a_tar_is_known_by_its_checksum() {
         .sum();
     block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
     assert_eq!(what(&block), Content::Tar);
+    // POSIX's magic says so too, whatever the checksum.
+    let mut posix = vec![b'x'; 512];
+    posix[257..262].copy_from_slice(b"ustar");
+    assert_eq!(what(&posix), Content::Tar);
+    posix[261] = b'x';
+    assert_ne!(what(&posix), Content::Tar);
 }
 
 #[test]
@@ -267,9 +281,13 @@ fn two_formats_in_one_file_are_named() {
     assert_eq!(findings("a.gguf", &gguf), Vec::<&str>::new());
     let zip = [gguf.as_slice(), &zip_end_record(0, 8, b"")].concat();
     assert_eq!(findings("a.gguf", &zip), ["content.polyglot"]);
+    let picture = [b"\x89PNG\r\n\x1a\n".as_slice(), &zip].concat();
+    assert_eq!(findings("a.png", &picture), ["content.polyglot"]);
     gguf.resize(2048, 0);
     let hdf5 = [gguf.as_slice(), b"\x89HDF\r\n\x1a\n"].concat();
     assert_eq!(findings("a.gguf", &hdf5), ["content.polyglot"]);
+    let picture = [b"\x89PNG\r\n\x1a\n".as_slice(), &zip_end_record(0, 8, b"")].concat();
+    assert_eq!(findings("a.png", &picture), ["content.polyglot"]);
     let pickle = [b"\x80\x02N.".as_slice(), &zip_end_record(0, 0, b"")].concat();
     assert_eq!(findings("a.pt", &pickle), ["content.polyglot"]);
     let zip = [b"PK\x03\x04".as_slice(), &zip_end_record(0, 0, b"")].concat();
@@ -354,6 +372,17 @@ fn names_must_agree_with_contents() {
         ("chat_template.jinja", b"{{ a }}"),
         ("a.tiktoken", b"YQ== 1\n"),
         ("a.yaml", b"a: 1"),
+        ("logo.PNG", b"\x89PNG\r\n\x1a\n"),
+        ("a.png", b"\xff\xd8\xff\xe0"),
+        ("a.jpeg", b"\xff\xd8\xff\xe0"),
+        ("a.gif", b"GIF89a\0"),
+        ("a.webp", b"RIFF\0\0\0\0WEBP"),
+        ("vocab.bpe", b"#version: 0.2\na b"),
+        ("a.csv", b"a,b"),
+        ("a.rst", b"a"),
+        ("CITATION.cff", b"a: 1"),
+        ("AUTHORS", b"a"),
+        ("Modelfile", b"FROM a"),
     ] {
         assert_eq!(findings(name, bytes), Vec::<&str>::new(), "{name}");
     }
@@ -411,7 +440,37 @@ fn names_must_agree_with_contents() {
         ("run.sh", b"#!/bin/sh", "content.code"),
         ("a.php", b"<?php", "content.code"),
         ("a.ipynb", b"{}", "content.code"),
-        ("a.png", b"\x89PNG\r\n\x1a\n", "content.other-file"),
+        ("a.PY", b"x = 1", "content.code"),
+        ("a.svg", b"words", "content.code"),
+        ("lib.so.1", b"words", "content.code"),
+        ("a.exe", b"words", "content.code"),
+        ("a.html", b"words", "content.code"),
+        ("a.zsh", b"words", "content.code"),
+        ("a.zsh", b"#!/bin/zsh", "content.executable"),
+        ("lib.so", b"", "content.empty"),
+        ("a.whl", b"PK\x03\x04", "content.archive"),
+        ("a.exe", &gguf, "content.disagrees"),
+        ("a.dll", b"\0\xff\0\xff", "content.unknown"),
+        ("a.dll", b"%PDF-1", "content.other-file"),
+        ("a.svg", b"<svg>", "content.other-file"),
+        ("a.tif", b"II*\0", "content.other-file"),
+        ("a.png", b"words", "content.disagrees"),
+        ("a.png", &gguf, "content.disagrees"),
+        ("a.png", b"<html>", "content.html"),
+        ("a.png", b"\x7fELF", "content.executable"),
+        ("a.png", b"", "content.empty"),
+        ("a.png", b"\0\xff", "content.unknown"),
+        ("config.json", b"\x89PNG\r\n\x1a\n", "content.disagrees"),
+        ("a.txt", b"{\\rtf1 words}", "content.disagrees"),
+        ("a.rtf", b"{\\rtf1 words}", "content.other-file"),
+        ("a.txt", b"SQLite format 3\0", "content.archive"),
+        ("a.md", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "content.archive"),
+        ("a.lnk", b"L\0\0\0\x01\x14\x02\0", "content.executable"),
+        ("a.csv", b"L\0\0\0\x01\x14\x02\0", "content.executable"),
+        ("a.pyc", b"\x61\x0d\r\n\0\0\0\0", "content.executable"),
+        ("a.png", b"%PDF-1", "content.disagrees"),
+        ("a.txt", b"\x89PNG\r\n\x1a\n", "content.disagrees"),
+        ("a.wav", b"RIFF\0\0\0\0WAVE", "content.other-file"),
         ("a.pdf", b"%PDF-1", "content.other-file"),
         ("noext", b"words", "content.other-file"),
         ("a.log", b"words", "content.other-file"),
@@ -489,6 +548,9 @@ fn text_is_looked_at_to_its_end() {
 fn models_and_raw_bytes_are_told_by_name_and_content() {
     let model = |name: &str| is_model_name(&name.parse::<RelPath>().expect("a path"));
     assert!(["a.gguf", "a.PT", "a.onnx", "a.bin", "a.safetensors"].iter().all(|n| model(n)));
+    let code = ["a.py", "A.SH", "lib.so", "lib.so.1", "a.svg", "a.exe", "a.rs"];
+    assert!(code.iter().all(|name| is_code_name(name)));
+    assert!(!["a.gguf", "a.so.gguf", "so", "a.txt", "a.pickle", "py"].iter().any(|name| is_code_name(name)));
     assert!(!["a.npy", "a.json", "gguf", "a.data", "a.model"].iter().any(|n| model(n)));
     assert!(Content::Unknown.may_be_raw() && Content::Pickle.may_be_raw() && Content::Text.may_be_raw());
     assert!(![Content::Gguf, Content::Elf, Content::Zip, Content::Onnx].iter().any(|c| c.may_be_raw()));
@@ -513,5 +575,27 @@ fn mutations_neither_panic_nor_read_past_the_end() {
             what(&sound[..at]);
             what(&sound[at..]);
         }
+    }
+}
+
+#[test]
+fn a_text_may_begin_with_the_name_of_a_format() {
+    for words in [
+        "GGUF quantizations of a model",
+        "RIFF is a container",
+        "OggS and fLaC",
+        "GIF89a is a picture",
+        "the TFL3 format",
+    ] {
+        let text = format!("{words}, told at some length so that nobody takes these words for the format itself.\n");
+        assert_eq!(findings("README.md", text.as_bytes()), [""; 0], "{words}");
+        let text = &text.as_bytes()[..text.len().min(64)];
+        assert_eq!(findings("README.md", text), [""; 0], "{words}");
+        assert_eq!(
+            findings("README.md", &text[..63]),
+            ["content.disagrees"].map(|r| if words.contains("TFL3") { "content.not-allowed" } else { r })
+        );
+        let model = [text, &[0]].concat();
+        assert_ne!(findings("README.md", &model), [""; 0], "{words}");
     }
 }

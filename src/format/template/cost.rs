@@ -152,6 +152,13 @@ impl Cost {
         found
     }
 
+    /// The groups of all that were named.
+    pub(super) fn circles(&self) -> HashMap<Rc<str>, usize> {
+        let groups = self.groups();
+        let group = |body: usize| groups.get(body).copied().unwrap_or(0);
+        self.by_name.iter().map(|(name, body)| (name.clone(), group(*body))).collect()
+    }
+
     /// Bodies that call each other in a circle have one number; a callee outside has a higher one (Kosaraju and Sharir).
     fn groups(&self) -> Vec<usize> {
         let n = self.bodies.len();

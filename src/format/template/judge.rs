@@ -21,6 +21,10 @@ use std::rc::Rc;
 
 /// Walks until variables must stand still; then they may be anything.
 const MAX_WALKS: usize = 8;
+/// Lists of one expression that are looked at for growth.
+const MAX_LISTS: usize = 16;
+/// Variables of one expression that are looked at for growth.
+const MAX_SOURCES: usize = 8;
 /// Findings of one template.
 const MAX_DEFECTS: usize = 64;
 /// What every engine passes from the caller, not from the model's files. Anything else could be one of the model's own
@@ -43,6 +47,7 @@ pub(super) fn judge(program: &Program) -> Vec<Defect> {
     }
     judge.found = Some(Vec::new());
     judge.walk();
+    judge.joint_growth();
     let mut found = judge.found.unwrap_or_default();
     found.extend(judge.cost.defects());
     found.sort_by_key(|defect| defect.at);
@@ -58,7 +63,12 @@ struct Scope {
     before: Option<HashSet<Rc<str>>>,
     has_else: bool,
     of: Block,
+    /// The variable that a loop goes through.
+    over: Option<Variable>,
 }
+
+/// A variable, or a namespace and its field.
+type Variable = (Rc<str>, Option<Rc<str>>);
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum Block {
@@ -72,7 +82,7 @@ enum Block {
 /// A `set` block that is open: what is captured, and how often it holds its own old value.
 #[derive(Debug)]
 struct Capture {
-    target: (Rc<str>, Option<Rc<str>>),
+    target: Variable,
     bytes: u64,
     mentions: u64,
 }
@@ -89,9 +99,12 @@ struct Judge<'a> {
     data_changed: bool,
     /// What recursive loops are called with.
     looped: Atoms,
-    macros: HashMap<Rc<str>, &'a Parameters>,
+    /// By name, in which there may be several.
+    macros: HashMap<Rc<str>, Vec<&'a Parameters>>,
     /// Those that are open where the walk is.
     inside_macros: Vec<(&'a Rc<str>, &'a Parameters)>,
+    /// Nodes of which only a field is read, or a method called.
+    bases: HashSet<Id>,
     /// Names that are assigned anywhere, by whatever but `macro`.
     assigned: HashSet<Rc<str>>,
     /// Of each node.
@@ -99,6 +112,10 @@ struct Judge<'a> {
     scopes: Vec<Scope>,
     captures: Vec<Capture>,
     cost: Cost,
+    /// The first node of the expression in hand, and how many of its lists were looked at for growth.
+    begun: (Id, usize),
+    /// What is assigned in loops: where, to what, and how often what is in it.
+    assignments: Vec<(usize, Variable, Vec<(Variable, u64)>)>,
     changed: bool,
     /// In the last walk.
     found: Option<Vec<Defect>>,
@@ -106,12 +123,12 @@ struct Judge<'a> {
 
 impl<'a> Judge<'a> {
     fn new(program: &'a Program) -> Judge<'a> {
-        let mut macros = HashMap::new();
+        let mut macros: HashMap<Rc<str>, Vec<&'a Parameters>> = HashMap::new();
         let mut assigned = HashSet::new();
         for (_, statement) in &program.statements {
             match statement {
                 Statement::Macro { name, parameters } => {
-                    macros.insert(name.clone(), parameters);
+                    macros.entry(name.clone()).or_default().push(parameters);
                     assigned.extend(parameters.iter().map(|(name, _)| name.clone()));
                 }
                 Statement::Call { parameters, .. } => assigned.extend(parameters.iter().map(|(name, _)| name.clone())),
@@ -123,7 +140,12 @@ impl<'a> Judge<'a> {
                 _ => {}
             }
         }
+        let bases = program.nodes.iter().filter_map(|node| match &node.expr {
+            Expr::Attribute(base, _) | Expr::Call(Callee::Method(base, _), _) => Some(*base),
+            _ => None,
+        });
         Judge {
+            bases: bases.collect(),
             program,
             texts: Texts::default(),
             variables: HashMap::new(),
@@ -138,6 +160,8 @@ impl<'a> Judge<'a> {
             scopes: Vec::new(),
             captures: Vec::new(),
             cost: Cost::new(),
+            begun: (0, 0),
+            assignments: Vec::new(),
             changed: false,
             found: None,
         }
@@ -308,6 +332,10 @@ impl<'a> Judge<'a> {
         let name: Rc<str> = "loop".into();
         self.assign(&name, &own_loop);
         self.open_with(Block::For, at, targets.iter().chain([&name]));
+        let over = self.variable(iterable.root);
+        if let Some(scope) = self.scopes.last_mut() {
+            scope.over = over;
+        }
         if let Some(condition) = condition {
             self.evaluate(condition);
         }
@@ -362,6 +390,7 @@ impl<'a> Judge<'a> {
             self.find(&NAME, at, format!("the template uses {:?}: {why}", shorten(name)));
             return Value::anything();
         }
+        self.macro_escapes(name);
         let known = self.variables.get(name).cloned();
         let surely = self.scopes.iter().any(|scope| scope.names.contains(name));
         if let (Some(value), true) = (&known, surely) {
@@ -412,22 +441,95 @@ impl<'a> Judge<'a> {
         if self.found.is_none() || !self.cost.in_loop() {
             return;
         }
+        let mut sources: Vec<Variable> = Vec::new();
+        for id in code.first..=code.root {
+            let source = self.variable(id).filter(|source| !sources.contains(source));
+            sources.extend(source.filter(|_| sources.len() < MAX_SOURCES));
+        }
+        let sources: Vec<_> = sources.into_iter().map(|s| (s.clone(), self.mentions(&s, code))).collect();
         for name in &target.names {
             let target = (name.clone(), target.attribute.clone());
             if self.mentions(&target, code) > 1 {
                 self.report_growth(at, &target);
+            } else {
+                self.assignments.push((at, target, sources.clone()));
             }
         }
     }
 
-    fn report_growth(&mut self, at: usize, target: &(Rc<str>, Option<Rc<str>>)) {
+    /// Variables that hold each other, and one of them twice: `a = b ~ b`, `b = a`. Only the fields of namespaces outlive a
+    /// round of a loop.
+    fn joint_growth(&mut self) {
+        let assignments = std::mem::take(&mut self.assignments);
+        let key = |(name, field): &Variable| -> Rc<str> {
+            field.as_ref().map_or_else(|| name.clone(), |field| format!("{name}.{field}").into())
+        };
+        let mut graph = Cost::new();
+        for (at, target, sources) in &assignments {
+            graph.open_macro(&key(target));
+            let held = sources.iter().filter(|(_, times)| *times > 0);
+            held.for_each(|(source, _)| graph.call(&key(source), super::cost::Fed::Data, *at));
+            graph.close_macro();
+        }
+        let circles = graph.circles();
+        let circle = |variable: &Variable| circles.get(&key(variable)).copied();
+        let lasting: HashSet<_> = assignments
+            .iter()
+            .filter(|(_, target, _)| target.1.is_some())
+            .map(|(_, target, _)| circle(target))
+            .collect();
+        for (at, target, sources) in &assignments {
+            let own = circle(target);
+            let times = sources.iter().filter(|(source, _)| circle(source) == own).map(|(_, times)| *times);
+            if lasting.contains(&own) && times.fold(0, u64::saturating_add) > 1 {
+                self.report_growth(*at, target);
+            }
+        }
+    }
+
+    /// The variable that an expression is, if it is one.
+    fn variable(&self, id: Id) -> Option<Variable> {
+        let expr = |id: Id| self.program.nodes.get(id).map(|n| &n.expr);
+        match expr(id)? {
+            Expr::Name(name) => Some((name.clone(), None)),
+            Expr::Attribute(base, field) => match expr(*base)? {
+                Expr::Name(name) => Some((name.clone(), Some(field.clone()))),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// A list that is put into itself, or grows while a loop goes through it.
+    fn list_growth(&mut self, at: usize, list: Id, arguments: &[Id]) {
+        if self.found.is_none() || !self.cost.in_loop() || self.begun.1 >= MAX_LISTS {
+            return;
+        }
+        self.begun.1 += 1;
+        let Some(list) = self.variable(list) else { return };
+        let first = self.begun.0;
+        if arguments.iter().any(|root| self.mentions(&list, Code { first, root: *root }) > 0) {
+            self.report_growth(at, &list);
+        }
+        if self.scopes.iter().any(|scope| scope.over.as_ref() == Some(&list)) {
+            let name = list.1.as_ref().unwrap_or(&list.0);
+            let why = "it would never end";
+            self.find(
+                &EXHAUSTION,
+                at,
+                format!("a loop of the template adds to {:?}, which it goes through: {why}", shorten(name)),
+            );
+        }
+    }
+
+    fn report_growth(&mut self, at: usize, target: &Variable) {
         let name = target.1.as_ref().unwrap_or(&target.0);
         let why = "it could take all of an engine's memory";
         self.find(&EXHAUSTION, at, format!("the template doubles {:?} in each round of a loop: {why}", shorten(name)));
     }
 
     /// How often a variable's value is in that of an expression.
-    fn mentions(&self, (name, attribute): &(Rc<str>, Option<Rc<str>>), code: Code) -> u64 {
+    fn mentions(&self, (name, attribute): &Variable, code: Code) -> u64 {
         let mut counts: HashMap<Id, u64> = HashMap::new();
         for id in code.first..=code.root {
             let Some(node) = self.program.nodes.get(id) else { break };

@@ -117,14 +117,14 @@ impl<'a> Lexer<'a> {
 
     /// A raw block as a whole, if one begins here.
     fn raw(&mut self) -> Result<bool, Defect> {
-        let Some(inside) = word_tag(self.rest(), "raw") else { return Ok(false) };
+        let Some(inside) = word_tag(self.rest(), self.at, "raw")? else { return Ok(false) };
         let (start, body) = (self.at, self.at + inside);
         let mut from = body;
         loop {
             let rest = self.text.get(from..).unwrap_or("");
             let next = rest.find("{%").ok_or_else(|| syntax(start, "a raw block is not closed"))?;
             let tag = from + next;
-            if let Some(length) = word_tag(self.text.get(tag..).unwrap_or(""), "endraw") {
+            if let Some(length) = word_tag(self.text.get(tag..).unwrap_or(""), tag, "endraw")? {
                 self.push(body, Kind::Text(tag - body))?;
                 self.at = tag + length;
                 return Ok(true);
@@ -306,7 +306,9 @@ impl<'a> Lexer<'a> {
                     }
                     out.push(char::from_u32(code).unwrap_or('\u{fffd}'));
                 }
+                // Jinja2 makes every end of a line one "\n" first.
                 '\n' => {}
+                '\r' => drop(chars.next_if(|(_, c)| *c == '\n')),
                 'n' => out.push('\n'),
                 'r' => out.push('\r'),
                 't' => out.push('\t'),
@@ -332,17 +334,22 @@ fn tag_end(rest: &str, tag: Tag) -> Option<usize> {
 }
 
 /// The length of `{% word %}`, if it stands here.
-fn word_tag(rest: &str, word: &str) -> Option<usize> {
-    let inside = rest.strip_prefix("{%")?;
+fn word_tag(rest: &str, at: usize, word: &str) -> Result<Option<usize>, Defect> {
+    let Some(inside) = rest.strip_prefix("{%") else { return Ok(None) };
     let inside = inside.strip_prefix(['-', '+']).unwrap_or(inside);
-    let inside = inside.trim_ascii_start().strip_prefix(word)?.trim_ascii_start();
+    // What Python's `\s` takes; `str::is_whitespace` lacks the separators of files, groups, records and units.
+    let blank = |c: char| c.is_whitespace() || matches!(c, '\x1c'..='\x1f');
+    let Some(after) = inside.trim_start_matches(blank).strip_prefix(word) else { return Ok(None) };
+    let tail = after.trim_start_matches(blank);
     // Jinja2 has no `+` at the end of this one.
-    let length = if word == "raw" {
-        tag_end(inside, Tag::Block).filter(|_| !inside.starts_with('+'))
-    } else {
-        tag_end(inside, Tag::Block)
-    }?;
-    Some(rest.len() - inside.len() + length)
+    let end = tag_end(tail, Tag::Block).filter(|_| word != "raw" || !tail.starts_with('+'));
+    let Some(length) = end else { return Ok(None) };
+    let length = rest.len() - tail.len() + length;
+    let odd = |c: char| blank(c) && !matches!(c, ' ' | '\t' | '\n' | '\r');
+    if rest.get(..length).is_some_and(|tag| tag.contains(odd)) {
+        return Err(syntax(at, &format!("a space of {word:?} is one to Python, and to others not")));
+    }
+    Ok(Some(length))
 }
 
 /// What engines would fail on, or read each in its own way.

@@ -30,6 +30,8 @@ pub(super) struct Code {
 pub(super) struct Program {
     pub(super) statements: Vec<(usize, Statement)>,
     pub(super) nodes: Vec<Node>,
+    /// Whether a loop may be called.
+    pub(super) recursive: bool,
 }
 
 /// What `set` writes to.
@@ -336,7 +338,7 @@ impl<'a> Parser<'a> {
         }
         let iterable = self.expression(Mode::Unconditional)?;
         let condition = if self.skip_word("if") { Some(self.expression(Mode::Single)?) } else { None };
-        self.skip_word("recursive");
+        self.program.recursive |= self.skip_word("recursive");
         self.open(Block::For, at, Statement::For { targets, iterable, condition })
     }
 

@@ -21,13 +21,18 @@ pub(super) fn plain_format(text: &str) -> bool {
     true
 }
 
-/// The largest number right behind a `%` and its flags.
+/// The largest number right behind a `%`, the key in brackets and its flags; `*` takes any from the arguments.
 pub(super) fn width(text: &str) -> u64 {
     let number = |part: &str| {
+        let part = part.strip_prefix('(').and_then(|keyed| keyed.split_once(')')).map_or(part, |(_, rest)| rest);
         let digits = part.trim_start_matches(['-', '+', ' ', '#', '0', '_', '^', '.']);
         let end = digits.bytes().position(|b| !b.is_ascii_digit()).unwrap_or(digits.len());
         let precision = digits.get(end..).and_then(|rest| rest.strip_prefix('.')).unwrap_or("");
         let to = precision.bytes().position(|b| !b.is_ascii_digit()).unwrap_or(precision.len());
+        let (rest, precise) = (digits.get(end..).unwrap_or(""), precision.starts_with('*'));
+        if (end == 0 && rest.starts_with('*')) || precise {
+            return u64::MAX;
+        }
         let parse = |d: Option<&str>| match d {
             Some("") | None => 0,
             Some(d) => d.parse().unwrap_or(u64::MAX),

@@ -3,68 +3,25 @@
 //! Owns: the rules, and the lists of names that are allowed or refused. Promises: what is on no list is refused. Leaves
 //! out: where a name stands.
 
-use crate::format::finding::{Rule, Severity};
+use crate::format::finding::rules;
 
-macro_rules! rule {
-    ($name:ident, $id:literal, $severity:ident, $summary:literal) => {
-        pub(super) static $name: Rule = Rule { id: $id, severity: Severity::$severity, summary: $summary };
-    };
+rules! {
+    UTF8 "template.utf8" Critical "a chat template is not UTF-8: engines would fail or read different templates"
+    NUL "template.nul" High "a chat template has a NUL byte: some engines would end it there and check less than runs"
+    SIZE "template.size" High "a chat template is far larger than any known one"
+    LIMIT "template.limit" High "a chat template is so long or deep that parsing it could crash an engine"
+    SYNTAX "template.syntax" High "a chat template is no valid Jinja: engines fail on it or read it differently"
+    IDENTIFIER "template.identifier" High "a name in a chat template is not ASCII: Python normalises it, so a forbidden name could hide"
+    NAME "template.name" High "a chat template uses an object that leads to the engine's internals"
+    ATTRIBUTE "template.attribute" High "a chat template reaches an internal attribute: rendering it could run code"
+    INDEX "template.index" High "a chat template looks up a name that it puts together itself"
+    CALL "template.call" High "a chat template calls what no known template calls: rendering it could run code"
+    FORMAT "template.format" High "a chat template formats a text which could reach attributes (a sandbox escape)"
+    FILTER "template.filter" High "a chat template uses a filter that reaches attributes or is not known"
+    TEST "template.test" High "a chat template uses a test that is not known"
+    STATEMENT "template.statement" High "a chat template has a statement that loads files or is not known"
+    EXHAUSTION "template.exhaustion" High "a chat template makes an engine work or allocate without bound"
 }
-
-rule!(UTF8, "template.utf8", Critical, "a chat template is not UTF-8: engines would fail or read different templates");
-rule!(
-    NUL,
-    "template.nul",
-    High,
-    "a chat template has a NUL byte: some engines would end it there and check less than runs"
-);
-rule!(SIZE, "template.size", High, "a chat template is far larger than any known one");
-rule!(LIMIT, "template.limit", High, "a chat template is so long or deep that parsing it could crash an engine");
-rule!(SYNTAX, "template.syntax", High, "a chat template is no valid Jinja: engines fail on it or read it differently");
-rule!(
-    IDENTIFIER,
-    "template.identifier",
-    High,
-    "a name in a chat template is not ASCII: Python normalises it, so a forbidden name could hide"
-);
-rule!(NAME, "template.name", High, "a chat template uses an object that leads to the engine's internals");
-rule!(
-    ATTRIBUTE,
-    "template.attribute",
-    High,
-    "a chat template reaches an internal attribute: rendering it could run code"
-);
-rule!(INDEX, "template.index", High, "a chat template looks up a name that it puts together itself");
-rule!(CALL, "template.call", High, "a chat template calls what no known template calls: rendering it could run code");
-rule!(
-    FORMAT,
-    "template.format",
-    High,
-    "a chat template formats a text which could reach attributes (a sandbox escape)"
-);
-rule!(FILTER, "template.filter", High, "a chat template uses a filter that reaches attributes or is not known");
-rule!(TEST, "template.test", High, "a chat template uses a test that is not known");
-rule!(STATEMENT, "template.statement", High, "a chat template has a statement that loads files or is not known");
-rule!(EXHAUSTION, "template.exhaustion", High, "a chat template makes an engine work or allocate without bound");
-
-/// Every rule of templates.
-pub(crate) static RULES: &[&Rule] = &[
-    &UTF8,
-    &NUL,
-    &SIZE,
-    &LIMIT,
-    &SYNTAX,
-    &IDENTIFIER,
-    &NAME,
-    &ATTRIBUTE,
-    &INDEX,
-    &CALL,
-    &FORMAT,
-    &FILTER,
-    &TEST,
-    &STATEMENT,
-    &EXHAUSTION,
-];
 
 /// Attributes that lead from a value to the interpreter, besides all that begin with `_`.
 const INTERNAL: &[&str] = &[

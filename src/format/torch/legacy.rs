@@ -37,6 +37,8 @@ pub(super) fn inspect(path: &RelPath, input: &dyn Input, findings: &mut Findings
     let first = pickle::walk(&bytes, 0, &mut Out { path, part: None, findings: &mut trial })?;
     let magic = first.root.is_some_and(|root| first.heap.big(&bytes, root) == Some(&MAGIC));
     if magic {
+        // The magic number may be the last thing that its pickle leaves, not the only one that it does.
+        pickle::walk(&bytes, 0, &mut Out { path, part: None, findings })?;
         return streams(path, input, &bytes, first.end, findings);
     }
     // Nothing that could be called or made before it broke: no pickle at all.

@@ -1,6 +1,7 @@
 //! What torch.save writes, in each of its forms, and what it does not.
 
 use super::*;
+use crate::format::tests::mutations;
 use crate::format::zip::tests::{Entry, build, entry, torch_entry};
 
 /// A tensor of a state dict that is to be written.
@@ -618,25 +619,84 @@ fn the_streams_of_the_old_form_are_checked() {
 }
 
 #[test]
-fn no_mutation_of_a_file_panics_or_takes_long() {
+fn no_mutation_of_a_file_panics() {
     let files = [build(&sound(), true).bytes, stream(&specs(), &SIZES)];
-    let mut random = 3u64;
-    let mut next = |below: usize| {
-        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (random >> 33) as usize % below
-    };
-    for round in 0..10_000 {
-        let mut bytes = files[round % 2].clone();
-        for _ in 0..=next(3) {
-            match next(5) {
-                0 => bytes.truncate(next(bytes.len()) + 1),
-                1 => bytes.insert(next(bytes.len()), next(256) as u8),
-                _ => {
-                    let at = next(bytes.len());
-                    bytes[at] = next(256) as u8;
-                }
-            }
-        }
+    for bytes in mutations(3, &[&files[0], &files[1]], 10_000) {
         look(&bytes);
     }
+}
+
+/// The magic number may be what a pickle leaves after it has called something.
+#[test]
+fn the_first_pickle_of_the_old_form_is_held_to_the_rules_too() {
+    let rest = &stream(&specs(), &SIZES)[2 + 13..];
+    let magic = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.";
+    for (first, rule) in [
+        (&b"\x80\x02"[..], ""),
+        (b"\x80\x02cos\nsystem\n(S'id'\ntR0", "pickle.call"),
+        (b"cos\nsystem\n(S'id'\ntR0", "pickle.call"),
+        (b"\x80\x02cos\nsystem\n0", "pickle.global"),
+        (b"\x80\x02\x82\x010", "pickle.extension"),
+    ] {
+        let (rules, said, _) = look(&[first, magic, rest].concat());
+        assert_eq!(rules.first().copied().unwrap_or_default(), rule, "{said}");
+    }
+}
+
+#[test]
+fn what_readers_find_by_another_spelling_or_place_is_looked_at() {
+    let with = |name: &str, data: &[u8]| {
+        let mut all = sound();
+        all.push(torch_entry(name, data));
+        zipped(&all)
+    };
+    for name in
+        ["archive/CONSTANTS.PKL", "archive/Code/__torch__.txt", "archive/a.PY", "archive/ByteCode.pkl", "archive/x.SO"]
+    {
+        let (rules, said, _) = with(name, b"\x80\x02).");
+        assert!(rules.contains(&"torch.code"), "{name}: {said}");
+    }
+    let (rules, said, _) = with("archive/.data/version", b"9\n");
+    assert!(!rules.contains(&"torch.version"), "{said}");
+    for bad in [&b"99\n"[..], b"0", b"x"] {
+        let (rules, said, _) = with("archive/.data/version", bad);
+        assert!(rules.contains(&"torch.version"), "{said}");
+    }
+    for word in [".data/version", ".format_version", ".data/serialization_id", ".storage_alignment"] {
+        let (rules, said, _) = with(&format!("archive/{word}"), b"cos\nsystem\n)R.");
+        assert!(rules.contains(&"pickle.call") && rules.contains(&"pickle.hidden"), "{word}: {said}");
+        let (rules, said, _) = with(&format!("archive/{word}"), b"1");
+        assert!(!rules.contains(&"torch.member"), "{word}: {said}");
+    }
+    for (data, what) in [
+        (&b"#! /bin/sh\nid\n"[..], "a script"),
+        (b"\xcb\x0d\r\n\0\0\0\0", "compiled Python"),
+        (b"\0asm\x01\0\0\0", "WebAssembly"),
+        (b"<?php system('id');", "a PHP script"),
+        (b"a zip: PK\x05\x06\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", "a zip archive"),
+    ] {
+        let (rules, said, _) = with("archive/x", data);
+        assert!(rules.contains(&"archive.nested") && said.contains(what), "{said}");
+    }
+}
+
+/// A few bytes make a tensor of 64 dimensions, each of which takes memory wherever the tensor is told of.
+#[test]
+fn dimensions_are_bounded_together() {
+    let object = |tensors: usize, rank: usize| {
+        let one = tensor(
+            &Spec { shape: vec![1; rank], stride: vec![1; rank], ..spec("w", "FloatStorage", "0", &[1]) },
+            false,
+        );
+        let items: Vec<u8> = (0..tensors).flat_map(|n| [int(n as i32), one.clone()].concat()).collect();
+        let object = [b"\x80\x02}(".as_slice(), &items, b"u."].concat();
+        let mut findings = Findings::new();
+        let path: RelPath = "model.pt".parse().expect("a path");
+        pickle::walk(&object, 0, &mut pickle::Out { path: &path, part: None, findings: &mut findings })
+            .expect("no failure");
+        findings.list().iter().map(|f| f.rule).collect::<Vec<_>>()
+    };
+    let limit = pickle::calls::MAX_DIMENSIONS;
+    assert_eq!(object(limit / 64, 64), [""; 0]);
+    assert_eq!(object(limit / 64 + 1, 64), ["pickle.limit"]);
 }

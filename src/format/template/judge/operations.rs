@@ -26,9 +26,13 @@ impl<'a> Judge<'a> {
     /// Goes through the nodes of an expression.
     pub(super) fn evaluate(&mut self, code: Code) -> Value {
         let program = self.program;
+        self.begun = (code.first, 0);
         for id in code.first..=code.root {
             let Some(node) = program.nodes.get(id) else { break };
             let mut value = self.node(node.at, &node.expr);
+            if matches!(&node.expr, Expr::Name(name) if **name == *"loop") && !self.bases.contains(&id) {
+                self.loop_escapes();
+            }
             if value.bytes > MAX_MADE {
                 let why = "it could take all of an engine's memory";
                 self.find(&EXHAUSTION, node.at, format!("the template makes {} bytes by itself: {why}", value.bytes));
@@ -274,7 +278,8 @@ impl<'a> Judge<'a> {
         };
         let data = data && !(same && arguments.named.is_empty());
         self.cost.call(name, if data { Fed::Data } else { Fed::Constants }, at);
-        if let Some(parameters) = self.macros.get(name).copied() {
+        // Of all macros of that name: which one it is, is told by when it is called.
+        for parameters in self.macros.get(name).cloned().unwrap_or_default() {
             for (i, (parameter, _)) in parameters.iter().enumerate() {
                 let named = arguments.named.iter().find(|(name, _)| name == parameter).map(|(_, id)| id);
                 if let Some(id) = arguments.positional.get(i).or(named) {
@@ -286,6 +291,21 @@ impl<'a> Judge<'a> {
         Value::made()
     }
 
+    /// A recursive loop that is kept as a value can be called under another name, with anything.
+    fn loop_escapes(&mut self) {
+        self.changed |= self.program.recursive && !self.looped.has(MADE);
+        if self.program.recursive {
+            self.looped.bits |= MADE;
+        }
+    }
+
+    /// So can a macro.
+    pub(super) fn macro_escapes(&mut self, name: &str) {
+        for parameters in self.macros.get(name).cloned().unwrap_or_default() {
+            parameters.iter().for_each(|(parameter, _)| self.assign(parameter, &Value::anything()));
+        }
+    }
+
     /// What gets into a list or dict by a method may come out of any.
     fn hold(&mut self, value: &Value) {
         let before = self.stored.clone();
@@ -295,6 +315,10 @@ impl<'a> Judge<'a> {
     }
 
     fn method(&mut self, at: usize, value: Id, name: &str, arguments: &Arguments) -> Value {
+        if matches!(name, "append" | "extend" | "insert" | "update") {
+            let all = arguments.positional.iter().chain(arguments.named.iter().map(|(_, id)| id));
+            self.list_growth(at, value, &all.copied().collect::<Vec<_>>());
+        }
         let value = self.value(value);
         if !field(name) {
             self.check_field(at, name);
@@ -325,8 +349,9 @@ impl<'a> Judge<'a> {
             Gives::Parts => Value { own: super::Atoms::of(CONTAINER), inner: value.own.altered(), ..size },
             Gives::Mixed => {
                 let mut own = value.own.altered();
-                let from = [&value.inner, &passed.own, &passed.inner];
-                own.bits |= if from.iter().any(|atoms| atoms.own_text()) { MADE } else { DATA };
+                // Letters are harmless each by itself, but not put into each other: `'_'.replace('', 'c', 1)`.
+                let mixed = value.inner.own_text() || passed.own.any_text() || passed.inner.any_text();
+                own.bits |= if mixed { MADE } else { DATA };
                 let bytes = value.bytes.saturating_mul(passed.bytes.max(1));
                 Value { own, bytes, count: bytes, ..Value::number(1) }
             }
@@ -519,7 +544,8 @@ impl<'a> Judge<'a> {
                 result.own.bits |= (left.own.bits | right.own.bits) & CONTAINER;
                 result.inner = left.inner.clone();
                 result.inner.join(&right.inner);
-                if left.own.own_text() || right.own.own_text() {
+                // Of letters too: two of them are no letter.
+                if left.own.any_text() || right.own.any_text() {
                     result.own.bits |= MADE;
                 }
                 let only_numbers = |value: &Value| value.own.bits == NUMBER && value.own.texts().is_empty();
