@@ -18,11 +18,13 @@
 //! layout     tensors against the file   adapter       LoRA pairs, control vectors, mmproj and imatrix files
 //! vocabulary tokenizer.ggml.*           split         split.* against the name, and a set of shards
 //! describe   what is shown              charsmap      tokenizer.ggml.precompiled_charsmap
+//! demands    what single architectures and ggml's kernels demand
 //! ```
 
 mod adapter;
 mod architecture;
 mod charsmap;
+mod demands;
 mod describe;
 mod known;
 mod layout;
@@ -363,7 +365,7 @@ fn look(path: &RelPath, input: &dyn Input, header: &GgufHeader, findings: &mut F
     Ok(())
 }
 
-rules! { of parse, layout, vocabulary, charsmap, architecture, adapter, split, describe }
+rules! { of parse, layout, vocabulary, charsmap, architecture, demands, adapter, split, describe }
 
 #[cfg(test)]
 mod build;

@@ -208,6 +208,8 @@ impl Walk<'_> {
             let message = format!("{:?} holds more than a text: jsonpickle builds what it says", self.part());
             self.add(&JSONPICKLE, message);
         }
+        // Python takes what is not empty for true, whatever it holds.
+        self.switch(true);
         Ok(())
     }
 
@@ -231,9 +233,25 @@ impl Walk<'_> {
             Token::Bool(yes) => yes,
             Token::Integer(n) => n != 0,
             Token::Text(text) => !text.is_empty(),
-            Token::Number => true,
+            Token::Number | Token::NotANumber => true,
             _ => false,
         };
+        self.switch(truthy);
+        match self.key() {
+            "weights_only" if matches!(value, Token::Bool(false) | Token::Integer(0) | Token::Text("")) => {
+                self.add(&UNSAFE_LOAD, format!("{:?} asks to unpickle whatever is there", self.part()));
+            }
+            "use_dora" if truthy && self.role == Role::Adapter && self.trail.len() == 1 => {
+                self.adapter().kind = "dora".into();
+            }
+            _ => {}
+        }
+        self.show(value);
+        Ok(())
+    }
+
+    /// What a loader is asked to do, when the value under the key counts as true.
+    fn switch(&mut self, truthy: bool) {
         match self.key() {
             "trust_remote_code" | "trust_repo" if truthy => {
                 self.add(&REMOTE_CODE, format!("{:?} asks to run code that comes with the model", self.part()))
@@ -244,16 +262,8 @@ impl Walk<'_> {
             "allow_pickle" | "allow_dangerous_deserialization" if truthy => {
                 self.add(&UNSAFE_LOAD, format!("{:?} asks to unpickle whatever is there", self.part()));
             }
-            "weights_only" if value == Token::Bool(false) => {
-                self.add(&UNSAFE_LOAD, format!("{:?} asks to unpickle whatever is there", self.part()));
-            }
-            "use_dora" if truthy && self.role == Role::Adapter && self.trail.len() == 1 => {
-                self.adapter().kind = "dora".into();
-            }
             _ => {}
         }
-        self.show(value);
-        Ok(())
     }
 
     fn text(&mut self, text: &str) -> Parsed<()> {
@@ -367,8 +377,8 @@ impl Walk<'_> {
     }
 
     fn template(&mut self, text: &str) -> Parsed<()> {
-        // In a list of templates each has a name beside it.
-        if self.key() == "name" {
+        // In a list of templates each has a name beside it; in an object, "name" is a template's.
+        if matches!(&self.trail[..], [.., Step::Item(_), Step::Key(key)] if key == "name") {
             return Ok(());
         }
         self.template_bytes += text.len();

@@ -271,14 +271,48 @@ fn escaped_tag(line: &str) -> bool {
     false
 }
 
-/// What is dangerous in a line, and the word that is.
+/// What is dangerous in a line, and the word that is; also when letters of it are escaped, as YAML may in quotes.
 pub(super) fn yaml_line(line: &str) -> Option<(Yaml, &'static str)> {
+    plain_line(line).or_else(|| plain_line(&unescaped(line)?))
+}
+
+/// The line with `\x5f`, `\u005f` and `\U0000005f` replaced; none when there is none.
+fn unescaped(line: &str) -> Option<String> {
+    let mut out = String::new();
+    let mut rest = line;
+    let mut any = false;
+    while let Some((before, after)) = rest.split_once('\\') {
+        out.push_str(before);
+        let digits = match after.as_bytes().first() {
+            Some(b'x') => 2,
+            Some(b'u') => 4,
+            Some(b'U') => 8,
+            _ => 0,
+        };
+        let code = after.get(1..1 + digits).and_then(|hex| u32::from_str_radix(hex, 16).ok());
+        match code.and_then(char::from_u32) {
+            Some(c) => {
+                any = true;
+                out.push(c);
+                rest = after.get(1 + digits..).unwrap_or_default();
+            }
+            None => {
+                out.push('\\');
+                rest = after;
+            }
+        }
+    }
+    out.push_str(rest);
+    any.then_some(out)
+}
+
+fn plain_line(line: &str) -> Option<(Yaml, &'static str)> {
     // "!!python/" and the long form "tag:yaml.org,2002:python/".
     if line.contains("!!python/") || line.contains("yaml.org,2002:python/") {
         return Some((Yaml::Tag, "python/"));
     }
-    // Both spell tags in other ways: a prefix of the file's own, and bytes in hexadecimal.
-    if line.starts_with("%TAG") {
+    // A handle of the file's own may stand for any tag, and in a tag %70 for p.
+    if line.trim_start_matches('\u{feff}').starts_with("%TAG") {
         return Some((Yaml::Tag, "%TAG"));
     }
     if escaped_tag(line) {

@@ -80,13 +80,39 @@ const NEED_EXPERTS: &[&str] = &["bailingmoe2", "grovemoe", "llada-moe", "smallth
 const ENUMERATIONS: [(&str, u64); 3] = [("pooling_type", 4), ("classifier.pooling_type", 4), ("expert_gating_func", 4)];
 /// T5's buckets are divided by 4 (`llama_relative_position_bucket`), and what comes out indexes a tensor.
 const BUCKETS: &str = "attention.relative_buckets_count";
-/// What engines divide by, under the architecture's name; some only those of one architecture.
-const DIVISORS: [(&str, Option<&str>); 5] = [
-    ("wkv.head_size", None),
-    ("ssm.time_step_rank", None),
-    ("ssm.group_count", None),
-    ("experts_per_group", Some("grovemoe")),
-    ("interleave_moe_layer_step", Some("ernie4_5-moe")),
+const T5: &[&str] = &["t5", "t5encoder"];
+const RWKV: &[&str] = &["rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7"];
+const HEADED_SSM: &[&str] = &[
+    "falcon-h1",
+    "granitehybrid",
+    "mamba2",
+    "nemotron_h",
+    "nemotron_h_moe",
+    "plamo2",
+    "qwen35",
+    "qwen35moe",
+    "qwen3next",
+    "qwen4exp",
+];
+const GROUPED_SSM: &[&str] = &[
+    "falcon-h1",
+    "granitehybrid",
+    "mamba2",
+    "nemotron_h",
+    "nemotron_h_moe",
+    "qwen35",
+    "qwen35moe",
+    "qwen3next",
+    "qwen4exp",
+];
+/// What engines divide by, under the architecture's name, and in which: llama.cpp itself writes 0 for what a model has not
+/// (`llama_model_saver::add_kv_from_model`).
+const DIVISORS: [(&str, &[&str]); 5] = [
+    ("wkv.head_size", RWKV),
+    ("ssm.time_step_rank", HEADED_SSM),
+    ("ssm.group_count", GROUPED_SSM),
+    ("experts_per_group", &["grovemoe"]),
+    ("interleave_moe_layer_step", &["ernie4_5-moe"]),
 ];
 
 /// The architecture, when it is a string.
@@ -123,6 +149,7 @@ pub(super) fn check(path: &RelPath, header: &GgufHeader, findings: &mut Findings
     // Adapters and mmproj files have hyperparameters of their own (`adapter`), or none.
     if name != "clip" && header.text("general.type") != Some("adapter") {
         check.hyperparameters(name);
+        super::demands::check(path, header, name, findings);
     }
 }
 
@@ -261,12 +288,12 @@ impl<'a> Check<'a> {
             }
         }
         for (tail, only) in DIVISORS {
-            if only.is_none_or(|only| only == name) && self.number(tail) == Some(0) {
+            if only.contains(&name) && self.number(tail) == Some(0) {
                 let key = format!("{}{tail}", self.prefix);
                 self.add(&ZERO, &key, format!("{key} is 0, and engines divide by it"));
             }
         }
-        if let Some(n) = self.number(BUCKETS).filter(|n| *n < 4) {
+        if let Some(n) = self.number(BUCKETS).filter(|n| *n < 4 && T5.contains(&name)) {
             let key = format!("{}{BUCKETS}", self.prefix);
             self.add(&ZERO, &key, format!("{key} is {n}, and engines divide by a quarter of it, which is 0"));
         }
@@ -545,7 +572,7 @@ mod tests {
                 "gguf.experts",
                 "grovemoe has no experts",
             ),
-            (with(&[u32("llama.wkv.head_size", 0)]), "gguf.zero", "wkv.head_size is 0"),
+            (of("rwkv6", &[u32("rwkv6.wkv.head_size", 0)]), "gguf.zero", "wkv.head_size is 0"),
             (of("mamba2", &[u32("mamba2.ssm.time_step_rank", 0)]), "gguf.zero", "time_step_rank is 0"),
             (of("grovemoe", &[u32("grovemoe.experts_per_group", 0)]), "gguf.zero", "experts_per_group is 0"),
             (of("llama", &[u32("llama.embedding_length", 0)]), "gguf.zero-size", "embedding_length is 0"),
@@ -582,10 +609,18 @@ mod tests {
             with(&[u32(HEADS, 4), u32(GROUPS, 2), u32("llama.rope.dimension_count", 16)]),
             with(&[u32(HEADS, 64), i32s(GROUPS, &[0, 64])]),
             with(&[i32s(HEADS, &[0, 4]), i32s(GROUPS, &[0, 2])]),
-            with(&[u32(HEADS, 65), u32("llama.attention.key_length", 8)]),
+            with(&[u32(HEADS, 65), u32("llama.attention.key_length", 8), u32("llama.attention.value_length", 8)]),
             of("mamba", &[u32("mamba.attention.head_count", 0)]),
             of("hunyuan-dense", &[u32("hunyuan-dense.expert_count", 1), u32("hunyuan-dense.expert_used_count", 0)]),
             of("llama4", &[u32("llama4.interleave_moe_layer_step", 0)]),
+            // What `llama_model_save_to_file` writes for what the model has not.
+            with(&[
+                u32("llama.wkv.head_size", 0),
+                u32("llama.ssm.time_step_rank", 0),
+                u32("llama.ssm.group_count", 0),
+                u32("llama.experts_per_group", 0),
+                u32("llama.attention.relative_buckets_count", 0),
+            ]),
             of("clip", &[u32("clip.vision.patch_size", 14), u32("clip.vision.image_size", 0)]),
         ]) {
             let findings = findings_of(&bytes);

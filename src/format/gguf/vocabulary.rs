@@ -35,6 +35,7 @@ rules! {
     TOKEN_TEXT "gguf.token-text" Warning "a token's text is not UTF-8 or holds a NUL, where llama.cpp cuts it"
     TOKEN_SCORE "gguf.token-score" Warning "a token's score is not a finite number"
     BYTE_ABORT "gguf.byte-token-abort" Critical "a WordPiece vocabulary has a byte token: llama.cpp aborts when it loads it"
+    BYTE_HANG "gguf.byte-hang" Critical "an RWKV token begins with a byte that is no token by itself: llama.cpp never ends tokenizing, and takes memory without bound"
     BYTE_TOKEN "gguf.byte-token" Warning "byte tokens are missing or malformed: text that no token spells cannot be tokenized"
     MERGES "gguf.merges" Warning "a merge is not two parts with a space between"
     SPECIAL_ABORT "gguf.special-token-abort" High "a token that is put around every text has no id: llama.cpp aborts when it tokenizes"
@@ -309,6 +310,9 @@ impl<'a> Check<'a> {
                 self.add(&BYTE_TOKEN, key, why);
             }
         }
+        if kind == Kind::Rwkv {
+            return self.first_bytes(tokens);
+        }
         if !matches!(kind, Kind::Spm | Kind::Plamo2) {
             return;
         }
@@ -330,6 +334,32 @@ impl<'a> Check<'a> {
                 "{missing} of 256 byte tokens (<0x00> to <0xFF>) are missing: text that no token spells makes llama.cpp fail"
             );
             self.add(&BYTE_TOKEN, TOKENS, why);
+        }
+    }
+
+    /// `llm_tokenizer_rwkv_session::tokenize` goes back to the text's start when it has taken a step and met no whole token.
+    fn first_bytes(&mut self, tokens: &Strings) {
+        let mut alone = [false; 256];
+        let mut first = [None; 256];
+        for (id, token) in tokens.iter().enumerate() {
+            let (byte, more) = match unescaped(cut(token)) {
+                // Of an empty one llama.cpp makes `[EMPTY_5]`.
+                (None, _) => (b'[', true),
+                (Some(byte), more) => (byte, more),
+            };
+            if !more {
+                alone.iter_mut().skip(usize::from(byte)).take(1).for_each(|alone| *alone = true);
+            } else if let Some(first) = first.get_mut(usize::from(byte)) {
+                first.get_or_insert(id);
+            }
+        }
+        let stuck = alone.iter().zip(first).filter_map(|(alone, id)| id.filter(|_| !alone));
+        for id in stuck.take(NAMED) {
+            let text = shown(tokens.get(id).unwrap_or_default());
+            let why = format!(
+                "the token {id}, \"{text}\", begins with a byte that is no token by itself: llama.cpp never ends tokenizing it"
+            );
+            self.add(&BYTE_HANG, TOKENS, why);
         }
     }
 
@@ -392,6 +422,8 @@ impl<'a> Check<'a> {
                     }
                 }
                 Value::Unsigned(ValueType::U32, id) if !several => self.id(key, i128::from(*id), tokens),
+                // llama.cpp's own writer says -1 so, of models that have no decoder to start.
+                Value::Signed(ValueType::I32, -1) if decoder => self.id(key, -1, tokens),
                 Value::Unsigned(..) | Value::Signed(..) if !several => {
                     let id = match value {
                         Value::Signed(_, n) => i128::from(*n),
@@ -481,6 +513,34 @@ fn byte_of(token: &[u8]) -> Option<u8> {
         }
         _ => None,
     }
+}
+
+/// The first byte of an RWKV token, and whether there are more, as `llama_unescape_rwkv_token` reads it.
+fn unescaped(token: &[u8]) -> (Option<u8>, bool) {
+    let mut first = None;
+    let mut bytes = token.iter().copied();
+    while let Some(byte) = bytes.next() {
+        let byte = match byte {
+            b'\\' => match bytes.next() {
+                Some(b't') => b'\t',
+                Some(b'n') => b'\n',
+                Some(b'r') => b'\r',
+                Some(b'x') => {
+                    let (Some(high), Some(low)) = (bytes.next(), bytes.next()) else { break };
+                    let digit = |c: u8| if c >= b'a' { c.wrapping_sub(b'a' - 10) } else { c.wrapping_sub(b'0') };
+                    (digit(high) << 4).wrapping_add(digit(low))
+                }
+                Some(other) => other,
+                None => break,
+            },
+            other => other,
+        };
+        if first.is_some() {
+            return (first, true);
+        }
+        first = Some(byte);
+    }
+    (first, false)
 }
 
 /// A token fit for a message.
@@ -672,9 +732,44 @@ mod tests {
         let both = findings_of(&with(i32(BOS, 259)));
         assert!(both.has("gguf.tokenizer-key") && both.has("gguf.token-id"));
         assert_clean("ids", &with(u32s("tokenizer.ggml.eos_token_ids", &[0, 258])), Severity::Warning);
+        let no_start = with(i32("llama.decoder_start_token_id", -1));
+        assert!(findings_of(&no_start).has("gguf.token-id-none"));
+        assert_clean("no decoder", &no_start, Severity::High);
+        assert!(findings_of(&with(i32("t5.decoder_start_token_id", -2))).has("gguf.token-id"));
+        assert_found("-1", &with(i32(BOS, -1)), "gguf.tokenizer-key", "not u32");
         let orphan = model(&[u32(BOS, 1)]);
         assert!(findings_of(&orphan).has("gguf.token-id-orphan"));
         assert_clean("orphan", &orphan, Severity::High);
+    }
+
+    #[test]
+    fn an_rwkv_token_begins_with_a_token() {
+        for (tokens, why) in [
+            (&[&b"a"[..], b"ba"][..], Some("the token 1, \"ba\"")),
+            (&[b"ba", b"b", b"ca"], Some("the token 2")),
+            (&[b"\\x61b"], Some("the token 0")),
+            (&[b"b", b"\\nb"], Some("the token 1")),
+            (&[b"n", b"\\\\n"], Some("the token 1")),
+            (&[b"a", b""], Some("the token 1, \"\"")),
+            (&[b"a", b"\0a"], Some("the token 1")),
+            (&[b"\\xffa", b"\xff"], None),
+            (&[b"b", b"ba", b"bb"], None),
+            (&[b"\\x62", b"ba"], None),
+            (&[b"\\n", b"\nb"], None),
+            (&[b"\\t\\r", b"\t"], None),
+            (&[b"\\ra", b"\r"], None),
+            (&[b"\\'", b"'a"], None),
+            (&[b"a\\", b"ab"], None),
+            (&[b"a\\x6", b"ab"], None),
+            (&[b"[", b""], None),
+        ] {
+            let bytes = of("rwkv", tokens, &[]);
+            match why {
+                Some(why) => assert_found(why, &bytes, "gguf.byte-hang", why),
+                None => assert!(!findings_of(&bytes).has("gguf.byte-hang"), "{tokens:?}: {:?}", findings_of(&bytes)),
+            }
+            assert!(!findings_of(&of("gpt2", tokens, &[])).has("gguf.byte-hang"));
+        }
     }
 
     #[test]

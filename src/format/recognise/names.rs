@@ -51,13 +51,18 @@ enum Says {
 
 const PICKLED: &[Content] = &[Content::Zip, Content::Pickle, Content::Tar, Content::TorchLegacy];
 
+/// Whether a name in lower case, without an extension, is that of a text: `README`, `LICENSE-MODEL`, `MODEL_LICENSE`.
+fn is_terms(name: &str) -> bool {
+    let plain =
+        ["license", "notice", "readme", "use_policy", "copying", "modelfile", "authors", "changelog", "checksums"];
+    plain.contains(&name) || name.split(['-', '_', ' ']).any(|word| ["license", "licence", "notice"].contains(&word))
+}
+
 /// What a file's name says that it is, without regard to case: the one table of extensions.
 fn says(name: &str) -> Says {
     let name = name.to_ascii_lowercase();
     let Some((_, extension)) = name.rsplit_once('.') else {
-        let plain =
-            ["license", "notice", "readme", "use_policy", "copying", "modelfile", "authors", "changelog", "checksums"];
-        return if plain.contains(&name.as_str()) { Says::Text } else { Says::Nothing };
+        return if is_terms(&name) { Says::Text } else { Says::Nothing };
     };
     match extension {
         "gguf" => Says::Model(&[Content::Gguf]),
@@ -70,7 +75,7 @@ fn says(name: &str) -> Says {
         "json" => Says::Json,
         "md" => Says::Markdown,
         "jsonl" | "txt" | "jinja" | "tiktoken" | "vocab" | "merges" | "yaml" | "yml" | "bpe" | "csv" | "tsv"
-        | "rst" | "cff" | "bib" | "license" => Says::Text,
+        | "rst" | "cff" | "bib" | "license" | "chk" => Says::Text,
         "png" | "jpg" | "jpeg" | "gif" | "webp" => Says::Picture,
         "py" | "pyi" | "ipynb" | "sh" | "bash" | "js" | "mjs" | "ts" | "lua" | "rb" | "pl" | "php" | "bat" | "cmd"
         | "ps1" | "c" | "h" | "cc" | "cpp" | "hpp" | "cu" | "cuh" | "rs" | "go" | "java" | "r" => Says::Code,

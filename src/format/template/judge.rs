@@ -5,6 +5,7 @@
 //! walk reports. Promises: the estimate errs on the side of refusing: names that a text of the template's own could get
 //! to, by whatever way, are not looked up. Leaves out: expressions (`judge/operations.rs`), sizes of loops (`cost`).
 
+mod filters;
 mod operations;
 
 use super::Defect;
@@ -87,6 +88,9 @@ struct Capture {
     mentions: u64,
 }
 
+/// Where something is assigned in a loop, to what, and how often what is in it.
+type Assignment = (usize, Variable, Vec<(Variable, u64)>);
+
 struct Judge<'a> {
     program: &'a Program,
     texts: Texts,
@@ -115,7 +119,7 @@ struct Judge<'a> {
     /// The first node of the expression in hand, and how many of its lists were looked at for growth.
     begun: (Id, usize),
     /// What is assigned in loops: where, to what, and how often what is in it.
-    assignments: Vec<(usize, Variable, Vec<(Variable, u64)>)>,
+    assignments: Vec<Assignment>,
     changed: bool,
     /// In the last walk.
     found: Option<Vec<Defect>>,
