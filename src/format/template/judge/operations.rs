@@ -290,21 +290,6 @@ impl<'a> Judge<'a> {
         Value::made()
     }
 
-    /// A recursive loop that is kept as a value can be called under another name, with anything.
-    fn loop_escapes(&mut self) {
-        self.changed |= self.program.recursive && !self.looped.has(MADE);
-        if self.program.recursive {
-            self.looped.bits |= MADE;
-        }
-    }
-
-    /// So can a macro.
-    pub(super) fn macro_escapes(&mut self, name: &str) {
-        for parameters in self.macros.get(name).cloned().unwrap_or_default() {
-            parameters.iter().for_each(|(parameter, _)| self.assign(parameter, &Value::anything()));
-        }
-    }
-
     /// What gets into a list or dict by a method may come out of any.
     pub(super) fn hold(&mut self, value: &Value) {
         let before = self.stored.clone();
