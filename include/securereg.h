@@ -158,7 +158,7 @@ enum securereg_status
    */
   SECUREREG_DIGEST_MISMATCH = 2,
   /**
-   * Policy refused the content.
+   * Policy refused the content: the message names the worst findings, each with its rule in brackets.
    */
   SECUREREG_REFUSED = 3,
   /**
@@ -340,7 +340,7 @@ typedef struct securereg_promote_options {
    */
   const char *sha256;
   /**
-   * The format it must have: "gguf" or "safetensors".
+   * The format it must have: "gguf", "safetensors", "pytorch" or "onnx".
    */
   const char *format;
   /**
@@ -430,7 +430,7 @@ typedef struct securereg_model_info {
    */
   const char *sha256;
   /**
-   * "gguf" or "safetensors".
+   * "gguf", "safetensors", "pytorch" or "onnx"; later versions may know more.
    */
   const char *format;
   /**

@@ -12,6 +12,7 @@ mod sent;
 mod text;
 
 pub(crate) use sent::{compare_guard, scanners as sent};
+pub(crate) use text::MAX_BYTES;
 
 use crate::artifact::{FileEntry, Format, Layout};
 use crate::digest::Sha256Digest;

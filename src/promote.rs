@@ -215,30 +215,31 @@ fn inspect(
     source.report(&mut inspector.findings);
     let mut guarded = Vec::new();
     for i in Inspector::order(staged.iter().map(|s| &s.entry.path)) {
-        let description = inspector.file(&staged[i].entry.path, &staged[i].checked(inner.layout())?)?;
-        if let Facts::Gguf(header) = &description.facts {
-            guarded.extend(guard(header, &staged[i], &source.files[i])?);
-        }
+        inspector.file(&staged[i].entry.path, &staged[i].checked(inner.layout())?)?;
         policy.admit_so_far(&inspector.findings)?;
+        if let Some(Facts::Gguf(header)) = inspector.latest().map(|description| &description.facts) {
+            guarded.push(guard(header, &staged[i], &source.files[i])?);
+        }
     }
     let (candidates, mut findings) = inspector.finish(source.shape);
-    policy::compare_guard(&request.evidence, &guarded, &mut findings);
+    if let Some(first) = staged.first() {
+        policy::compare_guard(&request.evidence, &first.entry.path, &guarded, &mut findings);
+    }
     let kinds = candidates.iter().map(|c| (c.path.clone(), c.description.kind)).collect();
     let evidence = Evidence { kinds, findings, sent: policy::sent(&request.evidence) };
     let note = |c: Candidate| FileNote { path: c.path, what: c.description.what, adapter: c.description.adapter };
     Ok(Inspected { evidence, notes: candidates.into_iter().map(note).collect(), guarded })
 }
 
-/// The tensor manifest of a staged GGUF; none when its tensors could not be hashed, for which there is a finding.
-fn guard(header: &GgufHeader, staged: &Staged, file: &SourceFile) -> Result<Option<Guarded>> {
-    let Some(planned) = &staged.tensors else { return Ok(None) };
-    // They were hashed by the header that the source had before it was copied.
-    if planned.header != *header {
+/// The tensor manifest of a staged GGUF that inspection admitted.
+fn guard(header: &GgufHeader, staged: &Staged, file: &SourceFile) -> Result<Guarded> {
+    // They were hashed by the header that the source had before it was copied: none, where that one was not sound.
+    let Some(planned) = staged.tensors.as_ref().filter(|planned| planned.header == *header) else {
         return Err(file.changed());
-    }
+    };
     let FileEntry { path, size_bytes, sha256, .. } = &staged.entry;
     let digests = FileDigests { size_bytes: *size_bytes, sha256: *sha256, tensors: planned.digests.clone() };
-    Ok(Some(Guarded { path: path.clone(), manifest: TensorManifest::of(header, &digests)? }))
+    Ok(Guarded { path: path.clone(), manifest: TensorManifest::of(header, &digests)? })
 }
 
 fn refuse_early(inner: &Arc<Inner>, request: &PromoteRequest, source: &Source) -> Result<()> {
@@ -530,4 +531,34 @@ pub(crate) fn note_refusal(inner: &Inner, name: &str, why: &str, actor: &Actor) 
     let generation = inner.latest().generation();
     audit::append(inner.layout(), actor, &[Event { event: "refuse", phase: audit::NOTED, name, why, generation }])
         .map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::Registry;
+
+    /// The header by which tensors are hashed is read before the bytes are, and a mapping changes a file without a trace.
+    #[test]
+    fn tensors_that_were_not_hashed_by_the_stored_header_are_those_of_a_changed_source() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("m.gguf");
+        std::fs::write(&path, crate::models::gguf(100, 1)).expect("written");
+        let registry = Registry::open_or_create(&dir.path().join("root")).expect("a root");
+        let source = Source::open(&path).expect("a source");
+        let request = PromoteRequest::new("m".parse().expect("a name"));
+        let mut meter = Meter { task: &Task::unattended(), done: 0, total: source.size_bytes() };
+        let layout = registry.inner.layout();
+        let mut staged = ingest::take_in(layout, &source.files[0], Transfer::Copy, &mut meter).expect("taken in");
+        let guarded = |staged: &Staged| {
+            let inspected =
+                inspect(&registry.inner, &source, std::slice::from_ref(staged), &request, &Policy::built_in());
+            inspected.map(|inspected| inspected.guarded.len()).map_err(|e| e.kind())
+        };
+        assert_eq!(guarded(&staged), Ok(1));
+        staged.tensors.as_mut().expect("planned").header.alignment = 64;
+        assert_eq!(guarded(&staged), Err(ErrorKind::SourceChanged));
+        staged.tensors = None;
+        assert_eq!(guarded(&staged), Err(ErrorKind::SourceChanged), "the header was not sound then");
+    }
 }

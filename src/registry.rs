@@ -18,7 +18,7 @@ use crate::events::Events;
 use crate::layout::{Access, Folder, Layout, blob_name, read_bounded};
 use crate::mounts::{self, MountGuard, MountRecord};
 use crate::name::{ModelName, RelPath};
-use crate::policy::Policy;
+use crate::policy::{self, Policy};
 use crate::promote;
 use crate::sealed::{self, Sealed};
 use crate::sidecar::MAX_SIDECAR;
@@ -356,7 +356,6 @@ pub(crate) struct Inner {
 
 /// The operator's policy, in the root.
 const POLICY: &str = "policy.yaml";
-const MAX_POLICY: u64 = 1 << 20;
 
 /// Read buffers kept for reuse.
 const SPARE_BUFFERS: usize = 16;
@@ -540,8 +539,7 @@ impl Inner {
         if mode & 0o022 != 0 {
             return Err(bad(&format_args!("others may write it (mode {:o}): chmod 600 it", mode & 0o7777)));
         }
-        // One byte more than the limit shows that it is over it.
-        Policy::parse(&read_bounded(&file, POLICY, MAX_POLICY).map_err(|e| bad(&e))?)
+        Policy::parse(&read_bounded(&file, POLICY, policy::MAX_BYTES).map_err(|e| bad(&e))?)
     }
 
     /// Gives a blob that still has a second link an inode of its own.

@@ -47,10 +47,13 @@ pub struct FileDifference {
 pub(crate) fn verify(inner: &Arc<Inner>, name: &ModelName, actor: &Actor, task: &Task<'_>) -> Result<ManifestReport> {
     let catalog = inner.catalog()?;
     let artifact = Arc::clone(catalog.require(name)?);
-    // An inspection that was altered fails the verification below, which says so.
-    let kept = sidecar::read(inner, &artifact).ok().flatten();
-    let guarded = kept.map(|k| k.gguf).unwrap_or_default();
     let (mut tensors, mut differences, mut unread) = (0, Vec::new(), None);
+    // An inspection that was altered fails the verification below, which says so; one that cannot be read says nothing.
+    let kept = sidecar::read(inner, &artifact).unwrap_or_else(|e| {
+        unread = Some(e.message().to_owned());
+        None
+    });
+    let guarded = kept.map(|k| k.gguf).unwrap_or_default();
     for Guarded { path, manifest } in &guarded {
         match compare(inner, &artifact, path, manifest, task) {
             Ok(found) => {
@@ -66,6 +69,7 @@ pub(crate) fn verify(inner: &Arc<Inner>, name: &ModelName, actor: &Actor, task: 
     if let (VerifyStatus::Verified, Some(first)) = (whole.status, differences.first()) {
         // The stored bytes are what was promoted, and the manifest says otherwise: the record cannot be right.
         whole.status = VerifyStatus::Failed;
+        whole.restored = false;
         whole.error = Some(format!("{}: {}", first.file, first.difference.message));
         verify::fail_record(inner, &artifact, whole.error.as_deref().unwrap_or_default(), actor)?;
     } else if let (VerifyStatus::Verified, Some(why)) = (whole.status, unread) {

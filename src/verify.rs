@@ -227,6 +227,8 @@ pub(crate) fn quarantine_holders(inner: &Arc<Inner>, sha256: &Sha256Digest, why:
 /// Quarantines one model whose records are wrong, though its bytes may not be.
 pub(crate) fn fail_record(inner: &Arc<Inner>, checked: &Artifact, why: &str, actor: &Actor) -> Result<()> {
     if !inner.layout().is_writable() {
+        // Nobody can be told, but this process does not serve it.
+        checked.files.iter().for_each(|f| inner.condemn(&f.sha256));
         return Ok(());
     }
     let fail = |catalog: &Catalog| {
@@ -331,7 +333,9 @@ fn settle(
         }
         looked = catalog.generation();
         for (artifact, report) in reports.iter_mut().filter(|(_, r)| r.status != VerifyStatus::Verified) {
-            if let Some(again) = check(inner, std::slice::from_ref(artifact), &Task::unattended())?.pop() {
+            // As it stands now: its sidecars may be others than those of the entry that was checked.
+            let now = catalog.artifact(&artifact.name).unwrap_or(artifact);
+            if let Some(again) = check(inner, std::slice::from_ref(now), &Task::unattended())?.pop() {
                 (*artifact, *report) = again;
             }
         }
@@ -357,8 +361,7 @@ fn settle(
             let still = failed.filter_map(|(checked, report)| {
                 let now = catalog.artifact(&checked.name).filter(|now| now.files == checked.files)?;
                 // Replaced by good bytes since it was read.
-                let healed = now.sidecars().eq(checked.sidecars())
-                    && now.files.iter().all(|f| inner.has_good(&f.sha256))
+                let healed = now.files.iter().all(|f| inner.has_good(&f.sha256))
                     && now.sidecars().all(|digest| inner.sidecar(&digest).is_ok());
                 (!healed).then_some((now, report.error.as_deref().unwrap_or("")))
             });

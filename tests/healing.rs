@@ -505,3 +505,32 @@ fn a_model_deleted_and_promoted_anew_while_all_are_verified_is_not_taken_for_dam
         assert_eq!((root.status(model), root.read(model).unwrap()), ("promoted", bytes.clone()), "{model}");
     }
 }
+
+/// What was sent along is another then, and what had been sent along with the entry that was checked is gone.
+#[test]
+fn a_model_promoted_anew_with_other_evidence_while_it_is_verified_is_not_taken_for_damaged() {
+    let root = Root::new();
+    let bytes = gguf(40 << 20, 1);
+    let path = root.source("m.gguf", &bytes);
+    let promote = |registry: &Registry, model: &str, word: &str| {
+        let mut request = PromoteRequest::new(name(model));
+        request.evidence.insert("note".into(), word.into());
+        registry.promote(request, Source::open(&path).unwrap(), &me(), &Task::unattended()).unwrap()
+    };
+    // Another model keeps the bytes where they are, so that only the evidence goes.
+    promote(&root.registry, "keeper:1", "keeper");
+    promote(&root.registry, "m", "before");
+    let other = root.again();
+    let mut once = false;
+    let task = Task::unattended().with_progress(|_| {
+        if !std::mem::replace(&mut once, true) {
+            other.delete(&name("m"), &me()).unwrap();
+            promote(&other, "m", "after");
+        }
+    });
+    let report = root.registry.verify(&name("m"), &me(), &task).unwrap();
+    drop(task);
+    assert_eq!((report.status, report.error), (VerifyStatus::Verified, None));
+    assert_eq!(root.status("m"), "promoted");
+    assert!(!root.events().iter().any(|(event, ..)| event == "verify_failed" || event == "quarantine"));
+}

@@ -12,7 +12,7 @@ import (
 type Model struct {
 	Name       string
 	SHA256     string // bare hex; of several files that of their list
-	Format     string // "gguf" or "safetensors"
+	Format     string // "gguf", "safetensors", "pytorch" or "onnx"
 	Layout     string // "file", "folder" or "split"
 	Source     string // where it came from, in the promoter's words
 	PromotedAt time.Time

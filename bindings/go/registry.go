@@ -163,7 +163,7 @@ func copied(data unsafe.Pointer, size uint64) []byte {
 // PromoteOptions are what is claimed of a source, and how it is taken in. What is empty claims nothing.
 type PromoteOptions struct {
 	SHA256    string          // it must have: 64 hex digits, of several files that of their list
-	Format    string          // it must have: "gguf" or "safetensors"
+	Format    string          // it must have: "gguf", "safetensors", "pytorch" or "onnx"
 	Filename  string          // in the mount, for a single file
 	Source    string          // where it came from, in words
 	Evidence  json.RawMessage // a JSON object that is kept with it as it is

@@ -46,7 +46,7 @@ pub struct securereg_model_info {
     pub name: *const c_char,
     /// Its SHA-256, bare hex: of several files that of their list.
     pub sha256: *const c_char,
-    /// "gguf" or "safetensors".
+    /// "gguf", "safetensors", "pytorch" or "onnx"; later versions may know more.
     pub format: *const c_char,
     /// "file", "folder" or "split".
     pub layout: *const c_char,

@@ -220,7 +220,7 @@ pub struct securereg_promote_options {
     pub size: usize,
     /// The SHA-256 it must have, 64 hex digits: of several files that of their list (`<hex>  <path>\n`, sorted by path).
     pub sha256: *const c_char,
-    /// The format it must have: "gguf" or "safetensors".
+    /// The format it must have: "gguf", "safetensors", "pytorch" or "onnx".
     pub format: *const c_char,
     /// Its file name in the mount, for a single file.
     pub filename: *const c_char,

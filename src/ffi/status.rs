@@ -16,7 +16,7 @@ pub enum securereg_status {
     SECUREREG_INVALID_INPUT = 1,
     /// The source's bytes are not what was claimed (SHA-256 or size).
     SECUREREG_DIGEST_MISMATCH = 2,
-    /// Policy refused the content.
+    /// Policy refused the content: the message names the worst findings, each with its rule in brackets.
     SECUREREG_REFUSED = 3,
     /// The source changed while it was read.
     SECUREREG_SOURCE_CHANGED = 4,

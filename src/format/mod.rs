@@ -138,7 +138,7 @@ impl Inspector {
     }
 
     /// Looks at one file.
-    pub(crate) fn file(&mut self, path: &RelPath, input: &dyn Input) -> Result<&Description> {
+    pub(crate) fn file(&mut self, path: &RelPath, input: &dyn Input) -> Result<()> {
         let raw = self.external.contains(path) && recognise::recognise(input)?.may_be_raw();
         let description = if raw {
             Description::new(Kind::Companion, "raw weights of an ONNX file")
@@ -146,9 +146,13 @@ impl Inspector {
             inspect(path, input, &mut self.findings)?
         };
         self.external.extend(onnx::external_names(path, &description));
-        let at = self.candidates.len();
         self.candidates.push(Candidate { path: path.clone(), size_bytes: input.size(), description });
-        Ok(&self.candidates[at].description)
+        Ok(())
+    }
+
+    /// What it says of the file it looked at last.
+    pub(crate) fn latest(&self) -> Option<&Description> {
+        self.candidates.last().map(|c| &c.description)
     }
 
     /// What each file is, in the order of their paths, and what was found, also of the files together.

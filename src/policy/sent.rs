@@ -8,8 +8,10 @@ use super::GUARD;
 use crate::digest::Sha256Digest;
 use crate::format::finding::{Findings, Place};
 use crate::guard;
+use crate::name::RelPath;
 use crate::sidecar::Guarded;
 use serde_json::{Map, Value};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// One scanner of the promoter's.
@@ -43,8 +45,14 @@ const BAD: [&str; 15] = [
 /// Members of a result that hold its word.
 const WORDS: [&str; 4] = ["status", "result", "verdict", "outcome"];
 
+/// Members of a result that, when they are `false`, deny it.
+const GOOD_FLAGS: [&str; 5] = ["passed", "pass", "clean", "safe", "ok"];
+
+/// Members of a result that, when they are `true`, say that something was found.
+const BAD_FLAGS: [&str; 3] = ["infected", "malicious", "unsafe"];
+
 /// The scanners that the evidence speaks of: `{"scanner_versions":{NAME:VERSION},"scan_results":{NAME:RESULT}}`, or
-/// `"scan_results":[{"scanner":NAME,"status":...}]`.
+/// `"scan_results":[{"scanner":NAME,"status":...}]`, or one result alone.
 pub(crate) fn scanners(evidence: &Map<String, Value>) -> BTreeMap<String, Sent> {
     let mut sent: BTreeMap<String, Sent> = BTreeMap::new();
     for (name, version) in evidence.get("scanner_versions").and_then(Value::as_object).into_iter().flatten() {
@@ -53,71 +61,96 @@ pub(crate) fn scanners(evidence: &Map<String, Value>) -> BTreeMap<String, Sent> 
             sent.entry(name.clone()).or_default().version = Some(crate::digest::shorten(version));
         }
     }
-    match evidence.get("scan_results") {
-        Some(Value::Object(results)) => {
-            for (name, result) in results {
-                if let Some(word) = bad_word(result) {
-                    sent.entry(name.clone()).or_default().bad = Some(word);
-                }
-            }
-        }
-        Some(Value::Array(results)) => {
-            for result in results {
-                let name = ["scanner", "name", "tool"].iter().find_map(|key| result.get(*key)?.as_str());
-                if let Some(word) = bad_word(result) {
-                    sent.entry(name.unwrap_or("a scanner").to_owned()).or_default().bad = Some(word);
-                }
-            }
-        }
-        _ => {}
+    for (name, word) in results(evidence.get("scan_results")) {
+        sent.entry(name.to_owned()).or_default().bad = Some(word);
     }
     sent
 }
 
-/// The bad word of a result: of a word itself, of `{"status":WORD}` and the like, of `false` as `passed`, `clean` or `safe`.
+/// The scanners whose results are bad, each with the word for it.
+fn results(sent: Option<&Value>) -> Vec<(&str, String)> {
+    let one = |result| Some((name_of(result), bad_word(result)?));
+    match sent {
+        None => Vec::new(),
+        Some(Value::Array(results)) => results.iter().filter_map(one).collect(),
+        Some(sent) => match (one(sent), sent) {
+            (None, Value::Object(results)) => {
+                results.iter().filter_map(|(name, result)| Some((name.as_str(), bad_word(result)?))).collect()
+            }
+            (alone, _) => alone.into_iter().collect(),
+        },
+    }
+}
+
+/// The scanner whose result this is, by the result's own word.
+fn name_of(result: &Value) -> &str {
+    ["scanner", "name", "tool"].iter().find_map(|key| result.get(*key)?.as_str()).unwrap_or("a scanner")
+}
+
+/// The bad word of a result: of a word itself, of `{"status":WORD}` and the like, of `false` as `passed`, `clean` or `safe`,
+/// of `true` as `infected`. What is nested deeper may speak of anything, so it is not looked at.
 fn bad_word(result: &Value) -> Option<String> {
     let bad = |word: &Value| {
         let text = word.as_str()?;
         BAD.contains(&text.trim().to_ascii_lowercase().as_str()).then(|| text.to_owned())
     };
     let Value::Object(members) = result else { return bad(result) };
-    let word = WORDS.iter().find_map(|key| bad(members.get(*key)?));
-    let denied = || {
-        let no = ["passed", "pass", "clean", "safe", "ok"]
-            .iter()
-            .find(|key| members.get(**key) == Some(&Value::Bool(false)));
-        no.map(|key| format!("{key}: false"))
+    let flag = |flags: &[&str], value: bool| {
+        let flag = flags.iter().find(|key| members.get(**key) == Some(&Value::Bool(value)))?;
+        Some(format!("{flag}: {value}"))
     };
-    word.or_else(denied)
+    let word = WORDS.iter().find_map(|key| bad(members.get(*key)?));
+    word.or_else(|| flag(&GOOD_FLAGS, false)).or_else(|| flag(&BAD_FLAGS, true))
 }
 
-/// Holds gguf-guard's own results, where the promoter sent them along, against what was hashed here. Its per-tensor hashes
-/// are not compared: of newer types and other alignments they are wrong, and the file's hash covers every tensor.
-pub(crate) fn compare_guard(evidence: &Map<String, Value>, guarded: &[Guarded], findings: &mut Findings) {
-    let Some(first) = guarded.first() else { return };
-    let structure = match guarded {
-        [one] => one.manifest.structure_hash,
-        set => guard::structure_hash_of(set.iter().flat_map(|g| &g.manifest.tensors)),
+/// Holds gguf-guard's own results, where the promoter sent them along for the candidate `whole`, against what was hashed here.
+/// gguf-guard knows single files only, so of several its result may be that of any. Its per-tensor hashes are not compared:
+/// of newer types and other alignments they are wrong, and the file's hash covers every tensor.
+pub(crate) fn compare_guard(
+    evidence: &Map<String, Value>,
+    whole: &RelPath,
+    guarded: &[Guarded],
+    findings: &mut Findings,
+) {
+    let files: Vec<Sha256Digest> = guarded.iter().map(|g| g.manifest.file_hash).collect();
+    let mut structures: Vec<Sha256Digest> = guarded.iter().map(|g| g.manifest.structure_hash).collect();
+    if guarded.len() > 1 {
+        structures.push(guard::structure_hash_of(guarded.iter().flat_map(|g| &g.manifest.tensors)));
+    }
+    let mut compare = |what: &str, claimed: Option<&Value>, here: &[Sha256Digest]| {
+        let Some(claimed) = claimed.and_then(Value::as_str).and_then(digest) else { return };
+        let instead = match here {
+            _ if here.contains(&claimed) => return,
+            [] => "no file here is a GGUF".to_owned(),
+            [one] => format!("it is {one} here"),
+            _ => "that of no file here".to_owned(),
+        };
+        let why = format!("{what} sent along is {claimed}, and {instead}: another file was scanned");
+        findings.add(whole, &GUARD, Place::whole(), why);
     };
-    let mut compare = |what: &str, claimed: Option<&Value>, actual: Sha256Digest| {
-        let claimed = claimed.and_then(Value::as_str).filter(|text| is_hex(text));
-        if let Some(claimed) = claimed.filter(|claimed| !claimed.eq_ignore_ascii_case(&actual.to_hex())) {
-            let why = format!("{what} sent along is {claimed}, and it is {actual} here: another file was scanned");
-            findings.add(&first.path, &GUARD, Place::whole(), why);
-        }
-    };
-    let fingerprint = evidence.get("gguf_guard_fingerprint");
-    compare("the gguf-guard fingerprint", fingerprint, structure);
-    for sent in [fingerprint, evidence.get("gguf_guard_manifest")].into_iter().flatten() {
-        compare("gguf-guard's structure hash", sent.get("structure_hash"), structure);
-        if let [one] = guarded {
-            compare("gguf-guard's file hash", sent.get("file_hash"), one.manifest.file_hash);
-        }
+    for (key, what) in
+        [("gguf_guard_fingerprint", "the gguf-guard fingerprint"), ("gguf_guard_manifest", "the gguf-guard manifest")]
+    {
+        let Some(sent) = evidence.get(key).map(unwrapped) else { continue };
+        compare(what, Some(&sent), &structures);
+        compare("gguf-guard's structure hash", sent.get("structure_hash"), &structures);
+        compare("gguf-guard's file hash", sent.get("file_hash"), &files);
     }
 }
 
-fn is_hex(text: &str) -> bool {
-    text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit())
+/// JSON that was sent along as text, as what it is.
+fn unwrapped(sent: &Value) -> Cow<'_, Value> {
+    let text = sent.as_str().filter(|text| text.trim_start().starts_with('{'));
+    match text.and_then(|text| serde_json::from_str(text).ok()) {
+        Some(parsed) => Cow::Owned(parsed),
+        None => Cow::Borrowed(sent),
+    }
+}
+
+/// A SHA-256 as gguf-guard or `sha256sum` wrote it, if it is one: what else may stand there is not compared.
+fn digest(text: &str) -> Option<Sha256Digest> {
+    let text = text.trim();
+    text.strip_prefix("sha256:").unwrap_or(text).parse().ok()
 }
 
 #[cfg(test)]
@@ -150,6 +183,12 @@ mod tests {
             (json!([{"scanner": "s", "result": "FAIL"}]), "s", "FAIL"),
             (json!([{"name": "n", "outcome": "unsafe"}]), "n", "unsafe"),
             (json!([{"status": "rejected"}]), "a scanner", "rejected"),
+            (json!(["infected"]), "a scanner", "infected"),
+            (json!({"a": {"infected": true}}), "a", "infected: true"),
+            // One result alone.
+            (json!("infected"), "a scanner", "infected"),
+            (json!({"clean": false}), "a scanner", "clean: false"),
+            (json!({"tool": "t", "status": "denied", "findings": ["x"]}), "t", "denied"),
         ] {
             let sent = of(json!({"scan_results": results}));
             assert_eq!(sent[name].bad.as_deref(), Some(word), "{results}");
@@ -159,6 +198,15 @@ mod tests {
             json!({"a": {"status": "passed", "clean": true}}),
             json!([{"status": "ok"}]),
             json!([1]),
+            json!(1),
+            json!(null),
+            json!(true),
+            json!({"passed": true, "infected": false}),
+            json!({"malware": true}),
+            json!({"errors": 0, "failed": 0, "infected": 0}),
+            json!({"a": {"status": "error_free", "errors": [], "unsafe": false}}),
+            json!({"a": {"status": "done", "history": [{"status": "failed"}], "before": {"clean": false}}}),
+            json!({"modelscan": {"summary": {"total_issues": 0}, "issues": [], "errors": []}}),
         ] {
             assert!(of(json!({"scan_results": good})).is_empty(), "{good}");
         }

@@ -364,7 +364,7 @@ class Model : public detail::Owner<securereg_model, ::securereg_model_free> {
     std::string_view name() const& noexcept { return text(info_.name); }
     /// Bare hex; of several files that of their list.
     std::string_view sha256() const& noexcept { return text(info_.sha256); }
-    /// "gguf" or "safetensors".
+    /// "gguf", "safetensors", "pytorch" or "onnx"; later versions may know more.
     std::string_view format() const& noexcept { return text(info_.format); }
     /// "file", "folder" or "split".
     std::string_view layout() const& noexcept { return text(info_.layout); }
@@ -761,7 +761,7 @@ enum class Mode : std::uint32_t {
 /// What is claimed of a source, and how it is taken in.
 struct PromoteOptions {
     std::optional<std::string> sha256;    ///< it must have: 64 hex digits, of several files that of their list
-    std::optional<std::string> format;    ///< it must have: "gguf" or "safetensors"
+    std::optional<std::string> format;    ///< it must have: "gguf", "safetensors", "pytorch" or "onnx"
     std::optional<std::string> filename;  ///< in the mount, for a single file
     std::optional<std::string> source;    ///< where it came from, in words
     std::optional<std::string> evidence;  ///< a JSON object that is kept with it as it is

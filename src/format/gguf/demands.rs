@@ -138,7 +138,7 @@ impl Check<'_> {
         for tail in ["layer_norm_epsilon", "layer_norm_rms_epsilon", "group_norm_epsilon"] {
             let key = self.key(&format!("attention.{tail}"));
             if let Some(Value::Float(ValueType::F32, eps)) = self.header.value(&key)
-                && !(*eps >= 0.0)
+                && (eps.is_nan() || *eps < 0.0)
             {
                 self.add(&EPSILON, &key, format!("{key} is {eps}, not 0 or more: llama.cpp aborts"));
             }

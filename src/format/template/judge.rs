@@ -5,11 +5,13 @@
 //! walk reports. Promises: the estimate errs on the side of refusing: names that a text of the template's own could get
 //! to, by whatever way, are not looked up. Leaves out: expressions (`judge/operations.rs`), sizes of loops (`cost`).
 
+mod filters;
+mod growth;
 mod operations;
 
 use super::Defect;
 use super::cost::Cost;
-use super::node::{Callee, Expr, Operator};
+use super::node::{Callee, Expr};
 use super::parser::{Code, Id, Parameters, Program, Statement, Target};
 use super::rules::{ATTRIBUTE, EXHAUSTION, NAME, STATEMENT, field, internal_object};
 use super::value::{Atoms, MADE, NAMESPACE, Texts, Value};
@@ -21,10 +23,6 @@ use std::rc::Rc;
 
 /// Walks until variables must stand still; then they may be anything.
 const MAX_WALKS: usize = 8;
-/// Lists of one expression that are looked at for growth.
-const MAX_LISTS: usize = 16;
-/// Variables of one expression that are looked at for growth.
-const MAX_SOURCES: usize = 8;
 /// Findings of one template.
 const MAX_DEFECTS: usize = 64;
 /// What every engine passes from the caller, not from the model's files. Anything else could be one of the model's own
@@ -87,6 +85,9 @@ struct Capture {
     mentions: u64,
 }
 
+/// Where something is assigned in a loop, to what, and how often what is in it.
+type Assignment = (usize, Variable, Vec<(Variable, u64)>);
+
 struct Judge<'a> {
     program: &'a Program,
     texts: Texts,
@@ -115,7 +116,7 @@ struct Judge<'a> {
     /// The first node of the expression in hand, and how many of its lists were looked at for growth.
     begun: (Id, usize),
     /// What is assigned in loops: where, to what, and how often what is in it.
-    assignments: Vec<(usize, Variable, Vec<(Variable, u64)>)>,
+    assignments: Vec<Assignment>,
     changed: bool,
     /// In the last walk.
     found: Option<Vec<Defect>>,
@@ -434,139 +435,6 @@ impl<'a> Judge<'a> {
         let name = target.1.as_ref().unwrap_or(&target.0);
         let into = if target.1.is_some() { &mut self.fields } else { &mut self.variables };
         self.changed |= join_into(into, name, &value);
-    }
-
-    /// In a loop, a variable that holds itself twice grows without bound: 40 rounds make a terabyte of a byte.
-    fn growth(&mut self, at: usize, target: &Target, code: Code) {
-        if self.found.is_none() || !self.cost.in_loop() {
-            return;
-        }
-        let mut sources: Vec<Variable> = Vec::new();
-        for id in code.first..=code.root {
-            let source = self.variable(id).filter(|source| !sources.contains(source));
-            sources.extend(source.filter(|_| sources.len() < MAX_SOURCES));
-        }
-        let sources: Vec<_> = sources.into_iter().map(|s| (s.clone(), self.mentions(&s, code))).collect();
-        for name in &target.names {
-            let target = (name.clone(), target.attribute.clone());
-            if self.mentions(&target, code) > 1 {
-                self.report_growth(at, &target);
-            } else {
-                self.assignments.push((at, target, sources.clone()));
-            }
-        }
-    }
-
-    /// Variables that hold each other, and one of them twice: `a = b ~ b`, `b = a`. Only the fields of namespaces outlive a
-    /// round of a loop.
-    fn joint_growth(&mut self) {
-        let assignments = std::mem::take(&mut self.assignments);
-        let key = |(name, field): &Variable| -> Rc<str> {
-            field.as_ref().map_or_else(|| name.clone(), |field| format!("{name}.{field}").into())
-        };
-        let mut graph = Cost::new();
-        for (at, target, sources) in &assignments {
-            graph.open_macro(&key(target));
-            let held = sources.iter().filter(|(_, times)| *times > 0);
-            held.for_each(|(source, _)| graph.call(&key(source), super::cost::Fed::Data, *at));
-            graph.close_macro();
-        }
-        let circles = graph.circles();
-        let circle = |variable: &Variable| circles.get(&key(variable)).copied();
-        let lasting: HashSet<_> = assignments
-            .iter()
-            .filter(|(_, target, _)| target.1.is_some())
-            .map(|(_, target, _)| circle(target))
-            .collect();
-        for (at, target, sources) in &assignments {
-            let own = circle(target);
-            let times = sources.iter().filter(|(source, _)| circle(source) == own).map(|(_, times)| *times);
-            if lasting.contains(&own) && times.fold(0, u64::saturating_add) > 1 {
-                self.report_growth(*at, target);
-            }
-        }
-    }
-
-    /// The variable that an expression is, if it is one.
-    fn variable(&self, id: Id) -> Option<Variable> {
-        let expr = |id: Id| self.program.nodes.get(id).map(|n| &n.expr);
-        match expr(id)? {
-            Expr::Name(name) => Some((name.clone(), None)),
-            Expr::Attribute(base, field) => match expr(*base)? {
-                Expr::Name(name) => Some((name.clone(), Some(field.clone()))),
-                _ => None,
-            },
-            _ => None,
-        }
-    }
-
-    /// A list that is put into itself, or grows while a loop goes through it.
-    fn list_growth(&mut self, at: usize, list: Id, arguments: &[Id]) {
-        if self.found.is_none() || !self.cost.in_loop() || self.begun.1 >= MAX_LISTS {
-            return;
-        }
-        self.begun.1 += 1;
-        let Some(list) = self.variable(list) else { return };
-        let first = self.begun.0;
-        if arguments.iter().any(|root| self.mentions(&list, Code { first, root: *root }) > 0) {
-            self.report_growth(at, &list);
-        }
-        if self.scopes.iter().any(|scope| scope.over.as_ref() == Some(&list)) {
-            let name = list.1.as_ref().unwrap_or(&list.0);
-            let why = "it would never end";
-            self.find(
-                &EXHAUSTION,
-                at,
-                format!("a loop of the template adds to {:?}, which it goes through: {why}", shorten(name)),
-            );
-        }
-    }
-
-    fn report_growth(&mut self, at: usize, target: &Variable) {
-        let name = target.1.as_ref().unwrap_or(&target.0);
-        let why = "it could take all of an engine's memory";
-        self.find(&EXHAUSTION, at, format!("the template doubles {:?} in each round of a loop: {why}", shorten(name)));
-    }
-
-    /// How often a variable's value is in that of an expression.
-    fn mentions(&self, (name, attribute): &Variable, code: Code) -> u64 {
-        let mut counts: HashMap<Id, u64> = HashMap::new();
-        for id in code.first..=code.root {
-            let Some(node) = self.program.nodes.get(id) else { break };
-            let of = |id: &Id| counts.get(id).copied().unwrap_or(0);
-            let sum = |ids: &[Id]| ids.iter().map(of).fold(0, u64::saturating_add);
-            let count = match &node.expr {
-                Expr::Name(n) if attribute.is_none() => u64::from(n == name),
-                Expr::Attribute(base, a) => match (attribute, self.program.nodes.get(*base).map(|n| &n.expr)) {
-                    (Some(attribute), Some(Expr::Name(n))) => u64::from(a == attribute && n == name),
-                    _ => 0,
-                },
-                Expr::Binary(Operator::Add | Operator::Concat | Operator::Modulo, a, b) => of(a).saturating_add(of(b)),
-                Expr::Binary(Operator::Multiply | Operator::Power, a, b) => 2 * u64::from(of(a).max(of(b)) > 0),
-                Expr::Binary(Operator::Or | Operator::And, a, b) => of(a).max(of(b)),
-                Expr::Conditional(value, other) => of(value).max(other.as_ref().map_or(0, of)),
-                Expr::List(items) => sum(items),
-                Expr::Dict(pairs) => pairs.iter().map(|(_, value)| of(value)).fold(0, u64::saturating_add),
-                Expr::Slice(value) => of(value),
-                Expr::Filter(value, filter, arguments) => match rules::filter(filter) {
-                    Some(rules::Gives::Number) => 0,
-                    _ => of(value).saturating_add(sum(&arguments.positional)),
-                },
-                Expr::Call(Callee::Method(value, method), arguments) => match rules::method(method) {
-                    Some(rules::Gives::Mixed | rules::Gives::Made) => {
-                        let named = arguments.named.iter().map(|(_, id)| of(id)).fold(0, u64::saturating_add);
-                        of(value).saturating_add(sum(&arguments.positional)).saturating_add(named)
-                    }
-                    Some(rules::Gives::Part | rules::Gives::Parts) => of(value),
-                    _ => 0,
-                },
-                _ => 0,
-            };
-            if count > 0 {
-                counts.insert(id, count);
-            }
-        }
-        counts.get(&code.root).copied().unwrap_or(0)
     }
 }
 

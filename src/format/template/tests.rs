@@ -833,6 +833,9 @@ fn lists_that_grow_by_themselves_are_refused() {
         &format!(
             "{l}{{% for m in messages %}}{{% set _ = l.append(m) %}}{{% set _ = ns.l.append(l[0]) %}}{{{{ l.append(l | length) }}}}{{% endfor %}}"
         ),
+        "{% for m in messages %}{% set ns.a = ns.b ~ m.x %}{% set ns.b = ns.a %}{% set ns.c = ns.c ~ ns.a ~ ns.b %}{% endfor %}",
+        "{% for m in messages %}{% set x = m.content %}{% set y = x ~ x %}{% set x = y %}{% endfor %}",
+        "{% for m in messages %}{% set ns.n = ns.n + ns.k %}{% set ns.k = (ns.n | length) + ns.k %}{% endfor %}",
         &format!(
             "{l}{{{{ l.extend(l) }}}}{{% for x in l %}}{{{{ ns.l.append(x) }}}}{{% endfor %}}{{{{ l.append(1) }}}}"
         ),

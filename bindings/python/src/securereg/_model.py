@@ -47,7 +47,7 @@ class Model:
     name: str
     #: Its SHA-256, bare hex: of several files that of their list (`<hex>  <path>\\n`, sorted by path).
     sha256: str
-    #: "gguf" or "safetensors".
+    #: "gguf", "safetensors", "pytorch" or "onnx"; later versions may know more.
     format: str
     #: "file", "folder" or "split".
     layout: str

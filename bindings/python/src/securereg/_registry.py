@@ -120,10 +120,10 @@ class Registry(Resource):
         registered, and synced to disk before this returns. A failure changes nothing, except that a refusal is in the audit
         log.
 
-        `sha256`, `format` ("gguf" or "safetensors") and `size_bytes` claim what it must be: the SHA-256 of several files is
-        that of their list (`<hex>  <path>\\n`, sorted by path). `filename` is the name of a single file in the mount,
-        `source` says in words where it came from, `evidence` is kept with it as it is. `move` gives the source away: its
-        file itself is taken where that is provably safe, else it is copied and then removed.
+        `sha256`, `format` ("gguf", "safetensors", "pytorch" or "onnx") and `size_bytes` claim what it must be: the SHA-256
+        of several files is that of their list (`<hex>  <path>\\n`, sorted by path). `filename` is the name of a single file
+        in the mount, `source` says in words where it came from, `evidence` is kept with it as it is. `move` gives the source
+        away: its file itself is taken where that is provably safe, else it is copied and then removed.
         """
         if size_bytes is not None and size_bytes < 1:
             # 0 claims nothing in C: it must not pass for a claim.

@@ -16,8 +16,9 @@ use std::fmt::Write;
 use std::path::Path;
 
 pub(crate) fn inspect(context: &mut Context, args: &Inspect) -> Result<Code> {
-    let signals = Signals::listen(context.form())?;
+    // The policy may be a pipe that nobody writes to: until it is read, Ctrl-C ends the process at once.
     let policy = in_force(context, args.policy.as_deref())?;
+    let signals = Signals::listen(context.form())?;
     let source = Source::open(&args.path)?;
     let bar = Bar::new(context.form());
     let inspection = securereg::inspect(&source, &policy, &bar.task(&signals))?;

@@ -109,3 +109,18 @@ fn the_policy_in_force_is_shown_and_obeyed() {
         "warn"
     );
 }
+
+/// While a policy is waited for nothing else is running that a signal would have to wait for.
+#[test]
+fn a_policy_that_never_comes_can_be_given_up() {
+    let place = Place::new();
+    let file = place.file("m.gguf", &gguf("m"));
+    let pipe = place.path("pipe");
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    mknodat(CWD, &pipe, FileType::Fifo, Mode::RWXU, 0).expect("a FIFO");
+    let mut child = place.command(&["inspect", &file, "--policy", pipe.to_str().expect("text")]).spawn().expect("runs");
+    std::thread::sleep(Duration::from_millis(300));
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).expect("a pid"));
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("sent");
+    assert!(crate::support::until(5, || child.try_wait().expect("waited").is_some()), "it hangs");
+}

@@ -9,8 +9,7 @@ use super::super::node::{Arguments, Callee, Expr, Operator};
 use super::super::parser::{Code, Id};
 use super::super::places::{plain_format, width};
 use super::super::rules::{
-    ATTRIBUTE, CALL, EXHAUSTION, FILTER, FORMAT, FUNCTIONS, Gives, INDEX, NAME, TEST, attribute_argument, field,
-    filter, internal_object, method, sized, test,
+    ATTRIBUTE, CALL, EXHAUSTION, FORMAT, FUNCTIONS, Gives, INDEX, NAME, field, internal_object, method,
 };
 use super::super::value::{CONTAINER, DATA, MADE, NAMESPACE, NUMBER, Text, Value};
 use super::{Block, Judge};
@@ -45,7 +44,7 @@ impl<'a> Judge<'a> {
         self.value(code.root)
     }
 
-    fn value(&self, id: Id) -> Value {
+    pub(super) fn value(&self, id: Id) -> Value {
         self.values.get(id).cloned().unwrap_or_default()
     }
 
@@ -89,7 +88,7 @@ impl<'a> Judge<'a> {
         }
     }
 
-    fn constant(&mut self, text: &str) -> Value {
+    pub(super) fn constant(&mut self, text: &str) -> Value {
         let kept = self.texts.keep(text).map(super::Atoms::constant);
         let own = kept.unwrap_or_else(|| super::Atoms::of(MADE));
         let (count, bytes) = (text.chars().count() as u64, text.len() as u64);
@@ -102,15 +101,15 @@ impl<'a> Judge<'a> {
         list
     }
 
-    fn expr(&self, id: Id) -> Option<&'a Expr> {
+    pub(super) fn expr(&self, id: Id) -> Option<&'a Expr> {
         self.program.nodes.get(id).map(|n| &n.expr)
     }
 
-    fn is_loop(&self, id: Id) -> bool {
+    pub(super) fn is_loop(&self, id: Id) -> bool {
         matches!(self.expr(id), Some(Expr::Name(name)) if **name == *"loop") && !self.assigned.contains("loop")
     }
 
-    fn check_field(&mut self, at: usize, name: &str) {
+    pub(super) fn check_field(&mut self, at: usize, name: &str) {
         if !field(name) {
             let message =
                 format!("the template reaches the attribute {:?}: rendering it could run code", shorten(name));
@@ -129,7 +128,7 @@ impl<'a> Judge<'a> {
     }
 
     /// A field by its name, wherever it may have been set.
-    fn field_of(&self, value: &Value, name: &str) -> Value {
+    pub(super) fn field_of(&self, value: &Value, name: &str) -> Value {
         let mut field = self.element_of(value);
         // What is not there is undefined.
         field.own.bits |= NUMBER;
@@ -139,7 +138,7 @@ impl<'a> Judge<'a> {
         }
     }
 
-    fn index(&mut self, at: usize, value: Id, index: Id) -> Value {
+    pub(super) fn index(&mut self, at: usize, value: Id, index: Id) -> Value {
         let (value, index) = (self.value(value), self.value(index));
         let names: Vec<Text> = index.own.texts().to_vec();
         let mut result = self.element_of(&value);
@@ -161,7 +160,7 @@ impl<'a> Judge<'a> {
         result
     }
 
-    fn check_spread(&mut self, at: usize, arguments: &Arguments) {
+    pub(super) fn check_spread(&mut self, at: usize, arguments: &Arguments) {
         if arguments.spread {
             let why = "what gets to the call cannot be seen";
             self.find(&CALL, at, format!("the template passes arguments with \"*\" or \"**\": {why}"));
@@ -174,7 +173,7 @@ impl<'a> Judge<'a> {
     }
 
     /// Everything that is passed to a call, joined: as what it is, and as elements.
-    fn passed(&self, arguments: &Arguments) -> Value {
+    pub(super) fn passed(&self, arguments: &Arguments) -> Value {
         let all = arguments.positional.iter().chain(arguments.named.iter().map(|(_, id)| id));
         all.filter_map(|id| self.values.get(*id)).fold(Value::default(), |sum, value| sum.joined(value))
     }
@@ -265,7 +264,7 @@ impl<'a> Judge<'a> {
         }
     }
 
-    fn call_macro(&mut self, at: usize, name: &Rc<str>, arguments: &Arguments) -> Value {
+    pub(super) fn call_macro(&mut self, at: usize, name: &Rc<str>, arguments: &Arguments) -> Value {
         let passed = self.passed(arguments);
         let data = passed.own.has(DATA) || passed.inner.has(DATA);
         // A call of itself with the very arguments it was called with gets nowhere.
@@ -291,23 +290,8 @@ impl<'a> Judge<'a> {
         Value::made()
     }
 
-    /// A recursive loop that is kept as a value can be called under another name, with anything.
-    fn loop_escapes(&mut self) {
-        self.changed |= self.program.recursive && !self.looped.has(MADE);
-        if self.program.recursive {
-            self.looped.bits |= MADE;
-        }
-    }
-
-    /// So can a macro.
-    pub(super) fn macro_escapes(&mut self, name: &str) {
-        for parameters in self.macros.get(name).cloned().unwrap_or_default() {
-            parameters.iter().for_each(|(parameter, _)| self.assign(parameter, &Value::anything()));
-        }
-    }
-
     /// What gets into a list or dict by a method may come out of any.
-    fn hold(&mut self, value: &Value) {
+    pub(super) fn hold(&mut self, value: &Value) {
         let before = self.stored.clone();
         self.stored.join(&value.own);
         self.stored.join(&value.inner);
@@ -340,7 +324,7 @@ impl<'a> Judge<'a> {
     }
 
     /// What a method or filter makes of its value.
-    fn give(&mut self, gives: Gives, value: Value, arguments: &Arguments) -> Value {
+    pub(super) fn give(&mut self, gives: Gives, value: Value, arguments: &Arguments) -> Value {
         let passed = self.passed(arguments);
         let size = Value { count: value.count, bytes: value.bytes, ..Value::number(value.number) };
         match gives {
@@ -392,7 +376,7 @@ impl<'a> Judge<'a> {
     }
 
     /// A format text may only have plain places: `{0.x}` and `{0[x]}` read attributes.
-    fn check_format(&mut self, at: usize, value: &Value) {
+    pub(super) fn check_format(&mut self, at: usize, value: &Value) {
         let known = value.own.bits == 0 && !value.own.texts().is_empty();
         let plain = known && value.own.texts().iter().all(|text| plain_format(self.texts.text(*text)));
         if !plain {
@@ -406,123 +390,11 @@ impl<'a> Judge<'a> {
     }
 
     /// `%9999999d` makes as many bytes.
-    fn check_width(&mut self, at: usize, value: &Value) {
+    pub(super) fn check_width(&mut self, at: usize, value: &Value) {
         let widest = value.own.texts().iter().map(|text| width(self.texts.text(*text))).max().unwrap_or(0);
         if widest > MAX_MADE {
             let why = "it could take all of an engine's memory";
             self.find(&EXHAUSTION, at, format!("the template formats to a width of {widest}: {why}"));
-        }
-    }
-
-    fn filter(&mut self, at: usize, value: Id, name: &str, arguments: &Arguments) -> Value {
-        self.check_spread(at, arguments);
-        let Some(gives) = self.check_filter(at, name) else { return Value::anything() };
-        let value = self.value(value);
-        self.check_attribute(at, name, arguments);
-        let first = arguments.positional.first().copied();
-        let second = arguments.positional.get(1).copied();
-        match (name, first) {
-            ("map", Some(first)) => {
-                for mapped in self.literals(at, first, "a filter") {
-                    // A filter that takes attributes would be told them here.
-                    let joins = mapped == "join" && arguments.positional.len() <= 2 && arguments.named.is_empty();
-                    let plain = attribute_argument(&mapped).is_none() && mapped != "select" && mapped != "reject";
-                    if self.check_filter(at, &mapped).is_some() && !plain && !joins {
-                        let why = "it could be told to read any attribute";
-                        self.find(&FILTER, at, format!("the template maps with the filter {mapped:?}: {why}"));
-                    }
-                }
-            }
-            ("select" | "reject", Some(first)) => self.check_tests(at, first),
-            ("selectattr" | "rejectattr", _) => {
-                if let Some(second) = second {
-                    self.check_tests(at, second);
-                }
-            }
-            _ => {}
-        }
-        let passed = self.passed(arguments);
-        if sized(name) && passed.number > MAX_MADE {
-            let why = "it could take all of an engine's memory";
-            self.find(&EXHAUSTION, at, format!("the template uses the filter {name:?} with {}: {why}", passed.number));
-        }
-        if name == "map" {
-            return self.map(value, first.is_some(), arguments);
-        }
-        let mut result = self.give(gives, value, arguments);
-        if sized(name) {
-            result.bytes = result.bytes.max(passed.number.min(MAX_MADE));
-        }
-        result
-    }
-
-    fn map(&mut self, value: Value, filtered: bool, arguments: &Arguments) -> Value {
-        let mut list = self.give(Gives::List, value, arguments);
-        if filtered && list.inner.own_text() {
-            list.inner.bits |= MADE;
-        }
-        let attributes = arguments.named.iter().filter(|(name, _)| **name == *"attribute");
-        for (_, id) in attributes {
-            for text in self.value(*id).own.texts() {
-                for part in self.texts.text(*text).split('.') {
-                    if let Some(set) = self.fields.get(part).filter(|_| list.inner.has(NAMESPACE)) {
-                        list.hold(set);
-                    }
-                }
-            }
-        }
-        list
-    }
-
-    fn check_filter(&mut self, at: usize, name: &str) -> Option<Gives> {
-        let gives = filter(name);
-        if gives.is_none() {
-            let why = match name {
-                "attr" => "it reads any attribute, so rendering it could run code",
-                "format" => "it formats texts, which can get past a sandbox",
-                _ => "no known template uses it",
-            };
-            self.find(&FILTER, at, format!("the template uses the filter {:?}: {why}", shorten(name)));
-        }
-        gives
-    }
-
-    fn check_test(&mut self, at: usize, name: &str) {
-        if !test(name) {
-            let message = format!("the template uses the test {:?}, which no known template uses", shorten(name));
-            self.find(&TEST, at, message);
-        }
-    }
-
-    fn check_tests(&mut self, at: usize, id: Id) {
-        for name in self.literals(at, id, "a test") {
-            self.check_test(at, &name);
-        }
-    }
-
-    /// The constants that an argument may be; anything else is a finding.
-    fn literals(&mut self, at: usize, id: Id, what: &str) -> Vec<String> {
-        let value = self.value(id);
-        if value.own.bits != 0 || value.own.texts().is_empty() {
-            let why = "it could be one that reaches attributes";
-            self.find(&INDEX, at, format!("the template puts the name of {what} together: {why}"));
-        }
-        value.own.texts().iter().map(|text| self.texts.text(*text).to_owned()).collect()
-    }
-
-    /// Names of attributes that a filter is told.
-    fn check_attribute(&mut self, at: usize, filter: &str, arguments: &Arguments) {
-        let named = arguments.named.iter().filter(|(name, _)| **name == *"attribute").map(|(_, id)| *id);
-        let nth = attribute_argument(filter);
-        let positional = nth.and_then(|nth| arguments.positional.get(nth)).copied();
-        for id in named.chain(positional).collect::<Vec<_>>() {
-            let value = self.value(id);
-            if value.own.bits == NUMBER && value.own.texts().is_empty() {
-                continue;
-            }
-            for names in self.literals(at, id, "an attribute") {
-                names.split(['.', ',']).for_each(|name| self.check_field(at, name.trim()));
-            }
         }
     }
 
