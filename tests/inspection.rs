@@ -1,4 +1,5 @@
 //! What promotion keeps of inspection: the sidecar's life, the tensor manifests, what gguf-guard said elsewhere.
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 mod support;
 
