@@ -124,3 +124,22 @@ fn a_policy_that_never_comes_can_be_given_up() {
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("sent");
     assert!(crate::support::until(5, || child.try_wait().expect("waited").is_some()), "it hangs");
 }
+
+#[test]
+fn the_document_lists_every_rule_and_no_other() {
+    let place = Place::new();
+    let shown = place.run(&["policy", "--json"]).json();
+    let rules: Vec<String> = shown["rules"]
+        .as_array()
+        .expect("rules")
+        .iter()
+        .map(|r| format!("| `{}` | {} | ", r["rule"].as_str().expect("id"), r["severity"].as_str().expect("severity")))
+        .collect();
+    assert!(rules.len() > 200, "{}", rules.len());
+    let document = include_str!("../../../../docs/formats.md");
+    let rows: Vec<&str> = document.lines().filter(|line| line.starts_with("| `")).collect();
+    assert_eq!(rows.len(), rules.len(), "docs/formats.md has another number of rules");
+    for (row, rule) in rows.iter().zip(&rules) {
+        assert!(row.starts_with(rule.as_str()), "docs/formats.md has {row:?} where {rule:?} belongs");
+    }
+}
