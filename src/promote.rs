@@ -4,26 +4,22 @@
 //! was or with the whole model; a refusal leaves nothing behind and is in the audit log; only what policy cleared is
 //! published. Leaves out: each step's how (`source`, `ingest`, `policy`, `catalog::store`).
 
+mod look;
+mod publish;
+
 use crate::artifact::{Artifact, FileEntry, Format, Layout as Shape, list_digest};
 use crate::audit::{self, Event, now};
-use crate::catalog::store::Decision;
-use crate::catalog::{Catalog, Edit};
 use crate::digest::Sha256Digest;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::description::Facts;
-use crate::format::gguf::GgufHeader;
-use crate::format::{self, Candidate, Inspector};
-use crate::guard::{FileDigests, TensorManifest};
-use crate::ingest::{self, Meter, Staged};
-use crate::inspect::Plain;
-use crate::layout::{Folder, blob_name};
+use crate::ingest::{self, Meter};
 use crate::name::{ModelName, RelPath};
-use crate::policy::{self, Cleared, Evidence, Policy, Verdict};
+use crate::policy::{Cleared, Verdict};
 use crate::registry::Inner;
-use crate::sidecar::{self, FileNote, Guarded};
-use crate::source::{Source, SourceFile, Taken};
+use crate::sidecar;
+use crate::source::Source;
 use crate::task::{Actor, Task};
-use std::cell::RefCell;
+use look::{Inspected, inspect, look_ahead};
+use publish::{Staging, finish_move, immutable, publish};
 use std::sync::Arc;
 
 /// Evidence sent along may not be larger, as JSON.
@@ -169,77 +165,9 @@ fn attempt(
     let sent = staging.add(sent_along(request)?)?;
     let found = staging.add(Some(sidecar::write(&verdict, notes, guarded)?))?;
     let candidate = artifact_of(request, source.shape, sha256, cleared, [sent, found]);
-    let (artifact, outcome, method) =
-        publish(inner, &candidate, &verdict, request.transfer, &staging, &source, actor, task)?;
+    let (artifact, outcome, method) = publish(&staging, &candidate, &verdict, request.transfer, &source, actor, task)?;
     finish_move(inner, request, &source, &staging);
     Ok(Promotion { artifact, outcome, method, skipped: source.skipped.clone(), verdict })
-}
-
-/// Above this, a container whose members must be unpacked is looked at once only, when it has been copied.
-const LOOKED_AHEAD: u64 = 64 << 20;
-
-/// Refuses what can be refused by a look at the source, before gigabytes are copied. What it sees is not what will be
-/// stored, so nothing it does not find counts for anything.
-fn look_ahead(source: &Source, policy: &Policy) -> Result<()> {
-    let mut inspector = Inspector::default();
-    source.report(&mut inspector.findings);
-    policy.admit_so_far(&inspector.findings)?;
-    for i in Inspector::order(source.files.iter().map(|f| &f.path)) {
-        let file = &source.files[i];
-        let input = Plain::open(file)?;
-        if file.size() > LOOKED_AHEAD && format::is_read_whole(&input)? {
-            return Ok(());
-        }
-        inspector.file(&file.path, &input)?;
-        policy.admit_so_far(&inspector.findings)?;
-    }
-    policy.admit_so_far(&inspector.finish(source.shape).1)
-}
-
-/// What inspection made of the staged files.
-struct Inspected {
-    evidence: Evidence,
-    notes: Vec<FileNote>,
-    guarded: Vec<Guarded>,
-}
-
-/// Inspects what was staged, out of bytes that are checked against the hashes just computed: what is judged is what is stored.
-fn inspect(
-    inner: &Inner,
-    source: &Source,
-    staged: &[Staged],
-    request: &PromoteRequest,
-    policy: &Policy,
-) -> Result<Inspected> {
-    let mut inspector = Inspector::default();
-    source.report(&mut inspector.findings);
-    let mut guarded = Vec::new();
-    for i in Inspector::order(staged.iter().map(|s| &s.entry.path)) {
-        inspector.file(&staged[i].entry.path, &staged[i].checked(inner.layout())?)?;
-        policy.admit_so_far(&inspector.findings)?;
-        if let Some(Facts::Gguf(header)) = inspector.latest().map(|description| &description.facts) {
-            guarded.push(guard(header, &staged[i], &source.files[i])?);
-        }
-    }
-    let (candidates, mut findings) = inspector.finish(source.shape);
-    if let Some(first) = staged.first() {
-        policy::compare_guard(&request.evidence, &first.entry.path, &guarded, &mut findings);
-    }
-    let kinds = candidates.iter().map(|c| (c.path.clone(), c.description.kind)).collect();
-    let evidence = Evidence { kinds, findings, sent: policy::sent(&request.evidence) };
-    let note = |c: Candidate| FileNote { path: c.path, what: c.description.what, adapter: c.description.adapter };
-    Ok(Inspected { evidence, notes: candidates.into_iter().map(note).collect(), guarded })
-}
-
-/// The tensor manifest of a staged GGUF that inspection admitted.
-fn guard(header: &GgufHeader, staged: &Staged, file: &SourceFile) -> Result<Guarded> {
-    // They were hashed by the header that the source had before it was copied: none, where that one was not sound.
-    let Some(planned) = staged.tensors.as_ref().filter(|planned| planned.header == *header) else {
-        return Err(file.changed());
-    };
-    let FileEntry { path, size_bytes, sha256, .. } = &staged.entry;
-    let digests = FileDigests { size_bytes: *size_bytes, sha256: *sha256, tensors: planned.digests.clone() };
-    Ok(Guarded { path: path.clone(), manifest: TensorManifest::of(header, &digests)? })
 }
 
 fn refuse_early(inner: &Arc<Inner>, request: &PromoteRequest, source: &Source) -> Result<()> {
@@ -345,187 +273,6 @@ fn sent_along(request: &PromoteRequest) -> Result<Option<Vec<u8>>> {
     Ok(Some(text))
 }
 
-/// Staged files; whatever was not published is discarded when this is dropped.
-struct Staging<'a> {
-    inner: &'a Arc<Inner>,
-    staged: Vec<Staged>,
-    /// Sidecars in tmp/, each named by its digest once it is published.
-    sidecars: Vec<(Sha256Digest, String)>,
-}
-
-impl Staging<'_> {
-    /// Writes a sidecar to tmp/.
-    fn add(&mut self, text: Option<Vec<u8>>) -> Result<Option<Sha256Digest>> {
-        let Some(text) = text else { return Ok(None) };
-        let digest = Sha256Digest::of(&text);
-        self.sidecars.push((digest, self.inner.layout().write_temp(&text)?));
-        Ok(Some(digest))
-    }
-}
-
-impl Drop for Staging<'_> {
-    fn drop(&mut self) {
-        let files = self.staged.iter().flat_map(|s| [&s.temp, &s.tree_temp]);
-        files.chain(self.sidecars.iter().map(|(_, temp)| temp)).for_each(|temp| self.inner.layout().discard(temp));
-    }
-}
-
-/// Under the commit lock: asks once more, publishes the files, writes the catalog.
-#[expect(clippy::too_many_arguments, reason = "the last step of the line takes what all others made")]
-fn publish(
-    inner: &Arc<Inner>,
-    candidate: &Artifact,
-    verdict: &Verdict,
-    transfer: Transfer,
-    staging: &Staging<'_>,
-    source: &Source,
-    actor: &Actor,
-    task: &Task<'_>,
-) -> Result<(Arc<Artifact>, Outcome, Method)> {
-    let layout = inner.layout();
-    let mut method = Method::Shared;
-    let fresh: RefCell<Vec<Sha256Digest>> = RefCell::default();
-    let decide = |catalog: &Catalog| {
-        // The lock may have been long in coming.
-        task.go_on()?;
-        let outcome = place(catalog, candidate)?;
-        for (staged, file) in staging.staged.iter().zip(&source.files) {
-            method = method.max(publish_file(inner, catalog, staged, file, transfer, &mut fresh.borrow_mut())?);
-        }
-        if !fresh.borrow().is_empty() {
-            layout.sync(Folder::Blobs)?;
-            layout.sync(Folder::Trees)?;
-        }
-        let entry = match catalog.artifact(&candidate.name).filter(|_| outcome == Outcome::AlreadyThere) {
-            Some(there) if there.inspection.is_some() => return Ok(Decision::Keep(outcome)),
-            // Promoted before there were inspections: it stays what it is, and has one now.
-            Some(there) => Artifact { inspection: candidate.inspection, ..Artifact::clone(there) },
-            None => candidate.clone(),
-        };
-        for (digest, temp) in staging.sidecars.iter().filter(|(digest, _)| entry.sidecars().any(|s| s == *digest)) {
-            layout.publish(temp, Folder::Sidecars, &digest.to_hex())?;
-        }
-        layout.sync(Folder::Sidecars)?;
-        let why = format!("sha256 {} from {:?}; {}", candidate.sha256, candidate.source, verdict.summary());
-        let edits = vec![Edit::Put(Box::new(entry))];
-        Ok(Decision::Change { event: "promote", names: vec![candidate.name.to_string()], why, edits, value: outcome })
-    };
-    let undo = |stays: &Catalog| {
-        let unheld = |sha256: &&Sha256Digest| stays.holders(sha256).next().is_none();
-        fresh.borrow().iter().filter(unheld).for_each(|sha256| inner.remove_blob(sha256));
-        for (digest, _) in &staging.sidecars {
-            if !stays.artifacts().any(|a| a.sidecars().any(|s| s == *digest)) {
-                let _ = layout.remove(Folder::Sidecars, &digest.to_hex());
-            }
-        }
-        // An adopted file goes back to its owner as it was.
-        for adopted in staging.staged.iter().filter_map(|s| s.adopted.as_ref()) {
-            let _ = rustix::fs::fchmod(&adopted.file, adopted.mode);
-        }
-    };
-    let committed = inner.commit_or(actor, decide, undo);
-    // Also after a failure: a damaged file of another model may have been replaced by a good one.
-    let fresh = fresh.into_inner();
-    for sha256 in &fresh {
-        if let Err(e) = inner.blobs().learn_published(sha256) {
-            tracing::debug!(%sha256, error = %e, "its stamp was not taken; the next open re-checks");
-        }
-    }
-    let (catalog, outcome) = committed?;
-    inner.absolve(&fresh);
-    let artifact = Arc::clone(catalog.require(&candidate.name)?);
-    Ok((artifact, outcome, method))
-}
-
-/// What promoting `candidate` means for its name.
-fn place(catalog: &Catalog, candidate: &Artifact) -> Result<Outcome> {
-    catalog.check_room(candidate)?;
-    let Some(there) = catalog.artifact(&candidate.name) else { return Ok(Outcome::Promoted) };
-    let same = there.files == candidate.files && there.layout == candidate.layout;
-    match (same, there.is_promoted()) {
-        (true, true) => Ok(Outcome::AlreadyThere),
-        // Quarantined by integrity (check_room refuses the bytes of an incident): these bytes are good.
-        (true, false) => Ok(Outcome::Moved),
-        (false, _) if candidate.name.tag().is_some() => {
-            let incident = there.quarantine.as_ref().is_some_and(|q| q.cause == crate::artifact::Cause::Incident);
-            if incident {
-                return Err(Error::new(
-                    ErrorKind::Conflict,
-                    format!("{} is under an incident: release it first", candidate.name),
-                ));
-            }
-            Ok(Outcome::Moved)
-        }
-        (false, _) => Err(immutable(there)),
-    }
-}
-
-fn immutable(there: &Artifact) -> Error {
-    let Artifact { name, sha256, .. } = there;
-    let why = format!(
-        "{name} already stands for other bytes or file names ({sha256}): choose another name, a tag, or delete it first"
-    );
-    Error::new(ErrorKind::Conflict, why)
-}
-
-/// Puts one staged file and its tree in place, unless the stored one serves. It serves when a promoted model holds it and it
-/// is known to be good; never for a move, after which the source is gone and nothing else vouches for the bytes.
-fn publish_file(
-    inner: &Arc<Inner>,
-    catalog: &Catalog,
-    staged: &Staged,
-    file: &SourceFile,
-    transfer: Transfer,
-    fresh: &mut Vec<Sha256Digest>,
-) -> Result<Method> {
-    let layout = inner.layout();
-    let sha256 = staged.entry.sha256;
-    if fresh.contains(&sha256) {
-        return Ok(Method::Shared);
-    }
-    let mut holders = catalog.holders(&sha256).peekable();
-    let held = holders.peek().is_some();
-    if transfer == Transfer::Copy && held && holders.all(|a| a.is_promoted()) && inner.has_good(&sha256) {
-        return Ok(Method::Shared);
-    }
-    if let Some(adopted) = &staged.adopted {
-        rustix::fs::fchmod(&adopted.file, ingest::READ_ONLY).map_err(|e| Error::io("making the file read-only", e))?;
-        file.check_unchanged(&adopted.file, Taken::Adopted)?;
-        // Whoever could still open it for writing until now has broken the lease; from now on nobody can.
-        if !adopted.lease.is_unbroken() {
-            return Err(file.changed());
-        }
-    }
-    let name = blob_name(&sha256);
-    fresh.push(sha256);
-    layout.publish(&staged.temp, Folder::Blobs, &name)?;
-    layout.publish(&staged.tree_temp, Folder::Trees, &name)?;
-    Ok(staged.method)
-}
-
-/// After a move: the source's names go, and an adopted file that keeps a second link becomes a copy of its own.
-fn finish_move(inner: &Arc<Inner>, request: &PromoteRequest, source: &Source, staging: &Staging<'_>) {
-    if request.transfer != Transfer::Move {
-        return;
-    }
-    for (file, staged) in source.files.iter().zip(&staging.staged) {
-        match file.remove(staged.taken()) {
-            Ok(true) => {}
-            Ok(false) => {
-                tracing::warn!(path = %file.path, "the source was changed after it was read: it stays where it is")
-            }
-            Err(e) => tracing::warn!(path = %file.path, error = %e, "the promoted source could not be removed"),
-        }
-    }
-    for staged in staging.staged.iter().filter(|s| s.adopted.is_some()) {
-        let entry = &staged.entry;
-        // The last link's going changes ctime: a stamp is taken of the file that was published, and of no other.
-        if let Err(e) = inner.make_private(entry).and_then(|()| inner.blobs().learn_adopted(&entry.sha256)) {
-            tracing::warn!(path = %entry.path, error = %e, "the stored file will be re-checked at its next open");
-        }
-    }
-}
-
 /// A refusal's line in the audit log.
 pub(crate) fn note_refusal(inner: &Inner, name: &str, why: &str, actor: &Actor) -> Result<()> {
     let generation = inner.latest().generation();
@@ -536,6 +283,8 @@ pub(crate) fn note_refusal(inner: &Inner, name: &str, why: &str, actor: &Actor) 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ingest::Staged;
+    use crate::policy::Policy;
     use crate::registry::Registry;
 
     /// The header by which tensors are hashed is read before the bytes are, and a mapping changes a file without a trace.

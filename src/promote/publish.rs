@@ -1,0 +1,200 @@
+//! The last step of a promotion: from tmp/ to an entry of the catalog.
+//!
+//! Owns: what is staged, its publication under the commit lock, and what becomes of a source that was given away. Promises: what
+//! is not published is discarded; a failure before the manifest is renamed takes everything away again that nothing else holds;
+//! what stands under a name is replaced only as names and tags allow. Leaves out: what may be published (`policy`).
+
+use super::{Method, Outcome, PromoteRequest, Transfer};
+use crate::artifact::Artifact;
+use crate::catalog::store::Decision;
+use crate::catalog::{Catalog, Edit};
+use crate::digest::Sha256Digest;
+use crate::error::{Error, ErrorKind, Result};
+use crate::ingest::{self, Staged};
+use crate::layout::{Folder, blob_name};
+use crate::policy::Verdict;
+use crate::registry::Inner;
+use crate::source::{Source, SourceFile, Taken};
+use crate::task::{Actor, Task};
+use std::cell::RefCell;
+use std::sync::Arc;
+
+/// Staged files; whatever was not published is discarded when this is dropped.
+pub(super) struct Staging<'a> {
+    pub(super) inner: &'a Arc<Inner>,
+    pub(super) staged: Vec<Staged>,
+    /// Sidecars in tmp/, each named by its digest once it is published.
+    pub(super) sidecars: Vec<(Sha256Digest, String)>,
+}
+
+impl Staging<'_> {
+    /// Writes a sidecar to tmp/.
+    pub(super) fn add(&mut self, text: Option<Vec<u8>>) -> Result<Option<Sha256Digest>> {
+        let Some(text) = text else { return Ok(None) };
+        let digest = Sha256Digest::of(&text);
+        self.sidecars.push((digest, self.inner.layout().write_temp(&text)?));
+        Ok(Some(digest))
+    }
+}
+
+impl Drop for Staging<'_> {
+    fn drop(&mut self) {
+        let files = self.staged.iter().flat_map(|s| [&s.temp, &s.tree_temp]);
+        files.chain(self.sidecars.iter().map(|(_, temp)| temp)).for_each(|temp| self.inner.layout().discard(temp));
+    }
+}
+
+/// Under the commit lock: asks once more, publishes the files, writes the catalog.
+pub(super) fn publish(
+    staging: &Staging<'_>,
+    candidate: &Artifact,
+    verdict: &Verdict,
+    transfer: Transfer,
+    source: &Source,
+    actor: &Actor,
+    task: &Task<'_>,
+) -> Result<(Arc<Artifact>, Outcome, Method)> {
+    let inner = staging.inner;
+    let layout = inner.layout();
+    let mut method = Method::Shared;
+    let fresh: RefCell<Vec<Sha256Digest>> = RefCell::default();
+    let decide = |catalog: &Catalog| {
+        // The lock may have been long in coming.
+        task.go_on()?;
+        let outcome = place(catalog, candidate)?;
+        for (staged, file) in staging.staged.iter().zip(&source.files) {
+            method = method.max(publish_file(inner, catalog, staged, file, transfer, &mut fresh.borrow_mut())?);
+        }
+        if !fresh.borrow().is_empty() {
+            layout.sync(Folder::Blobs)?;
+            layout.sync(Folder::Trees)?;
+        }
+        let entry = match catalog.artifact(&candidate.name).filter(|_| outcome == Outcome::AlreadyThere) {
+            Some(there) if there.inspection.is_some() => return Ok(Decision::Keep(outcome)),
+            // Promoted before there were inspections: it stays what it is, and has one now.
+            Some(there) => Artifact { inspection: candidate.inspection, ..Artifact::clone(there) },
+            None => candidate.clone(),
+        };
+        for (digest, temp) in staging.sidecars.iter().filter(|(digest, _)| entry.sidecars().any(|s| s == *digest)) {
+            layout.publish(temp, Folder::Sidecars, &digest.to_hex())?;
+        }
+        layout.sync(Folder::Sidecars)?;
+        let why = format!("sha256 {} from {:?}; {}", candidate.sha256, candidate.source, verdict.summary());
+        let edits = vec![Edit::Put(Box::new(entry))];
+        Ok(Decision::Change { event: "promote", names: vec![candidate.name.to_string()], why, edits, value: outcome })
+    };
+    let undo = |stays: &Catalog| {
+        let unheld = |sha256: &&Sha256Digest| stays.holders(sha256).next().is_none();
+        fresh.borrow().iter().filter(unheld).for_each(|sha256| inner.remove_blob(sha256));
+        for (digest, _) in &staging.sidecars {
+            if !stays.artifacts().any(|a| a.sidecars().any(|s| s == *digest)) {
+                let _ = layout.remove(Folder::Sidecars, &digest.to_hex());
+            }
+        }
+        // An adopted file goes back to its owner as it was.
+        for adopted in staging.staged.iter().filter_map(|s| s.adopted.as_ref()) {
+            let _ = rustix::fs::fchmod(&adopted.file, adopted.mode);
+        }
+    };
+    let committed = inner.commit_or(actor, decide, undo);
+    // Also after a failure: a damaged file of another model may have been replaced by a good one.
+    let fresh = fresh.into_inner();
+    for sha256 in &fresh {
+        if let Err(e) = inner.blobs().learn_published(sha256) {
+            tracing::debug!(%sha256, error = %e, "its stamp was not taken; the next open re-checks");
+        }
+    }
+    let (catalog, outcome) = committed?;
+    inner.absolve(&fresh);
+    let artifact = Arc::clone(catalog.require(&candidate.name)?);
+    Ok((artifact, outcome, method))
+}
+
+/// What promoting `candidate` means for its name.
+fn place(catalog: &Catalog, candidate: &Artifact) -> Result<Outcome> {
+    catalog.check_room(candidate)?;
+    let Some(there) = catalog.artifact(&candidate.name) else { return Ok(Outcome::Promoted) };
+    let same = there.files == candidate.files && there.layout == candidate.layout;
+    match (same, there.is_promoted()) {
+        (true, true) => Ok(Outcome::AlreadyThere),
+        // Quarantined by integrity (check_room refuses the bytes of an incident): these bytes are good.
+        (true, false) => Ok(Outcome::Moved),
+        (false, _) if candidate.name.tag().is_some() => {
+            let incident = there.quarantine.as_ref().is_some_and(|q| q.cause == crate::artifact::Cause::Incident);
+            if incident {
+                return Err(Error::new(
+                    ErrorKind::Conflict,
+                    format!("{} is under an incident: release it first", candidate.name),
+                ));
+            }
+            Ok(Outcome::Moved)
+        }
+        (false, _) => Err(immutable(there)),
+    }
+}
+
+pub(super) fn immutable(there: &Artifact) -> Error {
+    let Artifact { name, sha256, .. } = there;
+    let why = format!(
+        "{name} already stands for other bytes or file names ({sha256}): choose another name, a tag, or delete it first"
+    );
+    Error::new(ErrorKind::Conflict, why)
+}
+
+/// Puts one staged file and its tree in place, unless the stored one serves. It serves when a promoted model holds it and it
+/// is known to be good; never for a move, after which the source is gone and nothing else vouches for the bytes.
+fn publish_file(
+    inner: &Arc<Inner>,
+    catalog: &Catalog,
+    staged: &Staged,
+    file: &SourceFile,
+    transfer: Transfer,
+    fresh: &mut Vec<Sha256Digest>,
+) -> Result<Method> {
+    let layout = inner.layout();
+    let sha256 = staged.entry.sha256;
+    if fresh.contains(&sha256) {
+        return Ok(Method::Shared);
+    }
+    let mut holders = catalog.holders(&sha256).peekable();
+    let held = holders.peek().is_some();
+    if transfer == Transfer::Copy && held && holders.all(|a| a.is_promoted()) && inner.has_good(&sha256) {
+        return Ok(Method::Shared);
+    }
+    if let Some(adopted) = &staged.adopted {
+        rustix::fs::fchmod(&adopted.file, ingest::READ_ONLY).map_err(|e| Error::io("making the file read-only", e))?;
+        file.check_unchanged(&adopted.file, Taken::Adopted)?;
+        // Whoever could still open it for writing until now has broken the lease; from now on nobody can.
+        if !adopted.lease.is_unbroken() {
+            return Err(file.changed());
+        }
+    }
+    let name = blob_name(&sha256);
+    fresh.push(sha256);
+    layout.publish(&staged.temp, Folder::Blobs, &name)?;
+    layout.publish(&staged.tree_temp, Folder::Trees, &name)?;
+    Ok(staged.method)
+}
+
+/// After a move: the source's names go, and an adopted file that keeps a second link becomes a copy of its own.
+pub(super) fn finish_move(inner: &Arc<Inner>, request: &PromoteRequest, source: &Source, staging: &Staging<'_>) {
+    if request.transfer != Transfer::Move {
+        return;
+    }
+    for (file, staged) in source.files.iter().zip(&staging.staged) {
+        match file.remove(staged.taken()) {
+            Ok(true) => {}
+            Ok(false) => {
+                tracing::warn!(path = %file.path, "the source was changed after it was read: it stays where it is")
+            }
+            Err(e) => tracing::warn!(path = %file.path, error = %e, "the promoted source could not be removed"),
+        }
+    }
+    for staged in staging.staged.iter().filter(|s| s.adopted.is_some()) {
+        let entry = &staged.entry;
+        // The last link's going changes ctime: a stamp is taken of the file that was published, and of no other.
+        if let Err(e) = inner.make_private(entry).and_then(|()| inner.blobs().learn_adopted(&entry.sha256)) {
+            tracing::warn!(path = %entry.path, error = %e, "the stored file will be re-checked at its next open");
+        }
+    }
+}
