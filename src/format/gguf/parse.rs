@@ -161,7 +161,7 @@ impl<R: Read, F: FnMut(&'static Rule, Place, String)> Parser<R, F> {
                     version.swap_bytes()
                 )
             }
-            _ => format!("it claims version {version}; 2 and 3 are known"),
+            _ => format!("it claims GGUF version {version}; 2 and 3 are known"),
         };
         Err(Halt::found(&VERSION, Place::at(at), why))
     }
