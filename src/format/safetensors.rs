@@ -34,7 +34,7 @@ use serde_json::Value;
 /// The longest header that safetensors' own reader takes.
 const HEADER_MAX: u64 = 100_000_000;
 /// Tensors of one file. The largest models have some 100,000 in all their files together.
-const TENSORS_MAX: u64 = 1 << 20;
+const TENSORS_MAX: u64 = 1 << 18;
 /// Dimensions of one tensor; PyTorch and numpy stop at 64.
 const DIMS_MAX: usize = 64;
 /// Headers up to this are read once and kept while they are looked at.

@@ -211,4 +211,24 @@ mod tests {
             assert!(of(json!({"scan_results": good})).is_empty(), "{good}");
         }
     }
+
+    #[test]
+    fn a_guard_result_of_another_file_is_found() {
+        let bytes = crate::models::gguf(100, 1);
+        let task = crate::Task::unattended();
+        let (header, digests) =
+            guard::survey(&bytes[..], bytes.len() as u64, guard::Wanted::Tensors, &task).expect("a sound file");
+        let manifest = guard::TensorManifest::of(&header, &digests).expect("a manifest");
+        let (path, own) = ("m.gguf".parse::<RelPath>().expect("a path"), manifest.clone());
+        let guarded = [Guarded { path: path.clone(), manifest }];
+        let found = |evidence: Value| {
+            let mut findings = Findings::new();
+            compare_guard(evidence.as_object().expect("an object"), &path, &guarded, &mut findings);
+            findings.has(GUARD.id)
+        };
+        let other = Sha256Digest::of(b"other");
+        assert!(!found(json!({"gguf_guard_fingerprint": own.structure_hash, "gguf_guard_manifest": own})));
+        assert!(found(json!({"gguf_guard_fingerprint": other})));
+        assert!(found(json!({"gguf_guard_manifest": {"file_hash": other}})));
+    }
 }

@@ -14,7 +14,7 @@ import securereg
 from conftest import DATA, gguf_start, run_python
 from securereg import Phase, Progress
 
-SIZE = 48 << 20
+SIZE = 512 << 20
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 //! Chat templates as they are written, and what people write to break out of them.
 
 use super::*;
-use crate::format::finding::Severity;
+use crate::format::finding::{Findings, Severity};
 use crate::format::tests::no_hang;
 
 fn ids(template: &str) -> Vec<&'static str> {
@@ -10,9 +10,11 @@ fn ids(template: &str) -> Vec<&'static str> {
 
 #[track_caller]
 fn refused(table: &[(&str, &str)]) {
+    let path = "chat_template.jinja".parse().expect("a path");
     for (template, rule) in table {
-        let found = defects(template.as_bytes());
-        assert!(found.iter().any(|d| d.rule.id == *rule), "{template}\nshould be {rule}, is {found:?}");
+        let mut found = Findings::new();
+        check(&path, "", template.as_bytes(), &mut found);
+        assert!(found.has(rule), "{template}\nshould be {rule}, is {found:?}");
     }
 }
 
