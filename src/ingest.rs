@@ -8,7 +8,7 @@
 //!           reader                                     three more threads
 //! source -> 2 MiB buffer -+-> BLAKE3 groups
 //!                         +------------------------------> SHA-256 of the file, the slowest: it sets the pace,
-//!                         +-> SHA-256 of the tensors <---> and takes theirs along, unless the reader has time for it
+//!                         +-> SHA-256 of the tensors <---> and takes theirs along while the reader reads
 //!                         +------------------------------> O_DIRECT write, two in turn
 //! ```
 
@@ -33,7 +33,11 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 
 const PIECE: usize = 2 << 20;
+/// What the reader reads and hashes at once: it is still in the core's own cache when its groups are hashed.
+const STEP: usize = 256 << 10;
 const PIECES: usize = 8;
+/// Bytes after which a thread that hashes tensors looks whether the other should.
+const SLICE: usize = 128 << 10;
 /// Threads that write, so that the disk has the next piece while one of them waits for a core.
 const WRITERS: usize = 2;
 
@@ -210,14 +214,15 @@ fn read_pass(source: &SourceFile, from: &File, to: Option<(&File, bool)>, meter:
     if let Some((temp, direct)) = to {
         reserve(temp, if direct { size.next_multiple_of(ALIGN as u64) } else { size })?;
     }
-    let backlog: Option<Backlog<Piece>> = hasher.map(Backlog::new);
+    let backlog: Option<Backlog<Piece>> = hasher.map(|hasher| Backlog::new(hasher, SLICE));
     let (tree, sha256) = std::thread::scope(|scope| {
         let backlog = backlog.as_ref();
         let (to_hash, inbox) = sync_channel::<Arc<Piece>>(PIECES);
         let (hashed, hash_done) = sync_channel::<()>(PIECES);
         let hashing = spawn_scoped_quietly(scope, move || {
             let mut whole = Stream::new();
-            each(&inbox, &hashed, |piece| {
+            let idle = || backlog.is_some_and(Backlog::idle);
+            each(&inbox, &hashed, idle, |piece| {
                 match backlog {
                     Some(backlog) => backlog.beside(&mut whole, piece.bytes()),
                     None => whole.update(piece.bytes()),
@@ -236,7 +241,7 @@ fn read_pass(source: &SourceFile, from: &File, to: Option<(&File, bool)>, meter:
                 let (written, write_done) = sync_channel::<()>(PIECES);
                 writers.push((to_write, write_done));
                 // A write over the limit on file sizes is an error here: SIGXFSZ, too, is blocked in such a thread.
-                let write = move || each(&inbox, &written, |piece| piece.write(temp, direct));
+                let write = move || each(&inbox, &written, || false, |piece| piece.write(temp, direct));
                 writing.push(spawn_scoped_quietly(scope, write).map_err(no_thread)?);
             }
             others.push(writers);
@@ -270,15 +275,33 @@ fn ended_early() -> Error {
     Error::new(ErrorKind::Io, "a thread of the promotion ended early")
 }
 
-/// Does something to each piece that comes in, and says so after each.
-fn each(inbox: &Receiver<Arc<Piece>>, done: &SyncSender<()>, mut act: impl FnMut(&Piece) -> Result<()>) -> Result<()> {
-    for piece in inbox {
+/// Does something to each piece that comes in, and says so after each; `idle` while none comes, as long as that has something
+/// to do.
+fn each(
+    inbox: &Receiver<Arc<Piece>>,
+    done: &SyncSender<()>,
+    idle: impl Fn() -> bool,
+    mut act: impl FnMut(&Piece) -> Result<()>,
+) -> Result<()> {
+    while let Some(piece) = next(inbox, &idle) {
         act(&piece)?;
         drop(piece);
         // The reader stops listening when it has read everything; what it has handed over is still to be done.
         let _ = done.send(());
     }
     Ok(())
+}
+
+/// What another thread sends next, and `idle` until then; nothing when it has ended.
+fn next<T>(from: &Receiver<T>, idle: impl Fn() -> bool) -> Option<T> {
+    loop {
+        match from.try_recv() {
+            Ok(sent) => return Some(sent),
+            Err(TryRecvError::Empty) if idle() => {}
+            Err(TryRecvError::Empty) => return from.recv().ok(),
+            Err(TryRecvError::Disconnected) => return None,
+        }
+    }
 }
 
 /// Another thread: where its pieces go, and what it says after each. Several in one list take turns.
@@ -305,14 +328,26 @@ fn read_pieces(
             ReadBuf::new()
         } else {
             let oldest = in_flight.front().map_or(0, |piece| piece.at);
-            others.iter().try_for_each(|workers| wait(&in_turn(workers, oldest).1, backlog))?;
+            for workers in others {
+                // It hashes tensors meanwhile, if any wait.
+                let help = || backlog.is_some_and(Backlog::help);
+                next(&in_turn(workers, oldest).1, help).ok_or_else(ended_early)?;
+            }
             if let Some(backlog) = backlog {
                 backlog.settle(oldest / PIECE as u64 + 1);
             }
             in_flight.pop_front().and_then(Arc::into_inner).map(|piece| piece.buf).unwrap_or_default()
         };
-        let len =
-            fill(from, buf.take(PIECE)?, at).map_err(|e| Error::io(format_args!("reading {}", source.path), e))?;
+        let mut len = 0;
+        for step in buf.take(PIECE)?.chunks_mut(STEP) {
+            let n =
+                fill(from, step, at + len as u64).map_err(|e| Error::io(format_args!("reading {}", source.path), e))?;
+            tree.update(&step[..n])?;
+            len += n;
+            if n < step.len() {
+                break;
+            }
+        }
         let piece = Arc::new(Piece { buf, at, len });
         if at + len as u64 > size {
             return Err(source.changed());
@@ -323,7 +358,6 @@ fn read_pieces(
         for workers in others {
             in_turn(workers, at).0.send(Arc::clone(&piece)).map_err(|_| ended_early())?;
         }
-        tree.update(piece.bytes())?;
         in_flight.push_back(piece);
         at += len as u64;
         meter.step(len)?;
@@ -338,18 +372,6 @@ fn read_pieces(
         while backlog.help() {}
     }
     Ok(tree)
-}
-
-/// Waits until another thread has done its oldest piece, and hashes tensors meanwhile, if any wait.
-fn wait(done: &Receiver<()>, backlog: Option<&Backlog<Piece>>) -> Result<()> {
-    loop {
-        match done.try_recv() {
-            Ok(()) => return Ok(()),
-            Err(TryRecvError::Empty) if backlog.is_some_and(Backlog::help) => {}
-            Err(TryRecvError::Empty) => return done.recv().map_err(|_| ended_early()),
-            Err(TryRecvError::Disconnected) => return Err(ended_early()),
-        }
-    }
 }
 
 /// Takes the space before the copy begins, so that a full disk shows at once and not at the end.

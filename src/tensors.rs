@@ -20,7 +20,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{BufReader, Read};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// The hashes of a GGUF's tensors, and the header that said where they lie: it was read before the bytes were hashed, so
 /// whoever uses the hashes compares it with the header of what was stored.
@@ -177,20 +177,39 @@ impl TensorHasher {
     }
 }
 
-/// A hasher between two threads, one of which hashes the whole file: pieces wait here until either takes the oldest, the one
-/// beside its own stream, the other when it has nothing else to do. So neither core idles while the other is behind.
+/// A hasher between two threads: one hashes the whole file, the other reads it. Pieces wait here, and a slice of the oldest goes to
+/// the tensors at a time: beside the whole file's stream while the other thread reads, by that thread when it has nothing to
+/// read into. So neither core idles while there is work:
+///
+/// ```text
+/// reads     read |  b  |  b  |read |  b  |  b  |
+/// whole     a + b|  a  |  a  |a + b|  a  |  a  |      a: the whole file, b: its tensors
+/// ```
 #[derive(Debug)]
 pub(crate) struct Backlog<P> {
-    /// Held while a piece is hashed, so that they are hashed in order; taken before `waiting`.
-    hasher: Mutex<TensorHasher>,
+    /// Held while a slice is hashed, so that they are hashed in order; taken before `waiting`.
+    chain: Mutex<Chain<P>>,
     waiting: Mutex<VecDeque<Arc<P>>>,
     /// Pieces that were hashed and let go.
     done: AtomicU64,
+    /// The reading thread waits for the chain: the other leaves it.
+    wanted: AtomicBool,
+    /// Bytes of a slice.
+    slice: usize,
+}
+
+#[derive(Debug)]
+struct Chain<P> {
+    hasher: TensorHasher,
+    /// The piece that is being hashed, and how much of it was.
+    open: Option<(Arc<P>, usize)>,
 }
 
 impl<P: AsRef<[u8]>> Backlog<P> {
-    pub(crate) fn new(hasher: TensorHasher) -> Backlog<P> {
-        Backlog { hasher: Mutex::new(hasher), waiting: Mutex::default(), done: AtomicU64::new(0) }
+    pub(crate) fn new(hasher: TensorHasher, slice: usize) -> Backlog<P> {
+        let (chain, waiting, wanted) =
+            (Mutex::new(Chain { hasher, open: None }), Mutex::default(), AtomicBool::new(false));
+        Backlog { chain, waiting, done: AtomicU64::new(0), wanted, slice }
     }
 
     /// Adds the next piece of the file.
@@ -198,25 +217,26 @@ impl<P: AsRef<[u8]>> Backlog<P> {
         self.waiting.lock().push_back(piece);
     }
 
-    /// Gives `bytes` to `whole`, and beside them the oldest piece to the tensors, unless the other thread is hashing one.
+    /// Gives `bytes` to `whole`, and beside them what waits to the tensors, while the reading thread leaves it that.
     pub(crate) fn beside(&self, whole: &mut Stream, bytes: &[u8]) {
-        if let Some(mut hasher) = self.hasher.try_lock()
-            && let Some(piece) = self.pop()
-        {
-            hasher.update_beside((*piece).as_ref(), whole, bytes);
-            self.let_go(piece);
-        } else {
-            whole.update(bytes);
+        for part in bytes.chunks(self.slice) {
+            if !self.lend(|hasher, slice| hasher.update_beside(slice, whole, part)) {
+                whole.update(part);
+            }
         }
     }
 
-    /// Hashes the oldest piece. Whether there was one.
+    /// Of the thread that hashes the whole file, when it has nothing to hash: a slice. Whether there was one to be had.
+    pub(crate) fn idle(&self) -> bool {
+        self.lend(TensorHasher::update)
+    }
+
+    /// Of the thread that reads: a slice. Whether there was one.
     pub(crate) fn help(&self) -> bool {
-        let mut hasher = self.hasher.lock();
-        let Some(piece) = self.pop() else { return false };
-        hasher.update((*piece).as_ref());
-        self.let_go(piece);
-        true
+        self.wanted.store(true, Ordering::Relaxed);
+        let mut chain = self.chain.lock();
+        self.wanted.store(false, Ordering::Relaxed);
+        self.step(&mut chain, TensorHasher::update)
     }
 
     /// Hashes pieces until the first `count` are done and let go, on both threads.
@@ -224,14 +244,28 @@ impl<P: AsRef<[u8]>> Backlog<P> {
         while self.done.load(Ordering::Acquire) < count && self.help() {}
     }
 
-    /// Before the lock is: who then takes it, or sees the count, may be sure that the piece is nobody's any more.
-    fn let_go(&self, piece: Arc<P>) {
-        drop(piece);
-        self.done.fetch_add(1, Ordering::Release);
+    /// A slice by the thread that has the chain only when nobody else would have it.
+    fn lend(&self, take: impl FnOnce(&mut TensorHasher, &[u8])) -> bool {
+        !self.wanted.load(Ordering::Relaxed)
+            && self.chain.try_lock().is_some_and(|mut chain| self.step(&mut chain, take))
     }
 
-    fn pop(&self) -> Option<Arc<P>> {
-        self.waiting.lock().pop_front()
+    fn step(&self, chain: &mut Chain<P>, take: impl FnOnce(&mut TensorHasher, &[u8])) -> bool {
+        let Some((piece, at)) = chain.open.take().or_else(|| Some((self.waiting.lock().pop_front()?, 0))) else {
+            return false;
+        };
+        let left = &(*piece).as_ref()[at..];
+        let (slice, rest) = left.split_at(left.len().min(self.slice));
+        take(&mut chain.hasher, slice);
+        if rest.is_empty() {
+            // Before the chain is: who then takes it, or sees the count, may be sure that the piece is nobody's any more.
+            drop(piece);
+            self.done.fetch_add(1, Ordering::Release);
+        } else {
+            let at = at + slice.len();
+            chain.open = Some((piece, at));
+        }
+        true
     }
 
     /// The hash of each tensor, when all pieces have been hashed.
@@ -240,7 +274,7 @@ impl<P: AsRef<[u8]>> Backlog<P> {
     /// As [`TensorHasher::finish`].
     pub(crate) fn finish(self) -> Result<Vec<Sha256Digest>> {
         while self.help() {}
-        self.hasher.into_inner().finish()
+        self.chain.into_inner().hasher.finish()
     }
 }
 
@@ -342,15 +376,17 @@ mod tests {
     fn a_backlog_is_hashed_in_order_by_whoever_comes() {
         let file = data(1000);
         let tensors = [(10, 300), (310, 90), (500, 500)];
-        for turns in 0..1u32 << 10 {
-            let backlog: Backlog<Vec<u8>> = Backlog::new(hasher(&tensors, 1000).expect("sound"));
+        for (turns, slice) in (0..1u32 << 10).flat_map(|turns| [(turns, 1000), (turns, 100), (turns, 33)]) {
+            let backlog: Backlog<Vec<u8>> = Backlog::new(hasher(&tensors, 1000).expect("sound"), slice);
             let mut whole = Stream::new();
             let mut queue = VecDeque::new();
             for (i, piece) in file.chunks(100).enumerate() {
                 backlog.push(Arc::new(piece.to_vec()));
                 queue.push_back(piece);
-                if turns >> i & 1 == 1 {
-                    assert!(backlog.help());
+                match turns >> i & 3 {
+                    1 => assert!(backlog.help()),
+                    2 => assert!(backlog.idle()),
+                    _ => {}
                 }
                 // The other thread is two pieces behind.
                 if queue.len() > 2
@@ -360,37 +396,42 @@ mod tests {
                 }
             }
             queue.into_iter().for_each(|old| backlog.beside(&mut whole, old));
-            assert_eq!(backlog.finish().expect("whole"), plain(&file, &tensors), "{turns:b}");
-            assert_eq!(whole.finish(), Sha256Digest::of(&file), "{turns:b}");
+            assert_eq!(backlog.finish().expect("whole"), plain(&file, &tensors), "{turns:b} {slice}");
+            assert_eq!(whole.finish(), Sha256Digest::of(&file), "{turns:b} {slice}");
         }
     }
 
     #[test]
     fn what_is_settled_is_let_go() {
-        let backlog: Backlog<Vec<u8>> = Backlog::new(hasher(&[(0, 400)], 400).expect("sound"));
-        let pieces: Vec<_> = data(400).chunks(100).map(|piece| Arc::new(piece.to_vec())).collect();
-        pieces.iter().for_each(|piece| backlog.push(Arc::clone(piece)));
-        let held = || pieces.iter().map(|piece| Arc::strong_count(piece) - 1).collect::<Vec<_>>();
-        for (count, expected) in
-            [(0, [1, 1, 1, 1]), (1, [0, 1, 1, 1]), (3, [0, 0, 0, 1]), (2, [0, 0, 0, 1]), (9, [0; 4])]
-        {
-            backlog.settle(count);
-            assert_eq!(held(), expected, "{count} settled");
+        for slice in [100, 70, 1] {
+            let backlog: Backlog<Vec<u8>> = Backlog::new(hasher(&[(0, 400)], 400).expect("sound"), slice);
+            let pieces: Vec<_> = data(400).chunks(100).map(|piece| Arc::new(piece.to_vec())).collect();
+            pieces.iter().for_each(|piece| backlog.push(Arc::clone(piece)));
+            let held = || pieces.iter().map(|piece| Arc::strong_count(piece) - 1).collect::<Vec<_>>();
+            for (count, expected) in
+                [(0, [1, 1, 1, 1]), (1, [0, 1, 1, 1]), (3, [0, 0, 0, 1]), (2, [0, 0, 0, 1]), (9, [0; 4])]
+            {
+                backlog.settle(count);
+                assert_eq!(held(), expected, "{count} settled");
+            }
+            assert!(!backlog.help(), "nothing is left");
+            assert!(!backlog.idle(), "nothing is left");
+            assert_eq!(backlog.finish().expect("whole"), [Sha256Digest::of(&data(400))]);
         }
-        assert!(!backlog.help(), "nothing is left");
-        assert_eq!(backlog.finish().expect("whole"), [Sha256Digest::of(&data(400))]);
     }
 
-    /// While one thread is hashing tensors, the other goes on with its own stream and does not wait.
     #[test]
     fn two_threads_share_a_backlog() {
         let file = data(100_000);
         let tensors = [(1, 40_000), (50_000, 49_999)];
-        let backlog: Backlog<Vec<u8>> = Backlog::new(hasher(&tensors, file.len()).expect("sound"));
+        let backlog: Backlog<Vec<u8>> = Backlog::new(hasher(&tensors, file.len()).expect("sound"), 300);
         let whole = std::thread::scope(|scope| {
             let hashing = scope.spawn(|| {
                 let mut whole = Stream::new();
-                file.chunks(1000).for_each(|piece| backlog.beside(&mut whole, piece));
+                for piece in file.chunks(1000) {
+                    backlog.beside(&mut whole, piece);
+                    backlog.idle();
+                }
                 whole.finish()
             });
             for (count, piece) in (1..).zip(file.chunks(1000)) {
@@ -401,14 +442,27 @@ mod tests {
         });
         assert_eq!(whole, Sha256Digest::of(&file));
         assert_eq!(backlog.finish().expect("whole"), plain(&file, &tensors));
-        let locked = Backlog::<Vec<u8>>::new(hasher(&[(0, 5)], 5).expect("sound"));
-        locked.push(Arc::new(b"12345".to_vec()));
-        let held = locked.hasher.lock();
+    }
+
+    /// While one thread hashes tensors, or waits to, the other goes on with its own stream and does not wait.
+    #[test]
+    fn the_whole_file_goes_on_while_the_tensors_are_the_other_threads() {
+        let backlog = Backlog::<Vec<u8>>::new(hasher(&[(0, 5)], 5).expect("sound"), 2);
+        backlog.push(Arc::new(b"12345".to_vec()));
         let mut whole = Stream::new();
-        locked.beside(&mut whole, b"12345");
+        let held = backlog.chain.lock();
+        backlog.beside(&mut whole, b"123");
+        assert!(!backlog.idle());
         drop(held);
+        backlog.wanted.store(true, Ordering::Relaxed);
+        backlog.beside(&mut whole, b"45");
+        assert!(!backlog.idle());
+        assert!(backlog.chain.lock().open.is_none(), "nothing was begun");
+        assert!(backlog.help());
+        assert!(!backlog.wanted.load(Ordering::Relaxed), "it is no longer wanted by who has it");
+        assert!(backlog.idle());
         assert_eq!(whole.finish(), Sha256Digest::of(b"12345"));
-        assert_eq!(locked.finish().expect("whole"), [Sha256Digest::of(b"12345")]);
+        assert_eq!(backlog.finish().expect("whole"), [Sha256Digest::of(b"12345")]);
     }
 
     proptest! {
