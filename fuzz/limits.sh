@@ -1,5 +1,5 @@
 # What a target may cost, for short.sh and long.sh: any input, in a build with AddressSanitizer.
-# One allocation of 64 MiB, 1 GiB in all (AddressSanitizer keeps what is freed), and the seconds that the caller sets.
+# One allocation of 64 MiB, 1 GiB in all (AddressSanitizer keeps what is freed).
 limits=(-malloc_limit_mb=64 -rss_limit_mb=1024 -max_len=65536 -print_final_stats=1)
 
 cache="$HOME/.cache/securereg"

@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
 # The long run, by hand before a release: each target for MINUTES, as many side by side as there are cores.
 #   fuzz/long.sh [MINUTES] [TARGET...]     60 minutes and every target unless told otherwise
+#   FUZZ_JOBS=12 fuzz/long.sh              so many side by side: sooner done, with fewer executions
 # What was found is in fuzz/found/, the corpus is made smaller and kept, the figures go to docs/fuzzing.md.
 set -euo pipefail
 cd "$(dirname "$0")"
 . ./limits.sh
 
 minutes=${1:-60}
+jobs=${FUZZ_JOBS:-$(nproc)}
 shift || true
 names=("$@")
 [ ${#names[@]} -gt 0 ] || mapfile -t names < <(targets)
@@ -22,7 +24,7 @@ one() {
   while left=$((end - SECONDS)); [ $left -gt 0 ] && [ $tries -lt 20 ]; do
     tries=$((tries + 1))
     # shellcheck disable=SC2046
-    "$bins/$name" "${limits[@]}" $(dictionary "$name") -timeout=1 -max_total_time=$left -artifact_prefix="found/$name-" \
+    "$bins/$name" "${limits[@]}" $(dictionary "$name") -timeout=60 -max_total_time=$left -artifact_prefix="found/$name-" \
       "$work" "corpus/$name" >>"$log" 2>&1 && break
   done
   # The smallest set of files that reaches all that was reached, without those over 4 KiB: it is committed.
@@ -38,7 +40,7 @@ running=0
 for name in "${names[@]}"; do
   one "$name" &
   running=$((running + 1))
-  if [ $running -ge "$(nproc)" ]; then
+  if [ $running -ge "$jobs" ]; then
     wait -n
     running=$((running - 1))
   fi
@@ -63,8 +65,8 @@ table() {
 {
   echo "# Fuzzing"
   echo
-  echo "\`fuzz/long.sh $minutes\`, $(date -u +%Y-%m-%d), $(nproc) cores, libFuzzer with AddressSanitizer: one allocation of at most 64 MiB,"
-  echo "one second an input, inputs of up to 64 KiB. Each execution inspects its input twice and compares (src/format/fuzzing.rs)."
+  echo "\`fuzz/long.sh $minutes\`, $(date -u +%Y-%m-%d), $jobs targets side by side on $(nproc) cores, libFuzzer with AddressSanitizer: one allocation of at"
+  echo "most 64 MiB, one second of a core an input, inputs of up to 64 KiB. Each execution inspects its input twice and compares (src/format/fuzzing.rs)."
   echo
   table
 } >"$cache/fuzz-log/fuzzing.md"

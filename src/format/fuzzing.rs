@@ -1,8 +1,8 @@
 //! What fuzzing runs: every parser, by its target's name.
 //!
 //! Owns: the table of targets and what must hold of each run, whatever the bytes. Promises: compiled only under
-//! `--cfg fuzzing`, which cargo-fuzz sets; a target is a line here and a `[[bin]]` in `fuzz/Cargo.toml`. Leaves out: memory and time, which libFuzzer
-//! bounds (`fuzz/limits.sh`).
+//! `--cfg fuzzing`, which cargo-fuzz sets; a target is a line here and a `[[bin]]` in `fuzz/Cargo.toml`. Leaves out: memory, and an input that never
+//! ends, which libFuzzer bounds (`fuzz/limits.sh`).
 
 use super::description::Description;
 use super::finding::Findings;
@@ -11,6 +11,7 @@ use super::{Inspector, Kind, companion, gguf, numpy, onnx, recognise, safetensor
 use crate::artifact::Layout;
 use crate::error::Result;
 use crate::name::RelPath;
+use std::time::Duration;
 
 type Inspect = fn(&RelPath, &dyn Input, &mut Findings) -> Result<Description>;
 
@@ -93,6 +94,15 @@ fn recognised(path: &RelPath, input: &dyn Input, findings: &mut Findings) -> Res
     recognise::inspect(path, input, findings).map(|(content, _)| Description::new(Kind::Companion, content.name()))
 }
 
+/// What two inspections of an input may take, in a build with AddressSanitizer.
+const SLOW: Duration = Duration::from_secs(1);
+
+/// What this thread has used of a core.
+fn cpu_time() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::try_from(now).expect("time does not run backwards")
+}
+
 /// The targets' names.
 pub fn targets() -> impl Iterator<Item = &'static str> {
     TARGETS.iter().map(|t| t.0)
@@ -114,8 +124,12 @@ pub fn run(target: &str, bytes: &[u8]) {
         assert!(read <= (64 << 20) + 64 * size, "{read} bytes read of {size}");
         (description, findings)
     };
+    let begun = cpu_time();
     let (description, findings) = once();
     let again = once();
+    // Of the core's time, so that a machine that does much else beside finds nothing that is not there.
+    let took = cpu_time() - begun;
+    assert!(took <= SLOW, "{took:?} for two inspections");
     assert_eq!(findings.list(), again.1.list(), "findings differ from one run to the next");
     assert_eq!(findings.dropped(), again.1.dropped());
     assert_eq!(
