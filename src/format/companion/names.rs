@@ -255,18 +255,24 @@ pub(super) enum Yaml {
     RemoteCode,
 }
 
-/// Whether a tag of the line has a byte in hexadecimal, as no tool writes it: `!!pyth%6Fn/name:os.system`.
+/// Whether a tag of the line has a byte in hexadecimal, as no tool writes it: `!!pyth%6Fn/name:os.system`. In one pass, however many
+/// tags there are.
 fn escaped_tag(line: &str) -> bool {
-    let mut rest = line;
-    while let Some((before, tag)) = rest.split_once('!') {
-        let begins = before.is_empty() || before.ends_with([' ', '\t', '[', '{', ',', ':', '!']);
-        let end = tag.find(|c: char| c.is_whitespace()).unwrap_or(tag.len());
-        let mut escapes = tag.get(..end).unwrap_or_default().split('%').skip(1);
-        let hexadecimal = |escape: &str| escape.bytes().take_while(u8::is_ascii_hexdigit).count() >= 2;
-        if begins && escapes.any(hexadecimal) {
-            return true;
+    let bytes = line.as_bytes();
+    let (mut tag, mut before) = (false, ' ');
+    for (at, c) in line.char_indices() {
+        match c {
+            '!' => tag |= matches!(before, ' ' | '\t' | '[' | '{' | ',' | ':' | '!'),
+            '%' if tag => {
+                let hexadecimal = |i: usize| bytes.get(at + i).is_some_and(u8::is_ascii_hexdigit);
+                if hexadecimal(1) && hexadecimal(2) {
+                    return true;
+                }
+            }
+            c if c.is_whitespace() => tag = false,
+            _ => {}
         }
-        rest = tag;
+        before = c;
     }
     false
 }
@@ -319,24 +325,31 @@ fn plain_line(line: &str) -> Option<(Yaml, &'static str)> {
         return Some((Yaml::Tag, "%"));
     }
     for tag in ["!new:", "!apply:", "!name:", "!module:"] {
-        if let Some((_, target)) = line.split_once(tag) {
-            let target = target.trim_start();
+        for (at, _) in line.match_indices(tag) {
+            let target = line[at + tag.len()..].trim_start();
             if !target.starts_with("speechbrain.") && !target.starts_with("torch.nn.") {
                 return Some((Yaml::Tag, tag));
             }
         }
     }
-    let value = |key: &str| {
-        let (_, rest) = line.split_once(key)?;
-        rest.trim_start_matches(['"', '\'']).trim_start().strip_prefix(':').map(str::trim)
-    };
-    if value("_target_").is_some() {
+    if !values(line, "_target_").is_empty() {
         return Some((Yaml::Target, "_target_"));
     }
-    if value("auto_map").is_some() {
+    if !values(line, "auto_map").is_empty() {
         return Some((Yaml::AutoMap, "auto_map"));
     }
-    let trusting = value("trust_remote_code")
-        .is_some_and(|v| !["false", "no", "off", "null", "~", "0"].contains(&v.to_ascii_lowercase().as_str()));
+    let harmless =
+        |value: &&str| ["false", "no", "off", "null", "~", "0"].contains(&value.trim().to_ascii_lowercase().as_str());
+    let trusting = !values(line, "trust_remote_code").iter().all(harmless);
     trusting.then_some((Yaml::RemoteCode, "trust_remote_code"))
+}
+
+/// What follows `key` and a colon, wherever it stands in the line.
+fn values<'a>(line: &'a str, key: &str) -> Vec<&'a str> {
+    let mut found = Vec::new();
+    for (at, _) in line.match_indices(key) {
+        let rest = line[at + key.len()..].trim_start_matches(['"', '\'']).trim_start_matches([' ', '\t']);
+        found.extend(rest.strip_prefix(':').map(|value| &value[..value.floor_char_boundary(64)]));
+    }
+    found
 }

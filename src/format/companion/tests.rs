@@ -339,6 +339,14 @@ fn yaml_tags_that_build_objects_are_found() {
         (r#""auto\U0000005fmap": x"#, &AUTO_MAP),
         ("trust_remote_code: true", &REMOTE_CODE),
         ("trust_remote_code: yes # x", &REMOTE_CODE),
+        // Not only the first of a line.
+        ("x: [!new:torch.nn.Linear {}, !new:os.system {}]", &PYTHON_TAG),
+        ("{x_target_y: 1, _target_: os.system}", &TARGET),
+        ("{auto_maps: 1, auto_map: x}", &AUTO_MAP),
+        ("{trust_remote_codes: 1, trust_remote_code: true}", &REMOTE_CODE),
+        ("trust_remote_code: false, trust_remote_code: 1", &REMOTE_CODE),
+        ("x: a!b !c%41", &PYTHON_TAG),
+        ("x: !a!b%41", &PYTHON_TAG),
     ] {
         assert_only("a.yaml", format!("a: 1\n{line}\nb: 2\n"), rule, "would run code");
         assert_only("a.yml", line, rule, "would run code");
@@ -352,8 +360,20 @@ fn yaml_tags_that_build_objects_are_found() {
         "auto_map",
         "x: !torch",
         "x: wow!50%25 and more! 100%",
+        "x: !a %41",
     ] {
         assert_sound("a.yaml", line);
+    }
+}
+
+/// Found by fuzzing: a tag was looked through to the end of its line, and so was each tag in it.
+#[test]
+fn a_line_of_many_tags_takes_one_pass() {
+    for unit in ["!", "]!", "!a%", "_target_", "!new:torch.nn.", "trust_remote_code: 0 "] {
+        let line = unit.repeat((1 << 20) / unit.len());
+        // By the square of its length this would take minutes.
+        names::yaml_line(&line);
+        names::yaml_line(&line.repeat(3));
     }
 }
 
