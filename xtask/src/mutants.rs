@@ -75,11 +75,14 @@ fn whole(root: &Path, options: &Options) -> Result<(), String> {
             return Err(format!("only {} of the {} names are in the list", mutants.len(), only.len()));
         }
     }
-    let copy = |name: &str| Copy::of(root, scratch.join(name), scratch.join("target"), &options.under);
+    let copy = |name: &str| Copy::of(root, &sources, scratch.join(name), scratch.join("target"), &options.under);
     let (mut chosen, mut plain) = (copy("all")?, copy("one")?);
-    let (program, left) = build::all_at_once(&mut chosen, &sources, &mutants)?;
+    let mut known = Known::of(&scratch, &sources);
+    let known_bad: BTreeSet<u32> = mutants.iter().filter(|m| known.names.contains(&m.name)).map(|m| m.number).collect();
+    let (program, left) = build::all_at_once(&mut chosen, &sources, &mutants, known_bad.clone())?;
     let of_left: Vec<&Mutant> = mutants.iter().filter(|m| left.contains(&m.number)).collect();
-    let bad = build::uncompilable(&mut plain, &sources, &of_left)?;
+    let bad = build::uncompilable(&mut plain, &sources, &of_left, known_bad)?;
+    known.keep(&mutants, bad.iter().copied())?;
     let tests = Tests::survey(&program, chosen.dir(), &scratch, &options.under)?;
     eprintln!(
         "{} mutants: {} do not compile, {} are built one at a time; {} tests, {:.0} s; no test comes by {}",
@@ -119,6 +122,7 @@ fn whole(root: &Path, options: &Options) -> Result<(), String> {
     })?;
 
     let verdicts = verdicts.all(&mutants)?;
+    known.keep(&mutants, verdicts.iter().filter(|(_, v)| **v == Verdict::Uncompilable).map(|(number, _)| *number))?;
     report(&scratch, &mutants, &verdicts)?;
     println!("{} s", started.elapsed().as_secs());
     let doubted = again(&mutants, options.again, |m| !left.contains(&m.number));
@@ -152,6 +156,31 @@ fn listed(root: &Path) -> Result<(Vec<Mutant>, BTreeMap<String, String>), String
     }
     let mutants = list::parse(&json, &sources)?;
     Ok((mutants, sources))
+}
+
+/// The mutants that an earlier run found not to compile, of the very same sources.
+struct Known {
+    path: PathBuf,
+    names: BTreeSet<String>,
+}
+
+impl Known {
+    fn of(scratch: &Path, sources: &BTreeMap<String, String>) -> Known {
+        use std::hash::{DefaultHasher, Hash, Hasher};
+        let mut hasher = DefaultHasher::new();
+        sources.hash(&mut hasher);
+        let path = scratch.join(format!("uncompilable-{:016x}", hasher.finish()));
+        eprintln!("{}", path.display());
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        Known { path, names: text.lines().map(str::to_owned).collect() }
+    }
+
+    fn keep(&mut self, mutants: &[Mutant], numbers: impl Iterator<Item = u32>) -> Result<(), String> {
+        let numbers: BTreeSet<u32> = numbers.collect();
+        self.names.extend(mutants.iter().filter(|m| numbers.contains(&m.number)).map(|m| m.name.clone()));
+        let text: String = self.names.iter().map(|name| format!("{name}\n")).collect();
+        fs::write(&self.path, text).map_err(|e| format!("{}: {e}", self.path.display()))
+    }
 }
 
 fn next<'a>(queue: &Mutex<std::vec::IntoIter<&'a Mutant>>) -> Result<Option<&'a Mutant>, String> {

@@ -72,15 +72,22 @@ pub(crate) enum Ask {
 
 impl Copy {
     /// Copies what git knows of the checkout, and what it would know.
-    pub(crate) fn of(root: &Path, dir: PathBuf, target: PathBuf, under: &[String]) -> Result<Copy, String> {
+    pub(crate) fn of(
+        root: &Path,
+        sources: &BTreeMap<String, String>,
+        dir: PathBuf,
+        target: PathBuf,
+        under: &[String],
+    ) -> Result<Copy, String> {
         let listed =
             Command::new("git").args(["ls-files", "-z", "-co", "--exclude-standard"]).current_dir(root).output();
         let listed = listed.map_err(|e| format!("git: {e}"))?.stdout;
-        let copy = Copy { dir, target, under: under.to_vec(), changed: BTreeSet::new() };
+        let copy = Copy { dir, target, under: under.to_vec(), changed: sources.keys().cloned().collect() };
         for name in String::from_utf8_lossy(&listed).split_terminator('\0') {
             let from = root.join(name);
-            // Deleted, or a link: nothing that the tests of the library need.
-            if from.is_file() {
+            // Deleted, or a link: nothing that the tests of the library need. The sources follow when it is known what they
+            // are to say, so that an earlier build may serve.
+            if from.is_file() && !sources.contains_key(name) {
                 copy.put(name, &fs::read(&from).map_err(|e| format!("{name}: {e}"))?)?;
             }
         }
@@ -196,14 +203,14 @@ fn owners<'a>(fault: &Fault, regions: &'a Regions) -> Option<&'a [u32]> {
     })
 }
 
-/// Puts all mutants into the copy and builds it. Those that can't be there are handed back: they have no such form, or it
+/// Puts all mutants into the copy, but for those in `left`, and builds it. Those that can't be there are handed back: they have no such form, or it
 /// does not compile (a constant, a function that gives `impl Trait`), whether or not they themselves would.
 pub(crate) fn all_at_once(
     copy: &mut Copy,
     sources: &BTreeMap<String, String>,
     mutants: &[Mutant],
+    mut left: BTreeSet<u32>,
 ) -> Result<(PathBuf, BTreeSet<u32>), String> {
-    let mut left = BTreeSet::new();
     let mut ask = Ask::Check;
     loop {
         let mut files = BTreeMap::from([("src/lib.rs".to_owned(), format!("{}{CHOOSER}", sources["src/lib.rs"]))]);
@@ -238,13 +245,18 @@ pub(crate) fn all_at_once(
     }
 }
 
-/// Which of these mutants do not compile as edits of the text. Many are asked about in one go, but only one a function.
+/// From how many answers on another question in one go is cheaper than a build each.
+const WORTHWHILE: usize = 10;
+
+/// Mutants that do not compile as edits of the text, with those that are known not to. Many are asked about in one go, but only one a function. Not all are
+/// found: what the compiler does not say of many it says of one, when that is built.
 pub(crate) fn uncompilable(
     copy: &mut Copy,
     sources: &BTreeMap<String, String>,
     mutants: &[&Mutant],
+    mut bad: BTreeSet<u32>,
 ) -> Result<BTreeSet<u32>, String> {
-    let (mut pending, mut bad) = (mutants.to_vec(), BTreeSet::new());
+    let mut pending: Vec<&Mutant> = mutants.iter().copied().filter(|m| !bad.contains(&m.number)).collect();
     while !pending.is_empty() {
         let mut taken: BTreeMap<&str, Vec<&Mutant>> = BTreeMap::new();
         for mutant in &pending {
@@ -279,19 +291,15 @@ pub(crate) fn uncompilable(
             regions.insert((*name).to_owned(), places);
         }
         copy.change(sources, &files)?;
-        let asked: BTreeSet<u32> = taken.values().flatten().map(|m| m.number).collect();
-        match copy.build(Ask::Check)? {
-            Built::Good(_) => pending.retain(|m| !asked.contains(&m.number)),
-            Built::Failed(faults) => {
-                let found: BTreeSet<u32> =
-                    faults.iter().filter_map(|f| owners(f, &regions)).flatten().copied().collect();
-                if found.is_empty() {
-                    return Err(format!("an error that is no mutant's:\n{}", faults[0].words));
-                }
-                pending.retain(|m| !found.contains(&m.number));
-                bad.extend(found);
-                eprintln!("{} do not compile, {} to be asked", bad.len(), pending.len());
-            }
+        let found: BTreeSet<u32> = match copy.build(Ask::Check)? {
+            Built::Good(_) => break,
+            Built::Failed(faults) => faults.iter().filter_map(|f| owners(f, &regions)).flatten().copied().collect(),
+        };
+        pending.retain(|m| !found.contains(&m.number));
+        bad.extend(&found);
+        eprintln!("{} do not compile, {} to be asked", bad.len(), pending.len());
+        if found.len() < WORTHWHILE {
+            break;
         }
     }
     Ok(bad)

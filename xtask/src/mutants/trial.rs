@@ -58,15 +58,14 @@ impl Tests {
         let mut tests = Tests { program: own, dir: dir.to_owned(), under: under.to_vec(), all: Vec::new() };
         let file = scratch.join("reached");
         for name in names {
-            let started = std::time::Instant::now();
             let mut test = Test { name, seconds: 60.0, reached: None };
             for (variable, value) in [(CHOSEN, Path::new("0")), (REACHED, file.as_path())] {
-                let end = tests.process(&[&test], variable, value)?;
+                let (end, seconds) = tests.process(&[&test], variable, value)?;
                 if end != End::Passed {
                     return Err(format!("without a mutant, {} ends as {end:?}", test.name));
                 }
                 if variable == CHOSEN {
-                    test.seconds = started.elapsed().as_secs_f64();
+                    test.seconds = seconds;
                 }
             }
             let lines = fs::read_to_string(&file).unwrap_or_default();
@@ -119,7 +118,7 @@ impl Tests {
                 sum <= budget
             };
             let (heap, later) = rest.split_at(rest.iter().take_while(fits).count().max(1));
-            match self.process(heap, CHOSEN, Path::new(&number.to_string()))? {
+            match self.process(heap, CHOSEN, Path::new(&number.to_string()))?.0 {
                 End::Passed => {}
                 End::Failed => return Ok(Verdict::Caught),
                 End::Endless => return Ok(Verdict::TimedOut),
@@ -129,8 +128,8 @@ impl Tests {
         Ok(Verdict::Survived)
     }
 
-    /// Some tests, one after the other, in a process that is ended when it takes too much.
-    fn process(&self, tests: &[&Test], variable: &str, value: &Path) -> Result<End, String> {
+    /// Some tests, one after the other, in a process that is ended when it takes too much; and how long they say they took.
+    fn process(&self, tests: &[&Test], variable: &str, value: &Path) -> Result<(End, f64), String> {
         let usual: f64 = tests.iter().map(|t| t.seconds).sum();
         let seconds = 5 + (usual * 10.0) as u64;
         // Waiting costs no time of the processor: that bound is a wide one.
@@ -141,11 +140,12 @@ impl Tests {
         // The same cases each time: or chance would decide about a mutant.
         command.env(variable, value).env("PROPTEST_RNG_SEED", "1").env("RUST_BACKTRACE", "0");
         let out = command.output().map_err(|e| format!("the tests: {e}"))?;
-        let ran = format!("running {} test", tests.len());
-        if !String::from_utf8_lossy(&out.stdout).contains(&ran) {
+        let said = String::from_utf8_lossy(&out.stdout);
+        if !said.contains(&format!("running {} test", tests.len())) {
             return Err(format!("not the {} tests that were asked for: {out:?}", tests.len()));
         }
-        end(out.status)
+        let took = said.rsplit_once("finished in ").and_then(|(_, after)| after.split_once('s'));
+        Ok((end(out.status)?, took.and_then(|(n, _)| n.parse().ok()).unwrap_or(0.0)))
     }
 }
 
