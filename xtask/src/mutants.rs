@@ -23,7 +23,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::sync::Mutex;
-use trial::{Tests, Verdict};
+use trial::{Pace, Tests, Verdict};
 
 /// The files whose mutants are tried.
 const FILES: [&str; 3] = ["src/format/**", "src/policy.rs", "src/policy/**"];
@@ -81,7 +81,10 @@ fn whole(root: &Path, options: &Options) -> Result<(), String> {
     let known_bad: BTreeSet<u32> = mutants.iter().filter(|m| known.names.contains(&m.name)).map(|m| m.number).collect();
     let (program, left) = build::all_at_once(&mut chosen, &sources, &mutants, known_bad.clone())?;
     let of_left: Vec<&Mutant> = mutants.iter().filter(|m| left.contains(&m.number)).collect();
-    let bad = build::uncompilable(&mut plain, &sources, &of_left, known_bad)?;
+    let bad = match known_bad.is_empty() {
+        true => build::uncompilable(&mut plain, &sources, &of_left)?,
+        false => known_bad,
+    };
     known.keep(&mutants, bad.iter().copied())?;
     let tests = Tests::survey(&program, chosen.dir(), &scratch, &options.under)?;
     eprintln!(
@@ -98,27 +101,36 @@ fn whole(root: &Path, options: &Options) -> Result<(), String> {
     for number in &bad {
         verdicts.add(&mutants, *number, Verdict::Uncompilable)?;
     }
-    let queue = |one_by_one: bool| {
-        let mine = |m: &&Mutant| !bad.contains(&m.number) && left.contains(&m.number) == one_by_one;
-        Mutex::new(mutants.iter().filter(mine).collect::<Vec<_>>().into_iter())
-    };
-    let (alone, together) = (queue(true), queue(false));
-    let try_together = || -> Result<(), String> {
+    // Two at a time. What must be built is tried beside the slow tests.
+    let queue = |of: Vec<_>| Mutex::new(of.into_iter());
+    let together = queue(mutants.iter().filter(|m| !left.contains(&m.number)).collect());
+    let alone = of_left.iter().copied().filter(|m| !bad.contains(&m.number)).collect();
+    let passed = Mutex::new(Vec::new());
+    let try_quick = || -> Result<(), String> {
         while let Some(mutant) = next(&together)? {
-            verdicts.add(&mutants, mutant.number, tests.judge(mutant.number, &mutant.file)?)?;
+            match tests.judge(mutant.number, &mutant.file, Pace::Quick)? {
+                Verdict::Survived => {
+                    eprintln!("passes the quick tests: {}", mutant.name);
+                    passed.lock().map_err(|e| e.to_string())?.push(mutant);
+                }
+                verdict => verdicts.add(&mutants, mutant.number, verdict)?,
+            }
         }
         Ok(())
     };
-    let mut try_alone = || -> Result<(), String> {
-        while let Some(mutant) = next(&alone)? {
+    two_threads(&try_quick, try_quick)?;
+    let passed = queue(passed.into_inner().map_err(|e| e.to_string())?);
+    let try_slow = || -> Result<(), String> {
+        while let Some(mutant) = next(&passed)? {
+            verdicts.add(&mutants, mutant.number, tests.judge(mutant.number, &mutant.file, Pace::Slow)?)?;
+        }
+        Ok(())
+    };
+    two_threads(&try_slow, || {
+        for mutant in Vec::into_iter(alone) {
             verdicts.add(&mutants, mutant.number, edited(&mut plain, &sources, &tests, mutant)?)?;
         }
-        try_together()
-    };
-    // Two at a time; one of them begins with those that must be built.
-    std::thread::scope(|scope| {
-        let other = scope.spawn(try_together);
-        try_alone().and(other.join().map_err(|_| "a thread panicked".to_owned())?)
+        try_slow()
     })?;
 
     let verdicts = verdicts.all(&mutants)?;
@@ -170,7 +182,6 @@ impl Known {
         let mut hasher = DefaultHasher::new();
         sources.hash(&mut hasher);
         let path = scratch.join(format!("uncompilable-{:016x}", hasher.finish()));
-        eprintln!("{}", path.display());
         let text = fs::read_to_string(&path).unwrap_or_default();
         Known { path, names: text.lines().map(str::to_owned).collect() }
     }
@@ -181,6 +192,16 @@ impl Known {
         let text: String = self.names.iter().map(|name| format!("{name}\n")).collect();
         fs::write(&self.path, text).map_err(|e| format!("{}: {e}", self.path.display()))
     }
+}
+
+fn two_threads(
+    one: impl FnOnce() -> Result<(), String> + Send,
+    here: impl FnOnce() -> Result<(), String>,
+) -> Result<(), String> {
+    std::thread::scope(|scope| {
+        let one = scope.spawn(one);
+        here().and(one.join().map_err(|_| "a thread panicked".to_owned())?)
+    })
 }
 
 fn next<'a>(queue: &Mutex<std::vec::IntoIter<&'a Mutant>>) -> Result<Option<&'a Mutant>, String> {
@@ -195,7 +216,13 @@ fn edited(
     mutant: &Mutant,
 ) -> Result<Verdict, String> {
     match copy.with(sources, mutant)? {
-        Some(program) => tests.of(program, copy.dir()).judge(0, &mutant.file),
+        Some(program) => {
+            let tests = tests.of(program, copy.dir());
+            match tests.judge(0, &mutant.file, Pace::Quick)? {
+                Verdict::Survived => tests.judge(0, &mutant.file, Pace::Slow),
+                verdict => Ok(verdict),
+            }
+        }
         None => Ok(Verdict::Uncompilable),
     }
 }

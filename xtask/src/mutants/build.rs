@@ -248,15 +248,14 @@ pub(crate) fn all_at_once(
 /// From how many answers on another question in one go is cheaper than a build each.
 const WORTHWHILE: usize = 10;
 
-/// Mutants that do not compile as edits of the text, with those that are known not to. Many are asked about in one go, but only one a function. Not all are
+/// Mutants that do not compile as edits of the text. Many are asked about in one go, but only one a function. Not all are
 /// found: what the compiler does not say of many it says of one, when that is built.
 pub(crate) fn uncompilable(
     copy: &mut Copy,
     sources: &BTreeMap<String, String>,
     mutants: &[&Mutant],
-    mut bad: BTreeSet<u32>,
 ) -> Result<BTreeSet<u32>, String> {
-    let mut pending: Vec<&Mutant> = mutants.iter().copied().filter(|m| !bad.contains(&m.number)).collect();
+    let (mut pending, mut bad) = (mutants.to_vec(), BTreeSet::new());
     while !pending.is_empty() {
         let mut taken: BTreeMap<&str, Vec<&Mutant>> = BTreeMap::new();
         for mutant in &pending {

@@ -8,6 +8,7 @@ use super::build::{CHOSEN, REACHED, under};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 /// The tests that are run.
 pub(crate) const PARTS: [&str; 2] = ["format::", "policy::"];
@@ -23,6 +24,16 @@ pub(crate) enum Verdict {
     /// The edited source does not compile.
     Uncompilable,
 }
+
+/// The tests that are meant: first the quick ones are tried with all mutants, then the slow ones with those that are left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pace {
+    Quick,
+    Slow,
+}
+
+/// From how many seconds on a test is a slow one.
+const SLOW: f64 = 0.5;
 
 /// A program with tests, and what is known of them.
 pub(crate) struct Tests {
@@ -56,28 +67,44 @@ impl Tests {
         let own = scratch.join("tests");
         fs::copy(program, &own).map_err(|e| format!("the tests: {e}"))?;
         let mut tests = Tests { program: own, dir: dir.to_owned(), under: under.to_vec(), all: Vec::new() };
-        let file = scratch.join("reached");
-        for name in names {
-            let mut test = Test { name, seconds: 60.0, reached: None };
-            for (variable, value) in [(CHOSEN, Path::new("0")), (REACHED, file.as_path())] {
-                let (end, seconds) = tests.process(&[&test], variable, value)?;
-                if end != End::Passed {
-                    return Err(format!("without a mutant, {} ends as {end:?}", test.name));
-                }
-                if variable == CHOSEN {
-                    test.seconds = seconds;
-                }
+        let names = Mutex::new(names.into_iter().enumerate());
+        let look = || -> Result<Vec<Test>, String> {
+            let mut seen = Vec::new();
+            while let Some((i, name)) = names.lock().map_err(|e| e.to_string())?.next() {
+                seen.push(tests.looked_at(name, &scratch.join(format!("reached-{i}")))?);
             }
-            let lines = fs::read_to_string(&file).unwrap_or_default();
-            let _ = fs::remove_file(&file);
-            test.reached =
-                Some(lines.lines().map(|n| n.parse().map_err(|e| format!("{n}: {e}"))).collect::<Result<_, _>>()?);
-            tests.all.push(test);
+            Ok(seen)
+        };
+        let halves = std::thread::scope(|scope| {
+            let other = scope.spawn(look);
+            [look(), other.join().unwrap_or_else(|_| Err("a thread panicked".to_owned()))]
+        });
+        for half in halves {
+            tests.all.extend(half?);
         }
         if tests.all.len() < 100 {
             return Err(format!("only {} tests were found", tests.all.len()));
         }
         Ok(tests)
+    }
+
+    /// What is known of a test that has run twice.
+    fn looked_at(&self, name: String, file: &Path) -> Result<Test, String> {
+        let mut test = Test { name, seconds: 60.0, reached: None };
+        for (variable, value) in [(CHOSEN, Path::new("0")), (REACHED, file)] {
+            let (end, seconds) = self.process(&[&test], variable, value)?;
+            if end != End::Passed {
+                return Err(format!("without a mutant, {} ends as {end:?}", test.name));
+            }
+            if variable == CHOSEN {
+                test.seconds = seconds;
+            }
+        }
+        let lines = fs::read_to_string(file).unwrap_or_default();
+        let _ = fs::remove_file(file);
+        test.reached =
+            Some(lines.lines().map(|n| n.parse().map_err(|e| format!("{n}: {e}"))).collect::<Result<_, _>>()?);
+        Ok(test)
     }
 
     /// The same tests in another program, of which nothing is known but how long they take.
@@ -104,10 +131,14 @@ impl Tests {
     }
 
     /// Tries a mutant: quick tests and those of its own module first, in ever larger heaps, until one fails.
-    pub(crate) fn judge(&self, number: u32, file: &str) -> Result<Verdict, String> {
+    pub(crate) fn judge(&self, number: u32, file: &str, pace: Pace) -> Result<Verdict, String> {
         let own = module(file);
-        let mut tests: Vec<&Test> =
-            self.all.iter().filter(|t| t.reached.as_ref().is_none_or(|reached| reached.contains(&number))).collect();
+        let wanted = |t: &&Test| match pace {
+            Pace::Quick => t.seconds < SLOW,
+            Pace::Slow => t.seconds >= SLOW,
+        };
+        let comes_by = |t: &&Test| t.reached.as_ref().is_none_or(|reached| reached.contains(&number));
+        let mut tests: Vec<&Test> = self.all.iter().filter(wanted).filter(comes_by).collect();
         let cost = |t: &Test| t.seconds + if t.name.starts_with(&own) { 0.0 } else { 0.2 };
         tests.sort_by(|a, b| cost(a).total_cmp(&cost(b)));
         let (mut rest, mut budget) = (tests.as_slice(), 0.1);
