@@ -235,6 +235,16 @@ fn a_policy_says_what_it_means_or_is_refused() {
         assert!(e.message().contains(why) && e.message().starts_with("policy.yaml: "), "{text}: {e}");
     }
     assert!(Policy::parse(b"version: 1\nrules: {\"policy.format\": refuse}").is_ok());
+    // 64 names of 64 bytes.
+    let named = |count: usize, length: usize| {
+        let names: Vec<String> = (1..count).map(|i| format!("{i:0length$}")).collect();
+        Policy::parse(format!("version: 1\nscanners: [format, {}]", names.join(", ").replace("00", "aa")).as_bytes())
+    };
+    assert_eq!(named(64, 64).expect("a policy").scanners().len(), 64);
+    assert!(named(65, 64).expect_err("too many").message().contains("over 64 scanners"));
+    assert!(named(2, 65).expect_err("too long").message().contains("no name of a scanner"));
+    let control = b"version: 1\nscanners: [format, \"a\\nb\"]";
+    assert!(Policy::parse(control).expect_err("a line break").message().contains("no name of a scanner"));
     assert!(Policy::parse(b"version: 1 # \xff").expect_err("bytes").message().contains("UTF-8"));
     let long = |extra: usize| format!("version: 1\n{}", "#".repeat(text::MAX_BYTES as usize - 11 + extra));
     assert!(Policy::parse(long(0).as_bytes()).is_ok());
