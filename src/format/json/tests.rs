@@ -25,7 +25,8 @@ fn tokens(bytes: &[u8]) -> Result<Vec<String>, (String, Option<u64>)> {
 
 #[test]
 fn a_token_is_found_where_it_lies_in_the_file() {
-    let mut lexer = Lexer::new(&b"xx  [ 12 ]", 2, 10, &BAD).shifted(100);
+    let input = b"xx  [ 12 ]".as_slice();
+    let mut lexer = Lexer::new(&input, 2, 10, &BAD).shifted(100);
     let mut places = Vec::new();
     while lexer.next().expect("JSON").is_some() {
         places.push((lexer.token_at(), lexer.position()));
