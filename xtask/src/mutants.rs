@@ -118,7 +118,7 @@ fn whole(root: &Path, options: &Options) -> Result<(), String> {
         }
         Ok(())
     };
-    two_threads(&try_quick, try_quick)?;
+    two_threads(try_quick, try_quick)?;
     let passed = queue(passed.into_inner().map_err(|e| e.to_string())?);
     let try_slow = || -> Result<(), String> {
         while let Some(mutant) = next(&passed)? {
@@ -126,7 +126,7 @@ fn whole(root: &Path, options: &Options) -> Result<(), String> {
         }
         Ok(())
     };
-    two_threads(&try_slow, || {
+    two_threads(try_slow, || {
         for mutant in Vec::into_iter(alone) {
             verdicts.add(&mutants, mutant.number, edited(&mut plain, &sources, &tests, mutant)?)?;
         }

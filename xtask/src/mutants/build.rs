@@ -193,7 +193,7 @@ fn fault(message: &Value) -> Option<Fault> {
 }
 
 /// Files of a copy with the places in them that belong to mutants.
-type Regions = BTreeMap<String, Vec<(Range<usize>, Vec<u32>)>>;
+type Regions = BTreeMap<String, rewrite::Regions>;
 
 /// The mutants of the smallest region in which a place of the error lies; the first place that lies in one decides.
 fn owners<'a>(fault: &Fault, regions: &'a Regions) -> Option<&'a [u32]> {

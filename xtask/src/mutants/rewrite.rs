@@ -20,11 +20,13 @@ use syn::{BinOp, Expr};
 /// A file that holds its mutants.
 pub(crate) struct Rewritten {
     pub(crate) text: String,
-    /// What was written for which mutants: an error of the compiler in there is theirs. Regions lie in each other.
-    pub(crate) regions: Vec<(Range<usize>, Vec<u32>)>,
+    pub(crate) regions: Regions,
     /// Those that have no form in which they can be chosen.
     pub(crate) left: Vec<u32>,
 }
+
+/// What was written for which mutants: an error of the compiler in there is theirs. Regions lie in each other.
+pub(crate) type Regions = Vec<(Range<usize>, Vec<u32>)>;
 
 /// Puts the mutants into the source of their file.
 pub(crate) fn rewrite(source: &str, mutants: &[&Mutant]) -> Result<Rewritten, String> {
@@ -257,7 +259,7 @@ struct Piece {
     own: Vec<(Range<usize>, u32)>,
 }
 
-fn write(source: &str, edits: BTreeMap<Place, Vec<(u32, String)>>) -> (String, Vec<(Range<usize>, Vec<u32>)>) {
+fn write(source: &str, edits: BTreeMap<Place, Vec<(u32, String)>>) -> (String, Regions) {
     let mut pieces = Vec::new();
     let count = edits.len();
     let mut all = Vec::new();
