@@ -286,6 +286,18 @@ mod tests {
     }
 
     #[test]
+    fn a_severity_has_one_name_in_the_policy_and_in_json() {
+        for (severity, name) in [
+            (Severity::Info, "info"),
+            (Severity::Warning, "warning"),
+            (Severity::High, "high"),
+            (Severity::Critical, "critical"),
+        ] {
+            assert_eq!((severity.as_str(), serde_json::json!(severity)), (name, name.into()));
+        }
+    }
+
+    #[test]
     fn what_stands_in_a_place_can_be_printed() {
         let place = Place::part("a\u{202e}b\n\0").part.expect("a part");
         assert_eq!(place, "a\\u{202e}b\\n\\0");

@@ -176,4 +176,21 @@ mod tests {
         }
         assert_eq!(read_range(&b"0123456789".as_slice(), 2, 5, 5).expect("there"), b"23456");
     }
+
+    #[test]
+    fn what_is_read_is_counted() {
+        let counted = Counted::new(b"0123456789");
+        for (at, length) in [(0, 3), (4, 2)] {
+            counted.read_at(at, &mut [0; 4][..length]).expect("there");
+        }
+        assert_eq!((counted.reads.get(), counted.read.get()), (2, 5));
+    }
+
+    #[test]
+    fn a_range_of_several_pieces_is_read_in_their_order() {
+        let bytes: Vec<u8> = (0..3 * PIECE as u32 + 9).map(|i| (i % 251) as u8).collect();
+        let (at, length) = (2 * PIECE + 7, PIECE + 2);
+        let read = read_range(&bytes.as_slice(), at as u64, length as u64, length as u64).expect("there");
+        assert!(read == bytes[at..at + length]);
+    }
 }

@@ -408,7 +408,7 @@ impl Walk<'_, '_> {
         match data {
             Data::Tensor(tensor) => self.tensor(*tensor, number, at),
             Data::Entry { key, value } => self.entry(key, value, number, at),
-            Data::Opset { domain, version } => self.opset(domain, version, number, at),
+            Data::Opset { domain, version } => self.opset(domain, version, at),
             Data::Node { op, domain, overload } => {
                 self.nodes += 1;
                 let kept = self.functions.node(
@@ -483,8 +483,9 @@ impl Walk<'_, '_> {
             );
             self.add(&DUPLICATE, Place::part_at(&tensor.name, at), why)?;
         }
+        // The model's own graph is the only one that can be open right above it.
         match graph {
-            1 if matches!(self.frames.get(1), Some(Frame { number: 7, .. })) => self.description.tensors.push(tensor),
+            1 => self.description.tensors.push(tensor),
             _ => self.constants += 1,
         }
         Ok(())
@@ -512,9 +513,9 @@ impl Walk<'_, '_> {
         Ok(())
     }
 
-    fn opset(&mut self, domain: String, version: i64, number: u32, at: u64) -> Parsed<()> {
+    fn opset(&mut self, domain: String, version: i64, at: u64) -> Parsed<()> {
         // A function's own do not tell what the model's operators mean.
-        if number != 8 || self.frames.len() != 1 {
+        if self.frames.len() != 1 {
             return Ok(());
         }
         self.keep(domain.len() + 64)?;

@@ -466,6 +466,11 @@ mod tests {
             let field = first(&mut walker);
             assert_eq!(walker.text(&field, keep).expect("reads").as_deref(), text, "{bytes:?}");
         }
+        // 200,000 bytes come in several pieces.
+        let long: &[u8] = &[b"\x0a\xc0\x9a\x0c".as_slice(), &[b'a'; 200_000]].concat();
+        let mut walker = Walker::new(&long);
+        let field = first(&mut walker);
+        assert_eq!(walker.text(&field, 150_000).expect("reads").map(|t| t.len()), Some(150_000));
     }
 
     #[test]

@@ -268,6 +268,7 @@ mod tests {
         };
         assert!(edit(0, b'b', false).1.contains("checksum"));
         assert!(edit(124, b'9', true).1.contains("octal"));
+        assert!(edit(124, b'+', true).1.contains("octal"), "no sign");
         assert!(edit(124, 0x80, true).1.contains("octal"), "no base-256 sizes");
         assert!(edit(124, b'7', true).1.contains("are left"));
         let size = |n: usize| {

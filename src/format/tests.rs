@@ -137,3 +137,52 @@ fn a_hostile_template_is_found_wherever_it_stands() {
         assert!(findings.list().iter().any(|f| f.rule.starts_with("template.")), "{name}: {findings:?}");
     }
 }
+
+/// What has to be read to its end is not looked at ahead of the copy.
+#[test]
+fn archives_pickles_and_onnx_are_read_whole() {
+    let zip = super::zip::tests::build(&[super::zip::tests::entry("a", b"b")], false).bytes;
+    for (bytes, whole) in [
+        (zip.as_slice(), true),
+        (b"\x80\x02}q\x00.", true),
+        (b"{}", false),
+        (&gguf_file(3, 0, 0, 24), false),
+        (b"\x02\0\0\0\0\0\0\0{}", false),
+    ] {
+        assert_eq!(is_read_whole(&bytes).expect("reads"), whole, "{bytes:?}");
+    }
+}
+
+#[test]
+fn an_inspector_looks_at_onnx_first_and_at_all_files_together() {
+    let paths = ["a.data", "b.onnx", "c.json"].map(|p| p.parse::<RelPath>().expect("a path"));
+    assert_eq!(Inspector::order(paths.iter()), [1, 0, 2]);
+
+    // Raw bytes stand for weights only where an ONNX file says so, and never bytes that are a program.
+    for (external, bytes, kind) in [
+        (true, &b"\x01\x02\x03"[..], Kind::Companion),
+        (true, b"\x7fELF", Kind::Other),
+        (false, b"\x01\x02\x03", Kind::Other),
+    ] {
+        let mut inspector = Inspector::default();
+        if external {
+            inspector.external.insert(paths[0].clone());
+        }
+        inspector.file(&paths[0], &bytes).expect("reads");
+        assert_eq!(inspector.latest().map(|d| d.kind), Some(kind), "{external} {bytes:?}");
+        assert_eq!(inspector.findings.list().is_empty(), kind == Kind::Companion);
+    }
+
+    let mut inspector = Inspector::default();
+    assert!(inspector.latest().is_none());
+    let number = |key: &str, n: u16| {
+        [&(key.len() as u64).to_le_bytes()[..], key.as_bytes(), &2u32.to_le_bytes(), &n.to_le_bytes()].concat()
+    };
+    let part = [gguf_file(3, 0, 2, 24), number("split.no", 0), number("split.count", 2)].concat();
+    for (path, bytes) in [("z-00001-of-00002.gguf", part.as_slice()), ("a.json", b"{}")] {
+        inspector.file(&path.parse().expect("a path"), &bytes).expect("reads");
+    }
+    let (candidates, findings) = inspector.finish(Layout::Folder);
+    assert_eq!(candidates.iter().map(|c| c.path.as_str()).collect::<Vec<_>>(), ["a.json", "z-00001-of-00002.gguf"]);
+    assert!(findings.list().iter().any(|f| f.rule == "gguf.split-missing"), "{findings:?}");
+}

@@ -230,5 +230,26 @@ mod tests {
         assert!(!found(json!({"gguf_guard_fingerprint": own.structure_hash, "gguf_guard_manifest": own})));
         assert!(found(json!({"gguf_guard_fingerprint": other})));
         assert!(found(json!({"gguf_guard_manifest": {"file_hash": other}})));
+
+        // Of several files it may be that of any, or of all their tensors; what else it is, is said.
+        let (second, own_hash) = (guarded.clone(), guarded[0].manifest.file_hash);
+        let two: Vec<Guarded> = guarded.iter().cloned().chain(second).collect();
+        let all = guard::structure_hash_of(two.iter().flat_map(|g| &g.manifest.tensors));
+        let said = |fingerprint: Sha256Digest, file: Sha256Digest, guarded: &[Guarded]| {
+            let mut findings = Findings::new();
+            let evidence = json!({"gguf_guard_fingerprint": fingerprint, "gguf_guard_manifest": {"file_hash": file}});
+            compare_guard(evidence.as_object().expect("an object"), &path, guarded, &mut findings);
+            findings.list().iter().map(|f| f.message.clone()).collect::<Vec<_>>().join("\n")
+        };
+        assert_eq!((said(all, own_hash, &two), said(own.structure_hash, own_hash, &two)), <_>::default());
+        for (guarded, fingerprint, words) in [
+            (&two[..], other, "that of no file here".to_owned()),
+            (&two[..1], other, format!("it is {own_hash} here")),
+            (&two[..1], all, format!("it is {} here", own.structure_hash)),
+            (&[], all, "no file here is a GGUF".to_owned()),
+        ] {
+            let said = said(fingerprint, other, guarded);
+            assert!(said.contains(&words), "{said:?} should say {words:?}");
+        }
     }
 }

@@ -113,6 +113,58 @@ fn a_refusal_names_the_first_and_carries_all() {
     assert_eq!(e.findings().len(), 6, "those that refuse, and no other");
 }
 
+fn found(rules: &[&'static Rule]) -> Findings {
+    let mut findings = Findings::new();
+    let file = "m.gguf".parse().expect("a path");
+    rules.iter().for_each(|rule| findings.add(&file, rule, Place::whole(), "it"));
+    findings
+}
+
+#[test]
+fn what_is_said_of_a_verdict_counts_and_names_right() {
+    let verdict = |rules: &[&'static Rule]| Policy::built_in().verdict(&found(rules), BTreeMap::new());
+    let said = |rules: &[&'static Rule]| verdict(rules).admit().expect_err("refused").message().to_owned();
+    assert_eq!(verdict(&[&INFO]).summary(), "policy built-in: nothing to object");
+    let summary = verdict(&[&INFO, &WARNING, &WARNING, &HIGH]).summary();
+    assert_eq!(summary, "policy built-in: refuse of test.high, test.warning");
+    assert_eq!(said(&[&HIGH; 3]), "m.gguf: it [test.high]; ".repeat(3).trim_end_matches("; "));
+    // Of one rule in one file 16 are kept.
+    let many = verdict(&[&HIGH; 20]);
+    assert_eq!((many.findings.len(), many.more), (16, 4));
+    assert!(said(&[&HIGH; 20]).ends_with("; and 17 more: `securereg inspect` lists them"));
+    for (verdict, more) in [(many, Some(4)), (verdict(&[&HIGH]), None)] {
+        assert_eq!(serde_json::to_value(&verdict).expect("JSON").get("more").and_then(|n| n.as_u64()), more);
+    }
+}
+
+#[test]
+fn only_what_refuses_stops_a_look_ahead() {
+    let policy = Policy::built_in();
+    policy.admit_so_far(&found(&[&INFO, &WARNING])).expect("nothing that refuses");
+    assert_eq!(policy.admit_so_far(&found(&[&HIGH])).expect_err("refused").kind(), ErrorKind::Refused);
+}
+
+/// What is refused for what it is needs no second finding; but nothing without a model passes.
+#[test]
+fn no_model_is_said_unless_a_file_was_refused_for_what_it_is() {
+    for (kind, rule, rules) in [
+        (Kind::Other, &HIGH, &["test.high"][..]),
+        (Kind::Other, &WARNING, &["policy.no-model", "test.warning"]),
+        (Kind::Companion, &HIGH, &["policy.no-model", "test.high"]),
+    ] {
+        let evidence = Evidence { findings: found(&[rule]), ..evidence(&[("m.gguf", kind)]) };
+        let e = Policy::built_in().look(Layout::File, &[&"m.gguf".parse().expect("a path")], &mut { evidence }, None);
+        let found: Vec<&str> = e.expect("a verdict").1.findings.iter().map(|j| j.finding.rule).collect();
+        assert_eq!(found, rules, "{kind:?} {rule:?}");
+    }
+}
+
+#[test]
+fn a_split_set_of_ggufs_and_a_folder_of_others_are_cleared() {
+    judge(&["a.gguf"], evidence(&[("a.gguf", G)]), None, Layout::Split).expect("a split set");
+    judge(&["a.safetensors"], evidence(&[("a.safetensors", S)]), None, Layout::Folder).expect("a folder");
+}
+
 #[test]
 fn scanners_that_the_policy_names_must_have_run_and_found_nothing() {
     let policy = Policy::parse(b"version: 1\nscanners: [format, clamav]\n").expect("a policy");
@@ -183,6 +235,16 @@ fn a_policy_says_what_it_means_or_is_refused() {
         assert!(e.message().contains(why) && e.message().starts_with("policy.yaml: "), "{text}: {e}");
     }
     assert!(Policy::parse(b"version: 1\nrules: {\"policy.format\": refuse}").is_ok());
+    // 64 names of 64 bytes.
+    let named = |count: usize, length: usize| {
+        let names: Vec<String> = (1..count).map(|i| format!("{i:0length$}")).collect();
+        Policy::parse(format!("version: 1\nscanners: [format, {}]", names.join(", ").replace("00", "aa")).as_bytes())
+    };
+    assert_eq!(named(64, 64).expect("a policy").scanners().len(), 64);
+    assert!(named(65, 64).expect_err("too many").message().contains("over 64 scanners"));
+    assert!(named(2, 65).expect_err("too long").message().contains("no name of a scanner"));
+    let control = b"version: 1\nscanners: [format, \"a\\nb\"]";
+    assert!(Policy::parse(control).expect_err("a line break").message().contains("no name of a scanner"));
     assert!(Policy::parse(b"version: 1 # \xff").expect_err("bytes").message().contains("UTF-8"));
     let long = |extra: usize| format!("version: 1\n{}", "#".repeat(text::MAX_BYTES as usize - 11 + extra));
     assert!(Policy::parse(long(0).as_bytes()).is_ok());

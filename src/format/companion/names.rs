@@ -218,7 +218,6 @@ pub(super) fn path_key(key: &str) -> Option<PathKey> {
         "tokenizer_file" | "special_tokens_map_file" | "vocab_file" | "merges_file" | "spm_file" => {
             Some(PathKey::Remembered)
         }
-        _ if key.ends_with("name_or_path") => Some(PathKey::Note),
         "file" | "filename" | "file_name" => Some(PathKey::File),
         _ if key.ends_with("_file") || key.ends_with("_filename") || key.ends_with("_files") => Some(PathKey::File),
         _ if key.ends_with("_path") || key.ends_with("_dir") => Some(PathKey::Note),

@@ -512,3 +512,20 @@ fn mutations_are_survived() {
         }
     }
 }
+
+#[test]
+fn names_of_code_and_addresses_are_told_from_what_is_like_them() {
+    for (text, code, url) in [
+        ("a.py", true, false),
+        (".py", false, false),
+        ("git+https://x", false, true),
+        ("a b://x", false, false),
+        ("a://", false, false),
+        ("://x", false, false),
+    ] {
+        assert_eq!((names::names_code(text), names::is_url(text)), (code, url), "{text}");
+    }
+    for key in ["_name_or_path", "name_or_path", "base_model_name_or_path"] {
+        assert_eq!(names::path_key(key), Some(names::PathKey::Note), "{key}");
+    }
+}

@@ -583,6 +583,11 @@ mod tests {
             (of("grovemoe", &[u32("grovemoe.experts_per_group", 0)]), "gguf.zero", "experts_per_group is 0"),
             (of("llama", &[u32("llama.embedding_length", 0)]), "gguf.zero-size", "embedding_length is 0"),
             (of("llama", &[u32("llama.context_length", 0)]), "gguf.zero-size", "context_length is 0"),
+            (
+                of("llama", &[u32("llama.embedding_length", 0), u32(HEADS, 4)]),
+                "gguf.zero-size",
+                "embedding_length is 0",
+            ),
             (with(&[u32(HEADS, 0)]), "gguf.heads", "head_count is 0"),
             (with(&[u32(HEADS, 4), u32(GROUPS, 0)]), "gguf.heads", "head_count_kv is 0"),
             (with(&[u32(HEADS, 4), u32(GROUPS, 3)]), "gguf.heads", "4 attention heads for 3"),
@@ -615,6 +620,7 @@ mod tests {
             with(&[u32(HEADS, 4), u32(GROUPS, 2), u32("llama.rope.dimension_count", 16)]),
             with(&[u32(HEADS, 64), i32s(GROUPS, &[0, 64])]),
             with(&[i32s(HEADS, &[0, 4]), i32s(GROUPS, &[0, 2])]),
+            with(&[i32s(HEADS, &[0, 0]), u32(GROUPS, 0)]),
             with(&[u32(HEADS, 65), u32("llama.attention.key_length", 8), u32("llama.attention.value_length", 8)]),
             of("mamba", &[u32("mamba.attention.head_count", 0)]),
             of("hunyuan-dense", &[u32("hunyuan-dense.expert_count", 1), u32("hunyuan-dense.expert_used_count", 0)]),
@@ -690,6 +696,7 @@ mod tests {
             (with(&[i32s(HEADS, &[4, 4, 4])]), "gguf.array-length", "3 values for 2 layers"),
             (with(&[u32(HEADS, 7)]), "gguf.heads-embedding", "7, which does not divide"),
             (llama(3, &[u32("llama.block_count", 2)]), "gguf.layers-present", "\"blk.2.attn_norm.weight\""),
+            (llama(4, &[u32("llama.block_count", 2)]), "gguf.layers-present", "\"blk.2.attn_norm.weight\""),
             (llama(2, &[u32("llama.block_count", 3)]), "gguf.layers-present", "no tensor is of layer 2"),
             (rows(1), "gguf.embedding-rows", "1 rows for 2 tokens"),
             (rows(3), "gguf.embedding-rows", "3 rows for 2 tokens"),
@@ -715,6 +722,16 @@ mod tests {
             (model(&[text("general.type", "imatrix")]), "gguf.architecture"),
         ] {
             assert!(!findings_of(&bytes).has(rule), "{rule}");
+        }
+        // The first of several, and one alone, say what they are.
+        let part = |no, count| vec![u16("split.no", no), u16("split.count", count)];
+        assert!(findings_of(&model(&part(0, 2))).has("gguf.architecture"));
+        let alone = llama(2, &[vec![u32("llama.block_count", 3)], part(0, 1)].concat());
+        assert!(findings_of(&alone).has("gguf.layers-present"));
+        // A length of zero is another rule's; it bounds nothing.
+        for key in ["qwen35.attention.key_length", "qwen35.attention.key_length_mla"] {
+            let zero = of("qwen35", &[u32(key, 0), u32("qwen35.rope.dimension_count", 10)]);
+            assert!(!findings_of(&zero).has("gguf.rope-dimension"), "{key}");
         }
     }
 }

@@ -175,6 +175,27 @@ mod tests {
         assert_clean("the most", &file_of(&table(4 * MAX_NODES as u32, &vec![0; MAX_NODES], b"\0")), Severity::High);
     }
 
+    /// A byte leads to the node at base XOR byte, whose low bits and sign must be the byte and clear.
+    #[test]
+    fn a_step_is_an_xor_and_only_to_a_node_of_that_byte() {
+        let (a, b) = (u32::from(b'a'), u32::from(b'b'));
+        let with = |edit: &dyn Fn(&mut Vec<u32>)| {
+            let mut nodes = nodes(2);
+            edit(&mut nodes);
+            file_of(&table(2048, &nodes, b"a\0b\0"))
+        };
+        // From 'a' on to node 256 + 'b', and from there to 'a' again, at ('b' ^ 'a'), with a value past the end.
+        let (first, second) = (256 ^ a, 256 ^ b ^ a);
+        let led = with(&|nodes| {
+            nodes[first as usize] = (first ^ 256 ^ b) << 10 | a;
+            nodes[second as usize] = (second ^ 511) << 10 | LEAF | a;
+            nodes[511] = 9;
+        });
+        assert_found("led", &led, "gguf.charsmap-node", "replacement lies outside");
+        let value = with(&|nodes| nodes[(256 ^ b) as usize] = 1 << 31 | 511 << 10 | LEAF | b);
+        assert_clean("a value is no step", &value, Severity::High);
+    }
+
     #[test]
     fn a_table_that_leads_round_ends() {
         // Every byte leads to a node whose base is that of all others.

@@ -65,6 +65,32 @@ fn every_type_of_value_is_read() {
     assert_eq!((header.alignment, header.data_offset % 32, header.version), (32, 0, 3));
 }
 
+#[test]
+fn integers_of_each_width_keep_their_sign() {
+    let integers = |of, bytes: &[u8]| {
+        Array::Packed { of, count: 1, bytes: bytes.to_vec() }.integers().map(|all| all.collect::<Vec<_>>())
+    };
+    for (of, width, first, least) in [
+        (ValueType::I8, 1, -1, i128::from(i8::MIN)),
+        (ValueType::I16, 2, -1, i128::from(i16::MIN)),
+        (ValueType::I32, 4, -1, i128::from(i32::MIN)),
+        (ValueType::I64, 8, -1, i128::from(i64::MIN)),
+        (ValueType::U8, 1, 0xff, 0x80),
+        (ValueType::U16, 2, 0xffff, 0x8000),
+        (ValueType::U32, 4, 0xffff_ffff, 0x8000_0000),
+        (ValueType::U64, 8, 0xffff_ffff_ffff_ffff, 0x8000_0000_0000_0000),
+    ] {
+        let mut bytes = vec![0xff; width];
+        bytes.extend(vec![0; width - 1]);
+        bytes.push(0x80);
+        assert_eq!(integers(of, &bytes), Some(vec![first, least]), "{of:?}");
+    }
+    assert_eq!(integers(ValueType::I32, &0x0403_0201u32.to_le_bytes()), Some(vec![0x0403_0201]));
+    for none in [ValueType::F32, ValueType::F64, ValueType::Bool] {
+        assert_eq!(integers(none, &[0; 8]), None, "{none:?}");
+    }
+}
+
 /// Each with what [`GgufHeader::read`] says, and the rule that [`inspect`] finds.
 #[test]
 fn a_header_that_breaks_the_format_is_refused_with_what_is_wrong() {

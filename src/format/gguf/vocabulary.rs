@@ -816,4 +816,29 @@ mod tests {
             "the token 5, \"w5\"",
         );
     }
+
+    #[test]
+    fn each_tokenizer_is_known_and_has_its_own_needs() {
+        for name in ["llama", "gpt2", "hybriddna", "whitespace", "gemma4", "bert", "t5", "rwkv", "plamo2", "test"] {
+            assert!(!findings_of(&of(name, &[b"a"], &[])).has("gguf.tokenizer-model"), "{name}");
+        }
+        // WordPiece puts its first token there whatever the file says.
+        let bert = of("bert", &[b"a", b"b"], &[u32("tokenizer.ggml.seperator_token_id", 1)]);
+        assert_found("bert", &bert, "gguf.special-token-abort", "a bos token");
+        // A byte itself stands for `<0x0A>` in SentencePiece and not in PLaMo; `<0x+1>` is no byte in either.
+        let bytes = |first: &[u8]| {
+            let all: Vec<Vec<u8>> = (0..=255u8).map(|b| if b == 1 { first.to_vec() } else { vec![b] }).collect();
+            all
+        };
+        for (kind, first, missing) in [
+            ("llama", &b"\x01"[..], false),
+            ("llama", b"<0x01>", false),
+            ("llama", b"<0x+1>", true),
+            ("plamo2", b"\x01", true),
+        ] {
+            let all = bytes(first);
+            let tokens: Vec<&[u8]> = all.iter().map(Vec::as_slice).collect();
+            assert_eq!(findings_of(&of(kind, &tokens, &[])).has("gguf.byte-token"), missing, "{kind} {first:?}");
+        }
+    }
 }

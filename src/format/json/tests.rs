@@ -24,6 +24,17 @@ fn tokens(bytes: &[u8]) -> Result<Vec<String>, (String, Option<u64>)> {
 }
 
 #[test]
+fn a_token_is_found_where_it_lies_in_the_file() {
+    let input = b"xx  [ 12 ]".as_slice();
+    let mut lexer = Lexer::new(&input, 2, 10, &BAD).shifted(100);
+    let mut places = Vec::new();
+    while lexer.next().expect("JSON").is_some() {
+        places.push((lexer.token_at(), lexer.position()));
+    }
+    assert_eq!(places, [(104, 105), (106, 108), (109, 110)]);
+}
+
+#[test]
 fn every_kind_of_token_comes_out_as_it_is() {
     let text = br#" { "a\u0041\ud83d\ude00\n" : [ 1 , 0, -1, 18446744073709551615, 18446744073709551616, 1.5e-3, 1E+2, true,false,
         null,"x\"\\\/\b\f\r\t", {}, [] ], "b":NaN,"c":-Infinity,"d":Infinity,"b":-0 } "#;

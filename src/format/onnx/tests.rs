@@ -89,6 +89,7 @@ fn an_ordinary_model_is_sound_and_described() {
     assert_eq!(d.what, "ONNX, IR version 8, 2 nodes, 2 initializers");
     assert_eq!((d.metadata["metadata.author"].as_str(), d.metadata["opset.ai.onnx"].as_i64()), (Some("me"), Some(17)));
     assert_eq!((d.metadata["graph"].as_str(), d.metadata["model_version"].as_i64()), (Some("g"), Some(7)));
+    assert_eq!((&d.metadata["producer_name"], &d.metadata["producer_version"]), (&json!("test"), &json!("1.0")));
     let names: Vec<_> =
         d.tensors.iter().map(|t| (t.name.as_str(), t.dtype.as_str(), t.shape.as_slice(), t.size_bytes)).collect();
     assert_eq!(names, [("a", "FLOAT", &[2, 3][..], 24), ("b", "FLOAT", &[2, 3], 24)]);
@@ -165,6 +166,10 @@ fn tensors_that_lie_are_refused() {
     let tensor = |parts: &[Vec<u8>]| model(&[initializer(&[bytes(8, "w"), parts.concat()])], &[]);
     sound(&tensor(&[int(2, 1), bytes(9, [0; 4])]));
     sound(&tensor(&[int(1, 0), int(2, 1)]));
+    // Metadata that says what external data would say is metadata.
+    sound(&tensor(&[int(2, 1), entry(16, "location", "x"), bytes(9, [0; 4])]));
+    let constant = bytes(1, node("Constant", "", &bytes(5, bytes(5, [int(2, 1), bytes(9, [0; 4])].concat()))));
+    assert_eq!(sound(&model(&[constant], &[])).metadata["constants"].as_i64(), Some(1));
     sound(&tensor(&[bytes(1, [2, 3]), int(2, 1), bytes(9, [0; 24])]));
     sound(&tensor(&[int(1, 1).repeat(64), int(2, 2), bytes(9, [0])]));
     let table: [(Vec<Vec<u8>>, &str, &str); 18] = [
@@ -209,8 +214,18 @@ fn tensors_that_lie_are_refused() {
 fn sparse_initializers_are_named_and_share_the_names() {
     let sparse = |name| bytes(15, bytes(1, [int(1, 1), int(2, 1), bytes(8, name), bytes(9, [0; 4])].concat()));
     refused(&model(&[sparse("s")], &[]), "onnx.sparse", "indices");
-    let (_, findings) = look(&model(&[weights("w"), sparse("w")], &[]));
-    assert!(findings.has("onnx.duplicate-tensor"));
+    let duplicate = |graph: &[Vec<u8>]| look(&model(graph, &[])).1.has("onnx.duplicate-tensor");
+    assert!(duplicate(&[weights("w"), sparse("w")]));
+    // In a branch as well; a branch has names of its own.
+    let branch = |graph: &[Vec<u8>]| bytes(1, node("If", "", &bytes(5, bytes(6, graph.concat()))));
+    assert!(duplicate(&[branch(&[sparse("w"), sparse("w")])]) && !duplicate(&[sparse("w"), branch(&[sparse("w")])]));
+    // The indices bear no name.
+    let values = bytes(1, [int(1, 1), int(2, 1), bytes(8, "a"), bytes(9, [0; 4])].concat());
+    let indexed = |name: &str| {
+        let indices = bytes(2, [int(1, 1), int(2, 7), bytes(8, name), bytes(9, [0; 8])].concat());
+        bytes(15, [values.clone(), indices].concat())
+    };
+    assert!(!duplicate(&[indexed("a")]));
 }
 
 #[test]
@@ -393,6 +408,10 @@ fn function(name: &str, calls: &[&str]) -> Vec<u8> {
 fn functions_that_call_each_other_in_a_circle_are_refused() {
     sound(&model(&[], &[function("a", &["b", "c"]), function("b", &["c", "c"]), function("c", &[])]));
     refused(&model(&[], &[function("a", &["a"])]), "onnx.recursion", "\"a\"");
+    // One that also calls a function that is in no circle.
+    let leaf = [function("a", &[]), function("b", &["a", "b"])];
+    refused(&model(&[], &leaf), "onnx.recursion", "\"b\"");
+    assert_eq!(look(&model(&[], &leaf)).0.metadata["functions"].as_i64(), Some(2));
     for order in [["a", "b", "c"], ["c", "b", "a"], ["b", "c", "a"]] {
         let more: Vec<_> = order
             .iter()
@@ -442,6 +461,12 @@ fn the_model_itself_is_whole() {
     refused(&[int(1, -1), opset.clone(), graph.clone()].concat(), "onnx.ir-version", "-1");
     refused(&[opset.clone(), graph.clone()].concat(), "onnx.ir-version", "does not state");
     refused(&[int(1, 8), opset.clone()].concat(), "onnx.no-graph", "no graph");
+    // A graph elsewhere is not the model's.
+    let inner = bytes(7, node("If", "", &bytes(5, bytes(6, bytes(2, "inner")))));
+    let function = bytes(25, [bytes(1, "f"), bytes(10, "l"), inner].concat());
+    refused(&[int(1, 8), opset.clone(), function.clone()].concat(), "onnx.no-graph", "no graph");
+    let d = sound(&[int(1, 8), opset.clone(), graph.clone(), function].concat());
+    assert_eq!(d.metadata["graph"].as_str(), Some("g"));
     refused(&[int(1, 8), graph.clone()].concat(), "onnx.opset", "no operator set");
     let twice =
         [int(1, 8), opset.clone(), bytes(8, [bytes(1, "ai.onnx"), int(2, 18)].concat()), graph.clone()].concat();
@@ -479,6 +504,7 @@ fn what_is_kept_is_bounded() {
     let many = |n: usize| initializer(&[int(1, 0), int(2, 1)]).repeat(n);
     let (d, findings) = look(&model(&[many(DEFECTS as usize + 10)], &[]));
     assert!(findings.has("onnx.too-much") && findings.has("onnx.duplicate-tensor") && d.tensors.len() < 10_100);
+    assert_eq!(findings.list().len() as u64 + findings.dropped(), u64::from(DEFECTS) + 1);
     let distinct: Vec<u8> =
         (0..200_000).flat_map(|i: u32| initializer(&[int(1, 0), int(2, 1), bytes(8, i.to_string())])).collect();
     let (d, findings) = look(&model(&[distinct], &[]));

@@ -69,6 +69,8 @@ fn plain_values_pass_in_every_protocol() {
         b"\x80\x02ccollections\nCounter\n)R.",
         b"\x80\x02ccollections\nOrderedDict\n)\x81.",
         b"\x80\x02c__builtin__\nset\n]K\x01a\x85R.",
+        b"\x80\x02c__builtin__\nset\n)R.",
+        b"\x80\x02c__builtin__\nbytearray\n)R.",
         b"\x80\x02c__builtin__\nbytearray\nc_codecs\nencode\nX\x01\0\0\0aX\x06\0\0\0latin1\x86R\x85R.",
         b"\x80\x02c__builtin__\nbytearray\nX\x01\0\0\0aX\x07\0\0\0latin-1\x86R.",
         b"\x80\x02c__builtin__\ncomplex\nG\0\0\0\0\0\0\0\0G\0\0\0\0\0\0\0\0\x86R.",

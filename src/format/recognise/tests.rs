@@ -150,6 +150,7 @@ fn programs_for_windows_are_known_by_both_headers() {
     assert_eq!(pe(0x1000, b"PX\0\0", 0x1004), Content::Unknown, "two letters are not enough of a large file");
     assert_eq!(pe(0x1001, b"", 0x1004), Content::Unknown);
     assert_eq!(pe(0x1000, b"", 0x100), Content::Pe, "but of a small one");
+    assert_eq!((pe(0x2000, b"", 0xfff), pe(0x2000, b"", 0x1000)), (Content::Pe, Content::Unknown));
     assert_eq!(what(b"MZ is how programs begin"), Content::Text);
 }
 
@@ -275,6 +276,53 @@ fn a_zip_is_known_from_its_end() {
     assert_eq!(what(&longer), Content::Unknown, "bytes after it");
 }
 
+/// Words, as many as it says.
+struct Words(u64);
+
+impl Input for Words {
+    fn size(&self) -> u64 {
+        self.0
+    }
+    fn read_at(&self, _: u64, out: &mut [u8]) -> Result<()> {
+        out.fill(b'w');
+        Ok(())
+    }
+}
+
+#[test]
+fn what_is_too_long_to_be_text_is_not_read_as_text() {
+    assert_eq!(recognise(&Words(8 << 20)).expect("reads"), Content::Text);
+    assert_eq!(recognise(&Words(MAX_TEXT + 1)).expect("reads"), Content::Unknown);
+}
+
+/// Whatever stands before the call, a program is not taken for words.
+#[test]
+fn a_pickle_is_known_by_each_opcode_with_its_argument() {
+    for before in [
+        b"J\x01\0\0\0".as_slice(),
+        b"Nr\x01\0\0\0",
+        b"j\x01\0\0\0",
+        b"C\x01a",
+        b"\x83\x01\x01",
+        b"\x84\x01\x01\0\0",
+        b"\x8b\x01\0\0\0\x01",
+        b"\x8d\x01\0\0\0\0\0\0\0a",
+        b"\x8e\x01\0\0\0\0\0\0\0a",
+        b"\x96\x01\0\0\0\0\0\0\0a",
+        b"\x95\x01\0\0\0\0\0\0\0N",
+    ] {
+        let bytes = [before, b"0c__builtin__\neval\n(tR."].concat();
+        assert_eq!(what(&bytes), Content::Pickle, "{}", bytes.escape_ascii());
+    }
+    assert_eq!(what(b"K\x01."), Content::Pickle);
+    // Nothing takes from an empty stack, and names have no blanks.
+    for word in ["t", "p1\n", "d", "l", "u", "e"] {
+        let text = format!("{word}I1\n0.");
+        assert_eq!(what(text.as_bytes()), Content::Text, "{text:?}");
+    }
+    assert_eq!(what(b"cat is here\nand there\n."), Content::Text);
+}
+
 #[test]
 fn two_formats_in_one_file_are_named() {
     let mut gguf = padded(b"GGUF\x03\0\0\0");
@@ -286,6 +334,10 @@ fn two_formats_in_one_file_are_named() {
     gguf.resize(2048, 0);
     let hdf5 = [gguf.as_slice(), b"\x89HDF\r\n\x1a\n"].concat();
     assert_eq!(findings("a.gguf", &hdf5), ["content.polyglot"]);
+    gguf.resize(4096, 0);
+    assert_eq!(findings("a.txt", &zip), ["content.disagrees", "content.polyglot"]);
+    let weights = [gguf.as_slice(), b"\x89HDF\r\n\x1a\n"].concat();
+    assert_eq!(findings("a.gguf", &weights), [""; 0], "so far on it may be a weight's");
     let picture = [b"\x89PNG\r\n\x1a\n".as_slice(), &zip_end_record(0, 8, b"")].concat();
     assert_eq!(findings("a.png", &picture), ["content.polyglot"]);
     let pickle = [b"\x80\x02N.".as_slice(), &zip_end_record(0, 0, b"")].concat();

@@ -372,6 +372,15 @@ fn an_archive_in_the_last_tensor_is_told() {
         assert_eq!(rules(&zip(&[end.as_slice(), b"x"].concat())).len(), expected);
         end[12..16].fill(0);
     }
+    for (at, n) in [(12, 0x1_0000u32), (16, 0x1_0000), (12, 0x100), (16, 0x100)] {
+        end[at..at + 4].copy_from_slice(&n.to_le_bytes());
+        assert_eq!(rules(&zip(&[end.as_slice(), b"x"].concat())), [""; 0], "a directory of or at {n}");
+        end[at..at + 4].fill(0);
+    }
+    // Where it is, in a file that is longer than what is looked at.
+    let bytes = zip(&[&[1; 70_000], end.as_slice(), b"x"].concat());
+    let at = (bytes.len() - end.len() - 1) as u64;
+    assert_eq!(look(&bytes).1.list().iter().map(|f| f.place.offset).collect::<Vec<_>>(), [Some(at)]);
     assert_only(&zip(&[end.as_slice(), &vec![1; 65_535]].concat()), &POLYGLOT, "zip");
     assert_eq!(rules(&zip(&[end.as_slice(), &vec![1; 65_536]].concat())), [""; 0]);
 }

@@ -848,3 +848,14 @@ fn lists_that_grow_by_themselves_are_refused() {
         ),
     ]);
 }
+
+#[test]
+fn what_jinja_does_not_parse_is_refused() {
+    refused(&[("{{ x[1,] }}", "template.syntax"), ("{{ x | trim().y }}", "template.syntax")]);
+}
+
+/// The rounds of one loop are no part of the next.
+#[test]
+fn loops_after_each_other_are_not_within_each_other() {
+    passes(&[&"{% for m in messages %}{{ m.content }}{% endfor %}".repeat(40)]);
+}

@@ -700,3 +700,41 @@ fn dimensions_are_bounded_together() {
     assert_eq!(object(limit / 64, 64), [""; 0]);
     assert_eq!(object(limit / 64 + 1, 64), ["pickle.limit"]);
 }
+
+#[test]
+fn an_archive_is_known_by_an_end_record_that_lies_in_the_file() {
+    let zip = |comment: u16, rest: usize| {
+        let end = [b"PK\x05\x06".as_slice(), &[0; 16], &comment.to_le_bytes(), &vec![1; rest]].concat();
+        is_zip(b"\x80\x02}.", &end.as_slice()).expect("reads")
+    };
+    for (comment, rest, is) in
+        [(0, 0, true), (3, 3, true), (3, 2, false), (300, 299, false), (0, 65_535, true), (0, 65_536, false)]
+    {
+        assert_eq!(zip(comment, rest), is, "a comment of {comment} in {rest} bytes");
+    }
+}
+
+#[test]
+fn the_object_is_looked_for_in_its_folder_and_what_stands_before_it_is_outside() {
+    let before: Vec<Entry> = [torch_entry("other/a", b"x")].into_iter().chain(sound()).collect();
+    let (rules, said, description) = zipped(&before);
+    assert!(rules.contains(&"torch.folder") && said.contains("\"other/a\" is outside the folder"), "{said}");
+    assert_eq!(description.tensors.len(), 3);
+    let code =
+        [entry("archive/a.py", b"1"), entry("archive/b.py", b"2"), entry("archive/constants.pkl", b"\x80\x02}.")];
+    let (_, said, _) = zipped(&sound().into_iter().chain(code).collect::<Vec<_>>());
+    assert!(said.contains("\"archive/a.py\" and 1 other members are code"), "{said}");
+    assert!(said.contains("\"archive/constants.pkl\" and 0 other members are TorchScript"), "{said}");
+}
+
+/// PyTorch's reader looks at no CRC: what it would load is walked.
+#[test]
+fn a_pickle_whose_checksum_is_wrong_is_walked_all_the_same() {
+    let object = [b"\x80\x02cos\nsystem\n".as_slice(), &text(&"a".repeat(70_000)), b"\x85R."].concat();
+    let mut built = build(&entries(&object, &[]), true);
+    let at = built.data[0] + object.len() - 9;
+    assert_eq!(built.bytes[at], b'a');
+    built.bytes[at] = b'b';
+    let (rules, said, _) = look(&built.bytes);
+    assert!(rules.contains(&"pickle.call") && rules.iter().any(|r| r.starts_with("zip.")), "{said}");
+}

@@ -565,6 +565,9 @@ fn bombs_are_refused_before_anything_is_unpacked() {
     let (rules, said, members) = look(&build(&[zeros(at_most + 4096)], false).bytes);
     assert_eq!((rules, members), (vec!["zip.bomb"], None));
     assert!(said.contains("\"archive/data/0\" unpacks"), "{said}");
+    // One that would be no bomb among so much else.
+    let beside = [zeros(8 << 20), entry("archive/data/1", &[7; 1 << 20])];
+    assert_eq!(look(&build(&beside, false).bytes).0, ["zip.bomb"]);
     // Many small ones are one large one.
     let many: Vec<Entry> = (0..3).map(|i| Entry { name: vec![b'a' + i], ..zeros(2 << 20) }).collect();
     assert_eq!(look(&build(&many, false).bytes).0, ["zip.bomb"]);
