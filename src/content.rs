@@ -56,15 +56,21 @@ impl Content {
         Content { inner: Arc::clone(inner) }
     }
 
-    /// A blob of this repository, if it holds one by this digest and the bytes are there. One that is known to be damaged is not,
-    /// so that it is pushed again, which heals it.
+    /// A blob of this repository, if it holds one by this digest and the bytes are there. One that is known to be damaged, or whose
+    /// record is, is not, so that it is pushed again, which heals it.
     pub fn blob(&self, repo: &RepositoryName, digest: &ContentDigest) -> Result<Option<Held>> {
-        let held = holds::read(self.inner.layout(), repo, digest)?;
-        Ok(held.filter(|held| self.is_stored(held)))
+        match holds::read(self.layout(), repo, digest) {
+            Ok(held) => Ok(held.filter(|held| self.is_stored(held))),
+            Err(e) if e.kind() == ErrorKind::Corrupt => {
+                tracing::warn!(repository = %repo, error = %e, "a blob is not shown: its record cannot be trusted");
+                Ok(None)
+            }
+            Err(e) => Err(e),
+        }
     }
 
     fn is_stored(&self, held: &Held) -> bool {
-        let at = |folder| Stamp::at(self.inner.layout().folder(folder), &blob_name(&held.sha256)).ok();
+        let at = |folder| Stamp::at(self.layout().folder(folder), &blob_name(&held.sha256)).ok();
         let whole =
             at(Folder::Blobs).is_some_and(|stamp| stamp.size() == held.size_bytes) && at(Folder::Trees).is_some();
         whole && !self.inner.is_condemned(&held.sha256)
@@ -75,7 +81,7 @@ impl Content {
     /// # Errors
     /// `NotFound` when the repository does not hold it, `Corrupt` when it is damaged, `Unreadable` when the disk fails.
     pub fn open(&self, repo: &RepositoryName, digest: &ContentDigest) -> Result<VerifiedFile> {
-        let held = holds::read(self.inner.layout(), repo, digest)?.ok_or_else(|| no_blob(repo, digest))?;
+        let held = holds::read(self.layout(), repo, digest)?.ok_or_else(|| no_blob(repo, digest))?;
         let entry = entry(&held)?;
         let generation = self.inner.latest().generation();
         self.inner.open_verified(Origin::Repository, &entry, ReadMode::Cached, generation)
@@ -83,7 +89,7 @@ impl Content {
 
     /// Lets `to` hold a blob that `from` holds; nothing is copied. False when `from` does not hold it.
     pub fn mount(&self, from: &RepositoryName, to: &RepositoryName, digest: &ContentDigest) -> Result<bool> {
-        let layout = self.inner.layout();
+        let layout = self.layout();
         layout.check_writable()?;
         let _kept = holds::shared(layout)?;
         let Some(held) = self.blob(from, digest)? else { return Ok(false) };
@@ -93,7 +99,7 @@ impl Content {
 
     /// Writes the records of a blob that is stored. For whoever has [`holds::shared`].
     fn record(&self, repo: &RepositoryName, digest: &ContentDigest, held: &Held) -> Result<()> {
-        let layout = self.inner.layout();
+        let layout = self.layout();
         let folder = folders::make(layout, &self.inner.shelf().made, repo, folders::BLOBS)?;
         let _in_use = layout.use_temp()?;
         let text = holds::text(held)?;
@@ -107,7 +113,7 @@ impl Content {
     /// Takes a blob from a repository, and drops the bytes when no other repository and no model holds them; open files stay
     /// readable. Whether the repository had it.
     pub fn remove_blob(&self, repo: &RepositoryName, digest: &ContentDigest) -> Result<bool> {
-        let layout = self.inner.layout();
+        let layout = self.layout();
         layout.check_writable()?;
         let Some(folder) = folders::open(layout, repo, folders::BLOBS)? else { return Ok(false) };
         // An altered record says nothing of other names, but its own must go.
@@ -145,7 +151,7 @@ impl Content {
     /// The names of repositories that hold anything, sorted bytewise, those after `after`, at most `limit`.
     pub fn repositories(&self, after: Option<&str>, limit: usize) -> Result<Vec<String>> {
         let mut page = Page::new(after, limit);
-        folders::each(self.inner.layout(), |repository, folder| {
+        folders::each(self.layout(), |repository, folder| {
             if page.wants(repository.as_str()) && holds_anything(folder)? {
                 page.add(repository.as_str().to_owned());
             }
