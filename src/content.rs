@@ -16,6 +16,7 @@
 
 mod documents;
 mod folders;
+mod hashes;
 pub(crate) mod holds;
 mod name;
 mod upload;

@@ -234,6 +234,13 @@ impl Layout {
         Ok(temp)
     }
 
+    /// Writes a file in tmp/ that is still to be synced. Whoever does holds [`Layout::use_temp`].
+    pub(crate) fn write_temp_unsynced(&self, bytes: &[u8]) -> Result<(File, String)> {
+        let (file, temp) = self.new_temp(OFlags::empty())?;
+        self.fill(&file, &temp, bytes)?;
+        Ok((file, temp))
+    }
+
     fn fill(&self, mut file: &File, temp: &str, bytes: &[u8]) -> Result<()> {
         let _quiet = NoFileSizeSignal::new();
         file.write_all(bytes).map_err(|e| self.unwritten(temp, e))

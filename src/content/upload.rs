@@ -3,42 +3,35 @@
 //! Owns: sessions under `_uploads/`, their hashes in the making, and the publication of what they came to. Promises: bytes are
 //! hashed both ways while they are written and not read back, but by a session that another process goes on with, and for a
 //! SHA-512; one handle at a time has a session; what [`Upload::finish`] returns is durable; a session that failed is gone, and so is
-//! all it took. Leaves out: offsets and ranges, which those who speak the protocol compare with [`Upload::size`].
+//! all it took. Leaves out: hashing and writing (`hashes`); offsets and ranges, which those who speak the protocol compare with
+//! [`Upload::size`].
 //!
 //! ```text
-//! begin -> append* -> finish                 file synced, made read-only -> tree -> blob and tree renamed into place, their folders
-//!             |  ^                           synced -> record renamed, its folder synced: a power cut leaves no record of a blob
-//!      suspend|  |resume                     that is not there
+//! begin -> append* -> finish      blob, tree and record synced, side by side -> all three renamed into place -> their folders
+//!             |  ^                synced, side by side. A power cut in between may leave a record without its blob, or the reverse:
+//!      suspend|  |resume          the blob is not shown then, and nobody was told that it is there
 //! ```
-//! Bytes are gathered to pieces of 2 MiB; of a piece, SHA-256 goes on a second thread while this one hashes groups and writes.
 
+use super::hashes::{Hashes, PIECE, STEP, write_at};
 use super::{Content, ContentDigest, Held, RepositoryName, documents, folders, holds};
 use crate::buffer;
-use crate::digest::{Blake3Digest, Sha256Digest, hex};
+use crate::digest::hex;
 use crate::durable;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ingest::READ_ONLY;
-use crate::layout::{Folder, blob_name};
-use crate::sha256::Stream;
+use crate::layout::{Folder, Layout, blob_name};
 use crate::stamp::Stamp;
-use crate::sys::{NoFileSizeSignal, spawn_scoped_quietly};
-use crate::tree;
 use parking_lot::Mutex;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use std::collections::VecDeque;
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, SystemTime};
 
 /// A repository has no more sessions at once.
 const MAX_SESSIONS: usize = 1000;
-
-/// What is hashed and written at once: whole groups of the tree.
-const PIECE: usize = 2 << 20;
-/// What one thread writes and hashes at once: it is still in the core's own cache when it is hashed.
-const STEP: usize = 256 << 10;
 
 /// Memory for the hashes of sessions that nobody has at the moment. What is forgotten is hashed again.
 const MAX_SUSPENDED: usize = 32 << 20;
@@ -54,72 +47,6 @@ pub struct Upload {
     hashes: Hashes,
     /// Whether the session is over, or another's.
     over: bool,
-}
-
-/// Hashes in the making: of the first `hashed` bytes, which are in the file, and of `tail` they are still to be made.
-#[derive(Debug)]
-struct Hashes {
-    sha256: Stream,
-    tree: tree::Builder,
-    hashed: u64,
-    tail: Vec<u8>,
-}
-
-impl Hashes {
-    fn new() -> Hashes {
-        Hashes { sha256: Stream::new(), tree: tree::Builder::default(), hashed: 0, tail: Vec::new() }
-    }
-
-    fn size(&self) -> u64 {
-        self.hashed + self.tail.len() as u64
-    }
-
-    /// Bytes of memory they need.
-    fn weight(&self) -> usize {
-        self.tail.capacity() + (self.hashed / tree::GROUP) as usize * 32 + 1024
-    }
-
-    /// Hashes the next piece both ways, and does something to each step of it.
-    fn piece(&mut self, bytes: &[u8], mut act: impl FnMut(&[u8], u64) -> Result<()>) -> Result<()> {
-        let Hashes { sha256, tree, hashed, .. } = self;
-        let mut steps = || {
-            let mut at = *hashed;
-            for step in bytes.chunks(STEP) {
-                act(step, at)?;
-                tree.update(step)?;
-                at += step.len() as u64;
-            }
-            *hashed = at;
-            Ok(())
-        };
-        if bytes.len() <= STEP {
-            sha256.update(bytes);
-            return steps();
-        }
-        std::thread::scope(|scope| {
-            let mut stream = sha256.clone();
-            let beside = spawn_scoped_quietly(scope, move || {
-                stream.update(bytes);
-                stream
-            });
-            let done = steps();
-            match beside {
-                Ok(beside) => {
-                    let ended = |_| Error::new(ErrorKind::Io, "a thread of the upload ended early");
-                    *sha256 = beside.join().map_err(ended)?;
-                }
-                // No thread is to be had: it takes longer.
-                Err(_) => sha256.update(bytes),
-            }
-            done
-        })
-    }
-
-    fn finish(&mut self) -> Result<(Sha256Digest, Blake3Digest, Vec<u8>)> {
-        let Hashes { sha256, tree, .. } = std::mem::replace(self, Hashes::new());
-        let (blake3, tree) = tree.finish()?;
-        Ok((sha256.finish(), blake3, tree))
-    }
 }
 
 /// Hashes of sessions that nobody has at the moment, the latest last. They hold while the file has the stamp it had then.
@@ -171,7 +98,7 @@ impl Content {
             id,
             folder,
             file: File::from(file),
-            hashes: Hashes::new(),
+            hashes: Hashes::default(),
             over: false,
         };
         upload.lock()?;
@@ -210,7 +137,7 @@ impl Content {
             id: id.to_owned(),
             folder,
             file,
-            hashes: Hashes::new(),
+            hashes: Hashes::default(),
             over: true,
         };
         upload.lock()?;
@@ -241,12 +168,18 @@ impl Content {
     pub fn expire_uploads(&self, older_than: Duration) -> Result<usize> {
         self.layout().check_writable()?;
         let Some(limit) = SystemTime::now().checked_sub(older_than) else { return Ok(0) };
+        let is_old = |file: &File| file.metadata().and_then(|meta| meta.modified()).is_ok_and(|at| at <= limit);
         let mut found = Vec::new();
         folders::each(self.layout(), |repo, folder| {
             let Some(uploads) = folders::open_in(folder, folders::UPLOADS)? else { return Ok(()) };
             for entry in folders::entries(&uploads)? {
                 let (id, _) = entry?;
-                found.push((repo.clone(), id));
+                // Looked at before it is taken, so that nobody who goes on with it is in the way of this.
+                let file =
+                    folders::open_file(self.layout(), &repo, folders::UPLOADS, &id, OFlags::RDONLY).ok().flatten();
+                if file.as_ref().is_some_and(is_old) {
+                    found.push((repo.clone(), id));
+                }
             }
             Ok(())
         })?;
@@ -254,7 +187,7 @@ impl Content {
         for (repo, id) in found {
             // One that is in use, or has ended by itself, is none of ours.
             let Ok(mut upload) = self.take(&repo, &id) else { continue };
-            if upload.file.metadata().and_then(|meta| meta.modified()).is_ok_and(|at| at <= limit) {
+            if is_old(&upload.file) {
                 upload.discard();
                 ended += 1;
             }
@@ -282,18 +215,8 @@ impl Upload {
         self.check_here()?;
         let mut taken = || {
             while !bytes.is_empty() {
-                let tail = &mut self.hashes.tail;
-                if tail.is_empty() && bytes.len() >= PIECE {
-                    let (piece, rest) = bytes.split_at(PIECE);
-                    self.write(piece)?;
-                    bytes = rest;
-                    continue;
-                }
-                let (now, rest) = bytes.split_at(bytes.len().min(PIECE - tail.len()));
-                tail.try_reserve(now.len()).map_err(|_| buffer::no_memory(now.len()))?;
-                tail.extend_from_slice(now);
-                bytes = rest;
-                if tail.len() == PIECE {
+                bytes = self.hashes.tail.gather(bytes)?;
+                if self.hashes.tail.len == PIECE {
                     self.write_tail()?;
                 }
             }
@@ -327,32 +250,32 @@ impl Upload {
         self.compare(claimed, &held)?;
         let content = self.content.clone();
         let (inner, layout) = (&content.inner, content.layout());
+        let records = folders::make(layout, &inner.shelf().made, &self.repo, folders::BLOBS)?;
         let _in_use = layout.use_temp()?;
-        // Synced before the lock is taken, unless it turns out there that it is needed after all.
-        let mut tree_temp = None;
+        let mut ready = Ready { layout, tree: None, records: Vec::new(), written: Vec::new() };
+        ready.write_records(claimed, &held)?;
+        // Synced before the lock is taken, unless it turns out there that the bytes are needed after all.
+        let is_stored = inner.has_good(&sha256);
+        ready.sync(&self.file, (!is_stored).then_some(&tree))?;
         let mut published = false;
-        if !inner.has_good(&sha256) {
-            tree_temp = Some(self.sync(&tree)?);
-        }
         let outcome = holds::shared(layout).and_then(|_kept| {
+            let mut folders = vec![records.as_fd()];
             if !inner.has_good(&sha256) {
-                let temp = match &tree_temp {
-                    Some(temp) => temp,
-                    None => tree_temp.insert(self.sync(&tree)?),
-                };
+                if is_stored {
+                    ready.sync(&self.file, Some(&tree))?;
+                }
                 published = true;
                 let name = blob_name(&sha256);
                 layout.publish_from(&self.folder, &self.id, Folder::Blobs, &name)?;
-                layout.publish(temp, Folder::Trees, &name)?;
-                layout.sync(Folder::Blobs)?;
-                layout.sync(Folder::Trees)?;
+                ready.tree.iter().try_for_each(|temp| layout.publish(temp, Folder::Trees, &name))?;
+                folders.extend([Folder::Blobs, Folder::Trees].map(|folder| layout.folder(folder).as_fd()));
             }
-            content.record(&self.repo, claimed, &held)
+            for (name, temp) in &ready.records {
+                layout.publish_in(temp, &records, name)?;
+            }
+            durable::sync_together(&folders).map_err(|e| Error::io("syncing the folders of a blob", e))
         });
-        if let Some(temp) = &tree_temp {
-            layout.discard(temp);
-        }
-        if published {
+        if published && outcome.is_ok() {
             if let Err(e) = inner.blobs().learn_published(&sha256) {
                 tracing::debug!(%sha256, error = %e, "its stamp was not taken; the next open re-checks");
             }
@@ -366,13 +289,6 @@ impl Upload {
             return Err(e);
         }
         Ok(held)
-    }
-
-    /// Makes the file read-only and durable, and writes its tree to tmp/.
-    fn sync(&self, tree: &[u8]) -> Result<String> {
-        rustix::fs::fchmod(&self.file, READ_ONLY).map_err(|e| Error::io("making a blob read-only", e))?;
-        durable::sync_file(&self.file).map_err(|e| Error::io("syncing an upload", e))?;
-        self.content.layout().write_temp(tree)
     }
 
     fn compare(&self, claimed: &ContentDigest, held: &Held) -> Result<()> {
@@ -410,17 +326,11 @@ impl Upload {
     /// Hashes and writes what is gathered.
     fn write_tail(&mut self) -> Result<()> {
         let mut tail = std::mem::take(&mut self.hashes.tail);
-        self.write(&tail)?;
-        tail.clear();
+        self.check_space(tail.len)?;
+        self.hashes.piece(tail.bytes(), Some(&self.file))?;
+        tail.len = 0;
         self.hashes.tail = tail;
         Ok(())
-    }
-
-    fn write(&mut self, piece: &[u8]) -> Result<()> {
-        self.check_space(piece.len())?;
-        let _quiet = NoFileSizeSignal::new();
-        let file = &self.file;
-        self.hashes.piece(piece, |step, at| write_at(file, step, at))
     }
 
     fn check_space(&self, len: usize) -> Result<()> {
@@ -435,14 +345,11 @@ impl Upload {
 
     /// Writes what is gathered, unhashed, and keeps the hashes for who resumes it here.
     fn leave(&mut self) -> Result<()> {
-        if !self.hashes.tail.is_empty() {
-            self.check_space(self.hashes.tail.len())?;
-            let _quiet = NoFileSizeSignal::new();
-            write_at(&self.file, &self.hashes.tail, self.hashes.hashed)?;
-        }
+        self.check_space(self.hashes.tail.len)?;
+        write_at(&self.file, self.hashes.tail.bytes(), self.hashes.hashed)?;
         let stamp = Stamp::of(&self.file).map_err(|e| Error::io("reading an upload", e))?;
-        let mut hashes = std::mem::replace(&mut self.hashes, Hashes::new());
-        hashes.tail.shrink_to_fit();
+        let mut hashes = std::mem::take(&mut self.hashes);
+        hashes.tail.shrink();
         // Before anyone else can have it.
         self.content.inner.shelf().suspended.put(&self.id, stamp, hashes);
         self.over = true;
@@ -452,15 +359,15 @@ impl Upload {
 
     /// Hashes what another process has written.
     fn hash_again(&mut self, size: u64) -> Result<()> {
-        let mut hashes = Hashes::new();
-        let mut buf = buffer::filled(0, PIECE.min(usize::try_from(size).unwrap_or(PIECE)))?;
+        let mut hashes = Hashes::default();
+        let mut buf = buffer::filled(0, usize::try_from(size).unwrap_or(PIECE).min(PIECE))?;
         while hashes.size() < size {
             let piece = &mut buf[..(size - hashes.hashed).min(PIECE as u64) as usize];
             self.file.read_exact_at(piece, hashes.hashed).map_err(|e| Error::io("reading an upload back", e))?;
             if piece.len() == PIECE {
-                hashes.piece(piece, |_, _| Ok(()))?;
+                hashes.piece(piece, None)?;
             } else {
-                hashes.tail.extend_from_slice(piece);
+                hashes.tail.gather(piece)?;
             }
         }
         self.hashes = hashes;
@@ -512,8 +419,48 @@ impl Drop for Upload {
     }
 }
 
-fn write_at(file: &File, bytes: &[u8], at: u64) -> Result<()> {
-    file.write_all_at(bytes, at).map_err(|e| Error::io("writing an upload", e))
+/// What is ready to be renamed into place, in tmp/; dropped, what was not goes.
+struct Ready<'a> {
+    layout: &'a Layout,
+    tree: Option<String>,
+    /// By the names they get.
+    records: Vec<(String, String)>,
+    /// Written, and still to be synced.
+    written: Vec<File>,
+}
+
+impl Ready<'_> {
+    fn write_records(&mut self, claimed: &ContentDigest, held: &Held) -> Result<()> {
+        let text = holds::text(held)?;
+        for name in holds::names(claimed, &held.sha256) {
+            let (file, temp) = self.layout.write_temp_unsynced(&text)?;
+            self.records.push((name, temp));
+            self.written.push(file);
+        }
+        Ok(())
+    }
+
+    /// Syncs what was written, and with it, if its tree is given, the blob, which is made read-only.
+    fn sync(&mut self, blob: &File, tree: Option<&Vec<u8>>) -> Result<()> {
+        if let Some(tree) = tree {
+            rustix::fs::fchmod(blob, READ_ONLY).map_err(|e| Error::io("making a blob read-only", e))?;
+            let (file, temp) = self.layout.write_temp_unsynced(tree)?;
+            self.tree = Some(temp);
+            self.written.push(file);
+        }
+        let blob = tree.map(|_| blob);
+        let files: Vec<_> = blob.into_iter().chain(&self.written).map(|file| file.as_fd()).collect();
+        durable::sync_together(&files).map_err(|e| Error::io("syncing an upload", e))?;
+        self.written.clear();
+        Ok(())
+    }
+}
+
+impl Drop for Ready<'_> {
+    fn drop(&mut self) {
+        let records = self.records.iter().map(|(_, temp)| temp);
+        self.tree.iter().chain(records).for_each(|temp| self.layout.discard(temp));
+    }
 }
 
 /// 128 bits from the system's generator.
