@@ -4,9 +4,10 @@
 //! read, for only a power cut would show that one is missing or comes too late. Leaves out: the order (`layout`, `promote`,
 //! `catalog::store`), which the tests below spell out.
 
+use crate::sys::spawn_scoped_quietly;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// Syncs a file: its bytes, its size and its mode.
 pub(crate) fn sync_file(file: &File) -> io::Result<()> {
@@ -21,6 +22,27 @@ pub(crate) fn sync_data(file: &File) -> io::Result<()> {
 /// Syncs the names in a folder.
 pub(crate) fn sync_folder(folder: &OwnedFd) -> rustix::io::Result<()> {
     rustix::fs::fsync(folder).inspect(|()| noted(folder))
+}
+
+/// Syncs several files or folders side by side: the disk then writes what is common to them once. An error when one fails.
+pub(crate) fn sync_together(all: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let Some((first, others)) = all.split_first() else { return Ok(()) };
+    let sync = |fd: &BorrowedFd<'_>| rustix::fs::fsync(fd).map_err(io::Error::from);
+    std::thread::scope(|scope| {
+        let started: Vec<_> = others.iter().map(|fd| spawn_scoped_quietly(scope, move || sync(fd))).collect();
+        let mut outcome = sync(first);
+        for (fd, thread) in others.iter().zip(started) {
+            let synced = match thread {
+                Ok(thread) => thread.join().unwrap_or_else(|_| Err(io::Error::other("a thread ended early"))),
+                // No thread is to be had: one after the other.
+                Err(_) => sync(fd),
+            };
+            outcome = outcome.and(synced);
+        }
+        outcome
+    })?;
+    all.iter().for_each(noted);
+    Ok(())
 }
 
 /// Renames `from/temp` to `to/name`, in place of what is there.
@@ -118,7 +140,16 @@ mod tests {
                 (ino(&root.join("generation")), "generation"),
                 (ino(&root.join("audit.jsonl")), "log"),
             ];
-            let named = named.into_iter().chain(sidecars).filter_map(|(ino, name)| Some((ino?, name)));
+            let record = root.join("oci/r/_blobs").join(format!("sha256-{blob}"));
+            let oci = [
+                (ino(&root.join("oci")), "oci"),
+                (ino(&root.join("oci/r")), "r"),
+                (ino(&root.join("oci/r/_blobs")), "records"),
+                (ino(&root.join("oci/r/_tags")), "tags"),
+                (ino(&root.join("oci/r/_tags/t")), "tag"),
+                (ino(&record), "record"),
+            ];
+            let named = named.into_iter().chain(oci).chain(sidecars).filter_map(|(ino, name)| Some((ino?, name)));
             let names: HashMap<u64, &str> = named.collect();
             let name = |ino: u64| names.get(&ino).copied().unwrap_or("?");
             let mut whole: HashMap<u64, i64> = HashMap::new();
@@ -246,5 +277,40 @@ mod tests {
         let steps = rig.steps();
         assert_eq!(steps[..3], ["sync blob", "rename blob", "sync blobs"]);
         assert!(steps[3..].iter().all(|step| step == "rename stamp"), "{steps:?}");
+    }
+
+    /// A push is acknowledged when blob, tree and record, their names, and the folders above them would survive a power cut.
+    #[test]
+    fn t06_a_pushed_blob_its_tree_and_its_record_are_synced_then_named_then_their_folders_synced() {
+        let rig = Rig::new();
+        let (content, repo) = (rig.registry.content(), "r".parse().expect("a repository"));
+        let digest = Sha256Digest::of(BYTES).into();
+        let push = || {
+            let mut upload = content.begin(&repo).expect("begun");
+            upload.append(BYTES).expect("written");
+            upload.finish(&digest).expect("finished");
+        };
+        let (made, files) = (["sync oci", "sync r"], ["sync blob", "sync record", "sync tree"]);
+        let named = ["rename blob", "rename tree", "rename record"];
+        let folders = ["sync records", "sync blobs", "sync trees", "rename stamp"];
+        STEPS.take();
+        push();
+        let first = [&made[..], &made[..], &files[..], &named[..], &folders[..]].concat();
+        assert_eq!(rig.steps(), first);
+
+        push();
+        assert_eq!(rig.steps(), ["sync record", "rename record", "sync records"], "the bytes are stored already");
+
+        assert!(content.remove_blob(&repo, &digest).expect("removed"));
+        assert_eq!(rig.steps(), ["sync records"]);
+        push();
+        assert_eq!(rig.steps(), [&files[..], &named[..], &folders[..]].concat());
+
+        content.put(&repo, &crate::Kind::Tag, "t", b"1", crate::Put::Any).expect("put");
+        assert_eq!(rig.steps(), [&made[..], &["sync tag", "rename tag", "sync tags"][..]].concat());
+        assert!(content.mount(&repo, &"s".parse().expect("a repository"), &digest).expect("mounted"));
+        let mounted = rig.steps();
+        assert_eq!(mounted[..2], ["sync oci", "sync ?"], "its folders");
+        assert_eq!(mounted[2..], ["sync ?", "rename ?", "sync ?"], "its record");
     }
 }

@@ -22,6 +22,12 @@ pub(crate) struct Stream {
     open: Block,
 }
 
+impl Default for Stream {
+    fn default() -> Self {
+        Stream::new()
+    }
+}
+
 impl Stream {
     pub(crate) fn new() -> Stream {
         Stream { state: START, len: 0, open: [0; BLOCK] }
