@@ -124,8 +124,7 @@ mod tests {
     fn a_list_is_an_index_that_is_never_null() {
         let empty = json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [] });
         assert_eq!(value(&index([], None)), empty);
-        let item =
-            |i: u32| json!({ "digest": format!("d{i}"), "artifactType": if i % 2 == 0 { "a/even" } else { "a/odd" } });
+        let item = |i: u32| json!({ "digest": format!("d{i}"), "artifactType": if i.is_multiple_of(2) { "a/even" } else { "a/odd" } });
         assert_eq!(value(&index((0..4).map(item), None))["manifests"], json!([item(0), item(1), item(2), item(3)]));
         assert_eq!(value(&index((0..4).map(item), Some("a/odd")))["manifests"], json!([item(1), item(3)]));
         assert_eq!(value(&index((0..4).map(item), Some("a/none"))), empty);
