@@ -254,6 +254,7 @@ fn a_descriptor_has_what_the_spec_gives_it() {
     value["manifests"] = Value::Null;
     let manifest = parse(&value, None).unwrap();
     assert_eq!(manifest.layers()[0].digest, digest);
+    assert!(manifest.layers()[0].urls.is_empty() && manifest.layers()[0].artifact_type.is_none());
     assert_eq!((manifest.layers()[0].size, manifest.subject(), manifest.annotations().len()), (0, None, 0));
 }
 
