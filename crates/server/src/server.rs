@@ -9,10 +9,12 @@ use crate::blocking::Lanes;
 use crate::config::Config;
 use crate::config::TokenFiles;
 use crate::jobs::Jobs;
+use crate::oci::{Access, Admission, Local, Oci};
 use crate::routes::{self, App};
 use crate::staging::Staging;
 use crate::tokens;
 use securereg::Registry;
+use securereg_oci::tags::TagRules;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -55,7 +57,7 @@ impl Server {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 4)))
             // The lanes bound it; the rest is for name look-ups and the like.
-            .max_blocking_threads(Lanes::threads(&config.limits) + 8)
+            .max_blocking_threads(Lanes::threads(&config.limits) + Local::threads() + 8)
             .thread_name("securereg-http")
             .enable_all()
             .build()
@@ -63,7 +65,10 @@ impl Server {
         let listener = runtime.block_on(async { listen(config.listen) });
         let listener = listener.map_err(|source| ServerError::Bind { address: config.listen, source })?;
         let local_addr = listener.local_addr().map_err(ServerError::Runtime)?;
+        let local = Arc::new(Local::new(&registry, config.limits.body_timeout));
+        let oci = Oci::new(local, Access::new(Vec::new()), TagRules::default(), Admission::default(), None);
         let app = Arc::new(App {
+            oci,
             registry,
             tokens: loaded.tokens,
             lanes: Lanes::new(&config.limits),
@@ -102,6 +107,10 @@ impl Server {
         let Server { runtime, listener, app, config, stop, .. } = self;
         let left_behind = runtime.block_on(async {
             let router = routes::router(&app);
+            tokio::spawn({
+                let app = Arc::clone(&app);
+                async move { Oci::resume(&app).await }
+            });
             let mut open = accept::serve(listener, router, config.limits, stop.subscribe()).await;
             let ended = async {
                 app.jobs.drain().await;
