@@ -25,10 +25,11 @@ mod oci;
 mod reply;
 mod routes;
 mod server;
+mod settings;
 mod slots;
 mod staging;
 mod status;
 mod tokens;
 
-pub use config::{Config, DEFAULT_PORT, Limits, TokenFiles};
+pub use config::{Config, DEFAULT_PORT, Limits, OciConfig, TokenFiles};
 pub use server::{Server, ServerError, ShutdownHandle};

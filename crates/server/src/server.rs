@@ -14,7 +14,6 @@ use crate::routes::{self, App};
 use crate::staging::Staging;
 use crate::tokens;
 use securereg::Registry;
-use securereg_oci::tags::TagRules;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -65,8 +64,10 @@ impl Server {
         let listener = runtime.block_on(async { listen(config.listen) });
         let listener = listener.map_err(|source| ServerError::Bind { address: config.listen, source })?;
         let local_addr = listener.local_addr().map_err(ServerError::Runtime)?;
+        let (users, rules, manual) = config.oci()?;
         let local = Arc::new(Local::new(&registry, config.limits.body_timeout));
-        let oci = Oci::new(local, Access::new(Vec::new()), TagRules::default(), Admission::default(), None);
+        let url = config.oci.external_url.clone();
+        let oci = Oci::new(local, Access::new(users), rules, Admission::new(manual), url);
         let app = Arc::new(App {
             oci,
             registry,
