@@ -16,7 +16,7 @@ use crate::auth::{Scope, Tokens};
 use axum::http::{HeaderMap, header};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use securereg_oci::name::Repository;
+use securereg_oci::Repository;
 
 /// What may be done to a repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

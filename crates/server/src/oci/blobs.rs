@@ -10,9 +10,9 @@ use super::{Asked, admission};
 use axum::body::Body;
 use axum::http::{Method, StatusCode};
 use axum::response::Response;
-use securereg_oci::digest::Digest;
-use securereg_oci::error::{Code, Failure};
-use securereg_oci::name::Repository;
+use securereg_oci::Digest;
+use super::failure::{Code, Failure};
+use securereg_oci::Repository;
 use securereg_oci::range;
 
 pub(super) async fn get(asked: &Asked, repository: &Repository, digest: &Digest) -> Outcome<Response> {

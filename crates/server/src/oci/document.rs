@@ -4,7 +4,7 @@
 //! then its bytes as they were pushed. Promises: the bytes are never changed. Leaves out: where documents lie (the back end).
 
 use axum::body::Bytes;
-use securereg_oci::error::{Code, Failure};
+use super::failure::{Code, Failure};
 use serde::{Deserialize, Serialize};
 
 /// What became of a model.

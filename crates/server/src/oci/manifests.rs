@@ -12,11 +12,11 @@ use super::{Asked, admission};
 use axum::body::{Body, Bytes, to_bytes};
 use axum::http::{Method, StatusCode};
 use axum::response::Response;
-use securereg_oci::digest::{Algorithm, Digest};
-use securereg_oci::error::{Code, Failure};
+use securereg_oci::{Algorithm, Digest};
+use super::failure::{Code, Failure};
 use securereg_oci::manifest::{MAX_MANIFEST, Manifest};
 use securereg_oci::model::ModelManifest;
-use securereg_oci::name::{Reference, Repository, Tag};
+use securereg_oci::{Reference, Repository, Tag};
 use securereg_oci::referrers;
 
 /// The name of a digest's document.

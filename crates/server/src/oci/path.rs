@@ -5,9 +5,9 @@
 //! methods a target takes.
 
 use percent_encoding::percent_decode_str;
-use securereg_oci::digest::Digest;
-use securereg_oci::error::{Code, Failure};
-use securereg_oci::name::{Reference, Repository};
+use securereg_oci::Digest;
+use super::failure::{Code, Failure};
+use securereg_oci::{Reference, Repository};
 
 /// What is asked about.
 #[derive(Debug, Clone, PartialEq, Eq)]

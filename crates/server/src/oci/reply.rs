@@ -6,7 +6,7 @@
 use axum::body::Body;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::Response;
-use securereg_oci::error::{Code, Failure};
+use super::failure::{Code, Failure};
 
 /// Of distribution's first version of the API; docker looks for it.
 const VERSION: (HeaderName, HeaderValue) =

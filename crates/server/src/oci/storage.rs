@@ -6,9 +6,9 @@
 
 use async_trait::async_trait;
 use axum::body::{Body, Bytes};
-use securereg_oci::digest::Digest;
-use securereg_oci::error::Failure;
-use securereg_oci::name::Repository;
+use securereg_oci::Digest;
+use super::failure::Failure;
+use securereg_oci::Repository;
 
 pub(super) type Outcome<T> = Result<T, Failure>;
 

@@ -11,9 +11,9 @@ use super::storage::Outcome;
 use axum::body::Body;
 use axum::http::StatusCode;
 use axum::response::Response;
-use securereg_oci::digest::Digest;
-use securereg_oci::error::{Code, Failure};
-use securereg_oci::name::Repository;
+use securereg_oci::Digest;
+use super::failure::{Code, Failure};
+use securereg_oci::Repository;
 use securereg_oci::{range, upload};
 
 pub(super) async fn begin(asked: &Asked, repository: &Repository, body: Body) -> Outcome<Response> {
