@@ -14,6 +14,7 @@
 //!   sidecars/sha256/     evidence, content-addressed, pinned by manifest.yaml
 //!   stamps/<hex>         stamp.rs: a cache; losing it costs a re-check
 //!   quarantine/          staging for HTTP promotions: never served
+//!   oci/<repository>/    content/
 //!   tmp/                 unfinished copies
 //!   tokens/ run/         the server's tokens; locks and mount records
 //! ```
@@ -57,6 +58,7 @@ pub(crate) enum Folder {
     Stamps,
     Run,
     Mounts,
+    Oci,
 }
 
 /// An open root.
@@ -71,6 +73,7 @@ pub(crate) struct Layout {
     stamps: OwnedFd,
     run: OwnedFd,
     mounts: OwnedFd,
+    oci: OwnedFd,
     tmp: OwnedFd,
 }
 
@@ -130,6 +133,7 @@ impl Layout {
             stamps: sub("stamps")?,
             run: sub("run")?,
             mounts: sub("run/mounts")?,
+            oci: sub("oci")?,
             tmp: sub("tmp")?,
             root,
             path,
@@ -165,6 +169,7 @@ impl Layout {
             Folder::Stamps => &self.stamps,
             Folder::Run => &self.run,
             Folder::Mounts => &self.mounts,
+            Folder::Oci => &self.oci,
         }
     }
 
@@ -247,6 +252,19 @@ impl Layout {
             self.discard(temp);
             Error::io(format_args!("publishing {name}"), e)
         })
+    }
+
+    /// Renames `temp`, already synced, to a name in a folder below oci/, which still has to be synced.
+    pub(crate) fn publish_in(&self, temp: &str, folder: &OwnedFd, name: &str) -> Result<()> {
+        self.check_writable()?;
+        durable::rename(&self.tmp, temp, folder, name).map_err(|e| Error::io(format_args!("publishing {name}"), e))
+    }
+
+    /// Renames a file of a folder below oci/, already synced, to `folder/name`. The folder still has to be synced.
+    pub(crate) fn publish_from(&self, from: &OwnedFd, file: &str, folder: Folder, name: &str) -> Result<()> {
+        self.check_writable()?;
+        let rename = || durable::rename(from, file, self.folder(folder), name);
+        self.despite_immutable(folder, name, rename).map_err(|e| Error::io(format_args!("publishing {name}"), e))
     }
 
     /// Does something to `folder/name` that the immutable flag forbids: takes the flag off if that is what is in the way.

@@ -34,6 +34,7 @@ mod audit;
 mod blobs;
 mod buffer;
 mod catalog;
+mod content;
 mod describe;
 mod digest;
 mod durable;
@@ -76,6 +77,7 @@ pub use artifact::{Artifact, Blocked, Cause, FileEntry, Format, Layout, Quaranti
 pub use audit::{AuditLine, AuditSummary};
 pub use buffer::ReadBuf;
 pub use catalog::{Catalog, holder_of_path};
+pub use content::{Content, ContentDigest, Held, Kind, Put, RepositoryName, Upload};
 pub use digest::{Blake3Digest, Sha256Digest};
 pub use error::{Error, ErrorKind, Result};
 pub use events::{Event, EventKind, Events};

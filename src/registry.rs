@@ -10,6 +10,7 @@ use crate::blobs::{Blobs, OpenBlob};
 use crate::buffer::ReadBuf;
 use crate::catalog::Catalog;
 use crate::catalog::store::{Decision, Store};
+use crate::content::{Content, Shelf};
 use crate::describe;
 use crate::digest::Sha256Digest;
 use crate::durable;
@@ -27,7 +28,7 @@ use crate::stamp::Stamps;
 use crate::sys::NoFileSizeSignal;
 use crate::task::{Actor, Task};
 use crate::tensorcheck;
-use crate::verified::{ReadMode, VerifiedFile};
+use crate::verified::{Origin, ReadMode, VerifiedFile};
 use crate::verify;
 use crate::watch::Watch;
 use parking_lot::Mutex;
@@ -181,7 +182,7 @@ impl Registry {
             .iter()
             .find(|f| f.path == *path)
             .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("{name} has no file {path}")).on(name))?;
-        self.inner.open_verified(Some(artifact), entry, mode, catalog.generation())
+        self.inner.open_verified(Origin::Model(Arc::clone(artifact)), entry, mode, catalog.generation())
     }
 
     /// One file of a promoted model whole in sealed memory, verified: see [`Sealed`].
@@ -210,7 +211,7 @@ impl Registry {
         };
         let entry = holder.files.iter().find(|f| f.sha256 == *sha256);
         let entry = entry.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("no model holds {sha256}")))?;
-        self.inner.open_verified(None, entry, mode, catalog.generation())
+        self.inner.open_verified(Origin::Digest, entry, mode, catalog.generation())
     }
 
     /// Whether opening this blob takes no re-check.
@@ -259,6 +260,11 @@ impl Registry {
             }
         }
         Ok(())
+    }
+
+    /// The content of OCI repositories.
+    pub fn content(&self) -> Content {
+        Content::new(&self.inner)
     }
 
     /// The Artifact JSON of the API.
@@ -352,6 +358,7 @@ pub(crate) struct Inner {
     buffers: Mutex<Vec<ReadBuf>>,
     /// As it was at open: it depends on the environment, and a host that changes that while another thread asks is led astray.
     default_mount: PathBuf,
+    shelf: Shelf,
 }
 
 /// The operator's policy, in the root.
@@ -369,7 +376,8 @@ impl Inner {
         }
         let blobs = Blobs::new(Arc::clone(&layout));
         let (condemned, buffers, default_mount) = (Mutex::default(), Mutex::default(), Registry::default_mount());
-        Ok(Registry { inner: Arc::new(Inner { layout, store, blobs, condemned, buffers, default_mount }) })
+        let shelf = Shelf::default();
+        Ok(Registry { inner: Arc::new(Inner { layout, store, blobs, condemned, buffers, default_mount, shelf }) })
     }
 
     pub(crate) fn layout(&self) -> &Layout {
@@ -407,8 +415,13 @@ impl Inner {
         self.store.commit(actor, decide, undo)
     }
 
-    pub(crate) fn remove_blob(&self, sha256: &Sha256Digest) {
-        self.store.remove_blob(sha256);
+    /// Removes those of these blobs that no repository holds; the catalog was asked, under the commit lock.
+    pub(crate) fn drop_blobs(&self, blobs: &[Sha256Digest]) {
+        self.store.drop_blobs(blobs);
+    }
+
+    pub(crate) fn shelf(&self) -> &Shelf {
+        &self.shelf
     }
 
     pub(crate) fn note_refusal(&self, name: &str, why: &str, actor: &Actor) -> Result<()> {
@@ -426,15 +439,19 @@ impl Inner {
         }
     }
 
-    fn open_verified(
+    pub(crate) fn open_verified(
         self: &Arc<Self>,
-        model: Option<&Arc<Artifact>>,
+        origin: Origin,
         entry: &FileEntry,
         mode: ReadMode,
         generation: u64,
     ) -> Result<VerifiedFile> {
-        let blob = self.open_blob(model.map(|m| &m.name), entry, mode == ReadMode::Direct)?;
-        Ok(VerifiedFile::new(Arc::clone(self), model.cloned(), entry.clone(), blob, generation))
+        let name = match &origin {
+            Origin::Model(model) => Some(&model.name),
+            Origin::Digest | Origin::Repository => None,
+        };
+        let blob = self.open_blob(name, entry, mode == ReadMode::Direct)?;
+        Ok(VerifiedFile::new(Arc::clone(self), origin, entry.clone(), blob, generation))
     }
 
     /// Opens a stored file only to see that it is good.
@@ -468,9 +485,11 @@ impl Inner {
             return;
         }
         match verify::quarantine_holders(self, sha256, why, &Actor::this_process("read")) {
-            // The catalog says it now, and says it when a verification passes again.
+            // The catalog says it now, and says it when a verification passes again. It says nothing of what no model holds.
             Ok(()) => {
-                self.condemned.lock().remove(sha256);
+                if self.latest().holders(sha256).next().is_some() {
+                    self.condemned.lock().remove(sha256);
+                }
             }
             Err(e) => {
                 tracing::error!(%sha256, error = %e, why, "a damaged model could not be quarantined; this process refuses it")
@@ -485,7 +504,7 @@ impl Inner {
 
     /// Whether what is stored is the very thing that was found damaged. If not, an open checks every byte of it: its stamps are
     /// not known to be good.
-    fn is_condemned(&self, sha256: &Sha256Digest) -> bool {
+    pub(crate) fn is_condemned(&self, sha256: &Sha256Digest) -> bool {
         let mut condemned = self.condemned.lock();
         let Some(then) = condemned.get(sha256) else { return false };
         let now = Stamps::at(&self.layout, sha256);

@@ -36,6 +36,11 @@ impl Stamp {
         self.ino
     }
 
+    /// Its size in bytes.
+    pub(crate) fn size(&self) -> u64 {
+        self.size
+    }
+
     pub(crate) fn of(file: &File) -> std::io::Result<Stamp> {
         let m = file.metadata()?;
         Ok(Stamp {

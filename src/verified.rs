@@ -37,8 +37,7 @@ pub enum ReadMode {
 #[derive(Debug)]
 pub struct VerifiedFile {
     inner: Arc<Inner>,
-    /// The model it was opened of, as it was then; none when it was opened by digest.
-    model: Option<Arc<Artifact>>,
+    origin: Origin,
     entry: FileEntry,
     blob: OpenBlob,
     /// The generation at which its status was last looked at.
@@ -46,6 +45,17 @@ pub struct VerifiedFile {
     /// Whether an incident had ended it then.
     refused: AtomicBool,
     last: Mutex<Last>,
+}
+
+/// What a file was opened as, which decides whose status ends it.
+#[derive(Debug, Clone)]
+pub(crate) enum Origin {
+    /// A file of this model, as it was then.
+    Model(Arc<Artifact>),
+    /// A blob that some promoted model holds.
+    Digest,
+    /// A blob that a repository holds. Quarantine is about models: whoever serves repositories decides what is shown of them.
+    Repository,
 }
 
 /// The group last read by a small read, checked: it is private, so it stays what was checked.
@@ -63,15 +73,9 @@ const MAX_READ: u64 = 64 << 20;
 const PIECE: usize = 1 << 20;
 
 impl VerifiedFile {
-    pub(crate) fn new(
-        inner: Arc<Inner>,
-        model: Option<Arc<Artifact>>,
-        entry: FileEntry,
-        blob: OpenBlob,
-        generation: u64,
-    ) -> Self {
+    pub(crate) fn new(inner: Arc<Inner>, origin: Origin, entry: FileEntry, blob: OpenBlob, generation: u64) -> Self {
         let (seen, refused) = (AtomicU64::new(generation), AtomicBool::new(false));
-        VerifiedFile { inner, model, entry, blob, seen, refused, last: Mutex::default() }
+        VerifiedFile { inner, origin, entry, blob, seen, refused, last: Mutex::default() }
     }
 
     /// Its size in bytes, as promoted.
@@ -224,9 +228,9 @@ impl VerifiedFile {
     }
 
     fn named(&self, e: Error) -> Error {
-        match &self.model {
-            Some(model) => e.on(&model.name),
-            None => e,
+        match &self.origin {
+            Origin::Model(model) => e.on(&model.name),
+            Origin::Digest | Origin::Repository => e,
         }
     }
 
@@ -241,12 +245,13 @@ impl VerifiedFile {
         // What an incident had ended stays ended when nothing holds the bytes any more, also when both happened since the last
         // look: the catalog remembers it for as long as it lasts, and the log only as far back as it is read.
         let was_refused = self.refused.load(Ordering::Acquire);
-        let refused = match &self.model {
-            Some(model) => match holders().find(|a| a.name == model.name) {
+        let refused = match &self.origin {
+            Origin::Repository => false,
+            Origin::Model(model) => match holders().find(|a| a.name == model.name) {
                 Some(holder) => under_incident(holder),
                 None => was_refused || left_blocked(model, &catalog),
             },
-            None => {
+            Origin::Digest => {
                 let deleted = holders().next().is_none();
                 let ended = holders().any(|a| under_incident(a)) || catalog.blocks(self.sha256());
                 holders().all(|a| !a.is_promoted()) && (ended || deleted && was_refused)

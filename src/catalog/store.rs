@@ -13,12 +13,14 @@
 //! Until the rename, a failure undoes what `decide` published, still under the lock. From the rename on the change has
 //! happened, and nothing that fails after it may be taken for a failure of the change.
 //!
-//! Lock order: `writer` (this process), then run/commit.lock (all processes), then `loading`, then audit.lock, then `state`.
+//! Lock order: `writer` (this process), then run/commit.lock (all processes), then run/holds.lock (content/holds), then `loading`, then audit.lock, then `state`.
 //! The first three are held across I/O: that is what they are for. `state` never is.
 
 use super::{Catalog, Edit, text};
 use crate::artifact::Artifact;
 use crate::audit::{self, Anchor, Event};
+use crate::content::holds;
+use crate::digest::Sha256Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::layout::{Access, Folder, Layout, blob_name, read_bounded};
 use crate::stamp::Stamp;
@@ -360,22 +362,32 @@ impl Store {
         } else {
             HashSet::new()
         };
+        let files = gone.iter().flat_map(|a| &a.files).map(|file| file.sha256);
+        self.drop_blobs(&files.filter(|sha256| new.holders(sha256).next().is_none()).collect::<Vec<_>>());
         for artifact in gone {
-            for file in &artifact.files {
-                if new.holders(&file.sha256).next().is_none() {
-                    self.remove_blob(&file.sha256);
-                }
-            }
             for sidecar in artifact.sidecars().filter(|digest| !pinned.contains(digest)) {
                 self.remove(Folder::Sidecars, &sidecar.to_hex());
             }
         }
     }
 
-    /// Removes a blob with its tree and stamp.
-    pub(crate) fn remove_blob(&self, sha256: &crate::digest::Sha256Digest) {
-        for folder in [Folder::Stamps, Folder::Blobs, Folder::Trees] {
-            self.remove(folder, &blob_name(sha256));
+    /// Removes, with their trees and stamps, those of these blobs that no repository holds. For whoever holds the commit lock
+    /// and has seen that no model does. While it cannot be told who holds them, they stay.
+    pub(crate) fn drop_blobs(&self, blobs: &[Sha256Digest]) {
+        if blobs.is_empty() {
+            return;
+        }
+        let dropped = holds::alone(&self.layout).and_then(|_alone| {
+            let held = holds::held(&self.layout, blobs)?;
+            for name in blobs.iter().filter(|sha256| !held.contains(sha256)).map(blob_name) {
+                [Folder::Stamps, Folder::Blobs, Folder::Trees]
+                    .into_iter()
+                    .for_each(|folder| self.remove(folder, &name));
+            }
+            Ok(())
+        });
+        if let Err(e) = dropped {
+            tracing::warn!(error = %e, "blobs are left behind: it cannot be told whether a repository holds them");
         }
     }
 

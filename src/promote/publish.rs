@@ -85,7 +85,7 @@ pub(super) fn publish(
     };
     let undo = |stays: &Catalog| {
         let unheld = |sha256: &&Sha256Digest| stays.holders(sha256).next().is_none();
-        fresh.borrow().iter().filter(unheld).for_each(|sha256| inner.remove_blob(sha256));
+        inner.drop_blobs(&fresh.borrow().iter().filter(unheld).copied().collect::<Vec<_>>());
         for (digest, _) in &staging.sidecars {
             if !stays.artifacts().any(|a| a.sidecars().any(|s| s == *digest)) {
                 let _ = layout.remove(Folder::Sidecars, &digest.to_hex());

@@ -1,0 +1,537 @@
+//! Uploads: blobs on their way in.
+//!
+//! Owns: sessions under `_uploads/`, their hashes in the making, and the publication of what they came to. Promises: bytes are
+//! hashed both ways while they are written and not read back, but by a session that another process goes on with, and for a
+//! SHA-512; one handle at a time has a session; what [`Upload::finish`] returns is durable; a session that failed is gone, and so is
+//! all it took. Leaves out: offsets and ranges, which those who speak the protocol compare with [`Upload::size`].
+//!
+//! ```text
+//! begin -> append* -> finish                 file synced, made read-only -> tree -> blob and tree renamed into place, their folders
+//!             |  ^                           synced -> record renamed, its folder synced: a power cut leaves no record of a blob
+//!      suspend|  |resume                     that is not there
+//! ```
+//! Bytes are gathered to pieces of 2 MiB; of a piece, SHA-256 goes on a second thread while this one hashes groups and writes.
+
+use super::{Content, ContentDigest, Held, RepositoryName, documents, folders, holds};
+use crate::buffer;
+use crate::digest::{Blake3Digest, Sha256Digest, hex};
+use crate::durable;
+use crate::error::{Error, ErrorKind, Result};
+use crate::ingest::READ_ONLY;
+use crate::layout::{Folder, blob_name};
+use crate::sha256::Stream;
+use crate::stamp::Stamp;
+use crate::sys::{NoFileSizeSignal, spawn_scoped_quietly};
+use crate::tree;
+use parking_lot::Mutex;
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+use std::collections::VecDeque;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+use std::time::{Duration, SystemTime};
+
+/// A repository has no more sessions at once.
+const MAX_SESSIONS: usize = 1000;
+
+/// What is hashed and written at once: whole groups of the tree.
+const PIECE: usize = 2 << 20;
+/// What one thread writes and hashes at once: it is still in the core's own cache when it is hashed.
+const STEP: usize = 256 << 10;
+
+/// Memory for the hashes of sessions that nobody has at the moment. What is forgotten is hashed again.
+const MAX_SUSPENDED: usize = 32 << 20;
+
+/// A blob on its way in. Dropped, it is suspended.
+#[derive(Debug)]
+pub struct Upload {
+    content: Content,
+    repo: RepositoryName,
+    id: String,
+    folder: OwnedFd,
+    file: File,
+    hashes: Hashes,
+    /// Whether the session is over, or another's.
+    over: bool,
+}
+
+/// Hashes in the making: of the first `hashed` bytes, which are in the file, and of `tail` they are still to be made.
+#[derive(Debug)]
+struct Hashes {
+    sha256: Stream,
+    tree: tree::Builder,
+    hashed: u64,
+    tail: Vec<u8>,
+}
+
+impl Hashes {
+    fn new() -> Hashes {
+        Hashes { sha256: Stream::new(), tree: tree::Builder::default(), hashed: 0, tail: Vec::new() }
+    }
+
+    fn size(&self) -> u64 {
+        self.hashed + self.tail.len() as u64
+    }
+
+    /// Bytes of memory they need.
+    fn weight(&self) -> usize {
+        self.tail.capacity() + (self.hashed / tree::GROUP) as usize * 32 + 1024
+    }
+
+    /// Hashes the next piece both ways, and does something to each step of it.
+    fn piece(&mut self, bytes: &[u8], mut act: impl FnMut(&[u8], u64) -> Result<()>) -> Result<()> {
+        let Hashes { sha256, tree, hashed, .. } = self;
+        let mut steps = || {
+            let mut at = *hashed;
+            for step in bytes.chunks(STEP) {
+                act(step, at)?;
+                tree.update(step)?;
+                at += step.len() as u64;
+            }
+            *hashed = at;
+            Ok(())
+        };
+        if bytes.len() <= STEP {
+            sha256.update(bytes);
+            return steps();
+        }
+        std::thread::scope(|scope| {
+            let mut stream = sha256.clone();
+            let beside = spawn_scoped_quietly(scope, move || {
+                stream.update(bytes);
+                stream
+            });
+            let done = steps();
+            match beside {
+                Ok(beside) => {
+                    let ended = |_| Error::new(ErrorKind::Io, "a thread of the upload ended early");
+                    *sha256 = beside.join().map_err(ended)?;
+                }
+                // No thread is to be had: it takes longer.
+                Err(_) => sha256.update(bytes),
+            }
+            done
+        })
+    }
+
+    fn finish(&mut self) -> Result<(Sha256Digest, Blake3Digest, Vec<u8>)> {
+        let Hashes { sha256, tree, .. } = std::mem::replace(self, Hashes::new());
+        let (blake3, tree) = tree.finish()?;
+        Ok((sha256.finish(), blake3, tree))
+    }
+}
+
+/// Hashes of sessions that nobody has at the moment, the latest last. They hold while the file has the stamp it had then.
+#[derive(Debug, Default)]
+pub(super) struct Suspended(Mutex<VecDeque<(String, Stamp, Hashes)>>);
+
+impl Suspended {
+    fn put(&self, id: &str, stamp: Stamp, hashes: Hashes) {
+        let mut all = self.0.lock();
+        all.push_back((id.to_owned(), stamp, hashes));
+        let mut weight: usize = all.iter().map(|(_, _, hashes)| hashes.weight()).sum();
+        while weight > MAX_SUSPENDED && all.len() > 1 {
+            weight -= all.pop_front().map_or(0, |(_, _, hashes)| hashes.weight());
+        }
+    }
+
+    fn take(&self, id: &str) -> Option<(Stamp, Hashes)> {
+        let mut all = self.0.lock();
+        let at = all.iter().position(|(other, _, _)| other == id)?;
+        all.remove(at).map(|(_, stamp, hashes)| (stamp, hashes))
+    }
+}
+
+impl Content {
+    /// Begins an upload to a repository.
+    ///
+    /// # Errors
+    /// `Conflict` when the repository has 1,000 of them already.
+    pub fn begin(&self, repo: &RepositoryName) -> Result<Upload> {
+        let folder = folders::make(self.layout(), &self.inner.shelf().made, repo, folders::UPLOADS)?;
+        let mut sessions = 0;
+        for entry in folders::entries(&folder)? {
+            entry?;
+            sessions += 1;
+            if sessions >= MAX_SESSIONS {
+                let why = format!(
+                    "{repo} has {MAX_SESSIONS} unfinished uploads: finish or cancel some, or wait until they expire"
+                );
+                return Err(Error::new(ErrorKind::Conflict, why));
+            }
+        }
+        let id = new_id()?;
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let file = rustix::fs::openat(&folder, &*id, flags, Mode::RUSR | Mode::WUSR)
+            .map_err(|e| Error::io("beginning an upload", e))?;
+        let upload = Upload {
+            content: self.clone(),
+            repo: repo.clone(),
+            id,
+            folder,
+            file: File::from(file),
+            hashes: Hashes::new(),
+            over: false,
+        };
+        upload.lock()?;
+        Ok(upload)
+    }
+
+    /// Goes on with an upload: at once when this process had it last, else after what is there was hashed.
+    ///
+    /// # Errors
+    /// `NotFound` when there is none, `Conflict` while another has it.
+    pub fn resume(&self, repo: &RepositoryName, id: &str) -> Result<Upload> {
+        let mut upload = self.take(repo, id)?;
+        let stamp = Stamp::of(&upload.file).map_err(|e| Error::io("reading an upload", e))?;
+        match self.inner.shelf().suspended.take(id) {
+            Some((then, hashes)) if then == stamp => upload.hashes = hashes,
+            _ => upload.hash_again(stamp.size())?,
+        }
+        upload.over = false;
+        Ok(upload)
+    }
+
+    /// The upload, taken but not yet hashed: dropped, it stays as it is.
+    fn take(&self, repo: &RepositoryName, id: &str) -> Result<Upload> {
+        let layout = self.layout();
+        layout.check_writable()?;
+        let opened = match folders::open(layout, repo, folders::UPLOADS)? {
+            Some(folder) if is_id(id) => {
+                folders::open_file(layout, repo, folders::UPLOADS, id, OFlags::RDWR)?.map(|file| (folder, file))
+            }
+            _ => None,
+        };
+        let Some((folder, file)) = opened else { return Err(no_upload(repo)) };
+        let upload = Upload {
+            content: self.clone(),
+            repo: repo.clone(),
+            id: id.to_owned(),
+            folder,
+            file,
+            hashes: Hashes::new(),
+            over: true,
+        };
+        upload.lock()?;
+        Ok(upload)
+    }
+
+    /// The size of an upload so far, in bytes. Of one that another has at the moment: what is written of it yet.
+    pub fn upload_size(&self, repo: &RepositoryName, id: &str) -> Result<u64> {
+        let file = match is_id(id) {
+            true => folders::open_file(self.layout(), repo, folders::UPLOADS, id, OFlags::RDONLY)?,
+            false => None,
+        };
+        let file = file.ok_or_else(|| no_upload(repo))?;
+        file.metadata().map(|meta| meta.len()).map_err(|e| Error::io("reading an upload", e))
+    }
+
+    /// Ends an upload and takes away what it brought.
+    ///
+    /// # Errors
+    /// `NotFound` when there is none, `Conflict` while another has it.
+    pub fn abandon(&self, repo: &RepositoryName, id: &str) -> Result<()> {
+        let mut upload = self.take(repo, id)?;
+        upload.discard();
+        Ok(())
+    }
+
+    /// Ends the uploads that nobody has had for this long; how many.
+    pub fn expire_uploads(&self, older_than: Duration) -> Result<usize> {
+        self.layout().check_writable()?;
+        let Some(limit) = SystemTime::now().checked_sub(older_than) else { return Ok(0) };
+        let mut found = Vec::new();
+        folders::each(self.layout(), |repo, folder| {
+            let Some(uploads) = folders::open_in(folder, folders::UPLOADS)? else { return Ok(()) };
+            for entry in folders::entries(&uploads)? {
+                let (id, _) = entry?;
+                found.push((repo.clone(), id));
+            }
+            Ok(())
+        })?;
+        let mut ended = 0;
+        for (repo, id) in found {
+            // One that is in use, or has ended by itself, is none of ours.
+            let Ok(mut upload) = self.take(&repo, &id) else { continue };
+            if upload.file.metadata().and_then(|meta| meta.modified()).is_ok_and(|at| at <= limit) {
+                upload.discard();
+                ended += 1;
+            }
+        }
+        Ok(ended)
+    }
+}
+
+impl Upload {
+    /// By this it is resumed: 32 hex digits that nobody can guess.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Its size so far, in bytes.
+    pub fn size(&self) -> u64 {
+        self.hashes.size()
+    }
+
+    /// Takes the next bytes, however many.
+    ///
+    /// # Errors
+    /// `NoSpace` when the disk, or this process's limit on file sizes, does not allow them. After an error the upload is gone.
+    pub fn append(&mut self, mut bytes: &[u8]) -> Result<()> {
+        self.check_here()?;
+        let mut taken = || {
+            while !bytes.is_empty() {
+                let tail = &mut self.hashes.tail;
+                if tail.is_empty() && bytes.len() >= PIECE {
+                    let (piece, rest) = bytes.split_at(PIECE);
+                    self.write(piece)?;
+                    bytes = rest;
+                    continue;
+                }
+                let (now, rest) = bytes.split_at(bytes.len().min(PIECE - tail.len()));
+                tail.try_reserve(now.len()).map_err(|_| buffer::no_memory(now.len()))?;
+                tail.extend_from_slice(now);
+                bytes = rest;
+                if tail.len() == PIECE {
+                    self.write_tail()?;
+                }
+            }
+            Ok(())
+        };
+        taken().inspect_err(|_| self.discard())
+    }
+
+    /// Leaves it to whoever resumes it. In this process that reads nothing back.
+    pub fn suspend(mut self) -> Result<()> {
+        self.check_here()?;
+        self.leave().inspect_err(|_| self.discard())
+    }
+
+    /// Ends it: it must have this digest. The repository holds the blob then, durably.
+    ///
+    /// # Errors
+    /// `DigestMismatch`, naming both digests. After any error the upload is gone, and all it brought.
+    pub fn finish(mut self, claimed: &ContentDigest) -> Result<Held> {
+        self.check_here()?;
+        let finished = self.complete(claimed);
+        self.discard();
+        finished
+    }
+
+    fn complete(&mut self, claimed: &ContentDigest) -> Result<Held> {
+        self.write_tail()?;
+        let size_bytes = self.size();
+        let (sha256, blake3, tree) = self.hashes.finish()?;
+        let held = Held { sha256, size_bytes, blake3 };
+        self.compare(claimed, &held)?;
+        let content = self.content.clone();
+        let (inner, layout) = (&content.inner, content.layout());
+        let _in_use = layout.use_temp()?;
+        // Synced before the lock is taken, unless it turns out there that it is needed after all.
+        let mut tree_temp = None;
+        let mut published = false;
+        if !inner.has_good(&sha256) {
+            tree_temp = Some(self.sync(&tree)?);
+        }
+        let outcome = holds::shared(layout).and_then(|_kept| {
+            if !inner.has_good(&sha256) {
+                let temp = match &tree_temp {
+                    Some(temp) => temp,
+                    None => tree_temp.insert(self.sync(&tree)?),
+                };
+                published = true;
+                let name = blob_name(&sha256);
+                layout.publish_from(&self.folder, &self.id, Folder::Blobs, &name)?;
+                layout.publish(temp, Folder::Trees, &name)?;
+                layout.sync(Folder::Blobs)?;
+                layout.sync(Folder::Trees)?;
+            }
+            content.record(&self.repo, claimed, &held)
+        });
+        if let Some(temp) = &tree_temp {
+            layout.discard(temp);
+        }
+        if published {
+            if let Err(e) = inner.blobs().learn_published(&sha256) {
+                tracing::debug!(%sha256, error = %e, "its stamp was not taken; the next open re-checks");
+            }
+            inner.absolve([&sha256]);
+        }
+        if let Err(e) = outcome {
+            // Without a record nobody holds it, or others do.
+            if published && let Err(e) = content.drop_unheld(sha256) {
+                tracing::warn!(%sha256, error = %e, "a blob that nobody holds is left behind");
+            }
+            return Err(e);
+        }
+        Ok(held)
+    }
+
+    /// Makes the file read-only and durable, and writes its tree to tmp/.
+    fn sync(&self, tree: &[u8]) -> Result<String> {
+        rustix::fs::fchmod(&self.file, READ_ONLY).map_err(|e| Error::io("making a blob read-only", e))?;
+        durable::sync_file(&self.file).map_err(|e| Error::io("syncing an upload", e))?;
+        self.content.layout().write_temp(tree)
+    }
+
+    fn compare(&self, claimed: &ContentDigest, held: &Held) -> Result<()> {
+        let actual = match claimed {
+            ContentDigest::Sha256(_) => ContentDigest::Sha256(held.sha256),
+            ContentDigest::Sha512(_) => self.sha512(held)?,
+        };
+        if actual == *claimed {
+            return Ok(());
+        }
+        let why = format!("the upload is {actual}, not {claimed} as claimed: it was dropped, push it again");
+        Err(Error::new(ErrorKind::DigestMismatch, why).with_digests(claimed, actual))
+    }
+
+    /// The one digest for which the file is read back, while it is seen that it is what was hashed.
+    fn sha512(&self, held: &Held) -> Result<ContentDigest> {
+        use sha2::Digest as _;
+        let (mut sha512, mut blake3) = (sha2::Sha512::new(), blake3::Hasher::new());
+        let mut buf = buffer::filled(0, STEP)?;
+        let mut at = 0;
+        while at < held.size_bytes {
+            let step = &mut buf[..(held.size_bytes - at).min(STEP as u64) as usize];
+            self.file.read_exact_at(step, at).map_err(|e| Error::io("reading an upload back", e))?;
+            sha512.update(&*step);
+            blake3.update(step);
+            at += step.len() as u64;
+        }
+        if blake3.finalize().as_bytes() != held.blake3.as_bytes() {
+            let why = "the upload was changed on the disk before it was finished: push it again";
+            return Err(Error::new(ErrorKind::SourceChanged, why));
+        }
+        Ok(ContentDigest::Sha512(sha512.finalize().into()))
+    }
+
+    /// Hashes and writes what is gathered.
+    fn write_tail(&mut self) -> Result<()> {
+        let mut tail = std::mem::take(&mut self.hashes.tail);
+        self.write(&tail)?;
+        tail.clear();
+        self.hashes.tail = tail;
+        Ok(())
+    }
+
+    fn write(&mut self, piece: &[u8]) -> Result<()> {
+        self.check_space(piece.len())?;
+        let _quiet = NoFileSizeSignal::new();
+        let file = &self.file;
+        self.hashes.piece(piece, |step, at| write_at(file, step, at))
+    }
+
+    fn check_space(&self, len: usize) -> Result<()> {
+        let free = self.content.layout().free_bytes()?;
+        if len as u64 <= free {
+            return Ok(());
+        }
+        let why =
+            format!("{free} bytes are free (less 5 percent): the upload was dropped, free some space and push again");
+        Err(Error::new(ErrorKind::NoSpace, why))
+    }
+
+    /// Writes what is gathered, unhashed, and keeps the hashes for who resumes it here.
+    fn leave(&mut self) -> Result<()> {
+        if !self.hashes.tail.is_empty() {
+            self.check_space(self.hashes.tail.len())?;
+            let _quiet = NoFileSizeSignal::new();
+            write_at(&self.file, &self.hashes.tail, self.hashes.hashed)?;
+        }
+        let stamp = Stamp::of(&self.file).map_err(|e| Error::io("reading an upload", e))?;
+        let mut hashes = std::mem::replace(&mut self.hashes, Hashes::new());
+        hashes.tail.shrink_to_fit();
+        // Before anyone else can have it.
+        self.content.inner.shelf().suspended.put(&self.id, stamp, hashes);
+        self.over = true;
+        self.unlock();
+        Ok(())
+    }
+
+    /// Hashes what another process has written.
+    fn hash_again(&mut self, size: u64) -> Result<()> {
+        let mut hashes = Hashes::new();
+        let mut buf = buffer::filled(0, PIECE.min(usize::try_from(size).unwrap_or(PIECE)))?;
+        while hashes.size() < size {
+            let piece = &mut buf[..(size - hashes.hashed).min(PIECE as u64) as usize];
+            self.file.read_exact_at(piece, hashes.hashed).map_err(|e| Error::io("reading an upload back", e))?;
+            if piece.len() == PIECE {
+                hashes.piece(piece, |_, _| Ok(()))?;
+            } else {
+                hashes.tail.extend_from_slice(piece);
+            }
+        }
+        self.hashes = hashes;
+        Ok(())
+    }
+
+    /// Takes the session, if its file is still there.
+    fn lock(&self) -> Result<()> {
+        match rustix::fs::flock(&self.file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => {
+                let why =
+                    format!("another request is writing this upload to {}: wait for it, or begin a new one", self.repo);
+                return Err(Error::new(ErrorKind::Conflict, why));
+            }
+            Err(e) => return Err(Error::io("locking an upload", e)),
+        }
+        // Whoever had it may have published the file, or removed it.
+        let named = Stamp::at(&self.folder, &self.id).map(|stamp| stamp.ino()).ok();
+        let ours = Stamp::of(&self.file).map(|stamp| stamp.ino()).ok();
+        if named.is_some() && named == ours { Ok(()) } else { Err(no_upload(&self.repo)) }
+    }
+
+    fn unlock(&self) {
+        // Closing would not do: a child forked meanwhile holds the same open file description.
+        let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);
+    }
+
+    /// Ends the session; its file goes, unless it was published.
+    fn discard(&mut self) {
+        self.over = true;
+        self.content.inner.shelf().suspended.take(&self.id);
+        if let Err(e) = documents::unlink(&self.folder, &self.id) {
+            tracing::warn!(repository = %self.repo, error = %e, "an upload is left behind until it expires");
+        }
+    }
+
+    fn check_here(&self) -> Result<()> {
+        if self.over { Err(no_upload(&self.repo)) } else { Ok(()) }
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        if !self.over && self.leave().is_err() {
+            self.discard();
+        }
+        self.unlock();
+    }
+}
+
+fn write_at(file: &File, bytes: &[u8], at: u64) -> Result<()> {
+    file.write_all_at(bytes, at).map_err(|e| Error::io("writing an upload", e))
+}
+
+/// 128 bits from the system's generator.
+fn new_id() -> Result<String> {
+    let mut bytes = [0; 16];
+    let mut done = 0;
+    while done < bytes.len() {
+        let flags = rustix::rand::GetRandomFlags::empty();
+        done += rustix::io::retry_on_intr(|| rustix::rand::getrandom(&mut bytes[done..], flags))
+            .map_err(|e| Error::io("asking for randomness", e))?;
+    }
+    Ok(hex(&bytes))
+}
+
+fn is_id(id: &str) -> bool {
+    id.len() == 32 && id.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+}
+
+fn no_upload(repo: &RepositoryName) -> Error {
+    Error::new(ErrorKind::NotFound, format!("{repo} has no such upload: it was finished, cancelled, or has expired"))
+}
