@@ -30,7 +30,7 @@ impl Unpacked {
         let folder = tempfile::Builder::new()
             .prefix(".unpacked-")
             .tempdir_in(registry.staging())
-            .map_err(|e| Error::io("making a folder to unpack into", e))?;
+            .map_err(|e| io("making a folder to unpack into", &e))?;
         let mut files = 0;
         for layer in layers {
             let file = content.open(repository, &layer.digest.to_string().parse()?)?;
@@ -87,7 +87,7 @@ fn unpack(archive: impl Read, folder: &Path, limit: u64, files: &mut usize) -> R
         }
         let path: RelPath = plain.parse()?;
         if kind.is_dir() {
-            fs::create_dir_all(folder.join(&path)).map_err(|e| Error::io("unpacking", e))?;
+            fs::create_dir_all(folder.join(&path)).map_err(|e| io("unpacking", &e))?;
             continue;
         }
         if !kind.is_file() {
@@ -100,18 +100,23 @@ fn unpack(archive: impl Read, folder: &Path, limit: u64, files: &mut usize) -> R
         }
         let to = folder.join(&path);
         if let Some(above) = to.parent() {
-            fs::create_dir_all(above).map_err(|e| Error::io("unpacking", e))?;
+            fs::create_dir_all(above).map_err(|e| io("unpacking", &e))?;
         }
         // No file twice: the second would hide what the first was.
         let mut file = OpenOptions::new().write(true).create_new(true).open(&to).map_err(|e| match e.kind() {
             std::io::ErrorKind::AlreadyExists => refused(format!("{path} is in the layers twice")),
-            _ => Error::io(format_args!("unpacking {path}"), e),
+            _ => io(&format!("unpacking {path}"), &e),
         })?;
         let size = entry.size();
-        let written = std::io::copy(&mut entry, &mut file).map_err(|e| Error::io(format_args!("unpacking {path}"), e))?;
+        let written = std::io::copy(&mut entry, &mut file).map_err(|e| io(&format!("unpacking {path}"), &e))?;
         if written != size {
             return Err(refused(format!("{path} in a layer ends early")));
         }
     }
     Ok(())
+}
+
+fn io(what: &str, e: &std::io::Error) -> Error {
+    let kind = if e.kind() == std::io::ErrorKind::StorageFull { ErrorKind::NoSpace } else { ErrorKind::Io };
+    Error::new(kind, format!("{what}: {e}"))
 }

@@ -1,0 +1,6 @@
+//! Models.
+//! x
+/// x
+pub struct ModelFile; 
+/// x
+pub struct ModelManifest;
