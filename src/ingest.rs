@@ -45,14 +45,21 @@ const WRITERS: usize = 2;
 #[derive(Debug)]
 pub(crate) struct Staged {
     pub(crate) entry: FileEntry,
-    /// Names in tmp/ of the bytes and of their tree.
-    pub(crate) temp: String,
-    pub(crate) tree_temp: String,
+    pub(crate) place: Place,
     /// Of an adopted file: it is the source's own, to be published while nobody may write it.
     pub(crate) adopted: Option<Adopted>,
     pub(crate) method: Method,
     /// Of a GGUF whose header names tensors that can be hashed.
     pub(crate) tensors: Option<Tensors>,
+}
+
+/// Where a staged file's bytes and their tree are.
+#[derive(Debug)]
+pub(crate) enum Place {
+    /// In tmp/, by these names.
+    Temp { bytes: String, tree: String },
+    /// In the store already.
+    Stored,
 }
 
 /// The source's own file, and what keeps writers off it.
@@ -67,7 +74,19 @@ pub(crate) struct Adopted {
 impl Staged {
     /// Its bytes, each checked against what was hashed.
     pub(crate) fn checked(&self, layout: &Layout) -> Result<Checked> {
-        Checked::open(layout, &self.entry, &self.temp, &self.tree_temp)
+        match &self.place {
+            Place::Temp { bytes, tree } => Checked::open(layout, &self.entry, bytes, tree),
+            Place::Stored => Checked::open_stored(layout, &self.entry),
+        }
+    }
+
+    /// The names of its files in tmp/: its bytes, and their tree.
+    pub(crate) fn temps(&self) -> impl Iterator<Item = &str> {
+        let temps = match &self.place {
+            Place::Temp { bytes, tree } => [Some(bytes), Some(tree)],
+            Place::Stored => [None, None],
+        };
+        temps.into_iter().flatten().map(String::as_str)
     }
 
     /// What may have changed about the source by our own doing.
@@ -127,6 +146,16 @@ pub(crate) fn take_in(
     staged.inspect_err(|_| layout.discard(&temp))
 }
 
+/// Reads a blob that is stored already and must be `entry`, hashing it as if it were copied.
+pub(crate) fn read_stored(source: &SourceFile, entry: FileEntry, meter: &mut Meter<'_, '_>) -> Result<Staged> {
+    let pass = read_pass(source, &*source.open()?, None, meter)?;
+    if pass.sha256 != entry.sha256 || pass.blake3 != entry.blake3 {
+        let why = format!("the stored bytes of {} are not what was pushed: push them again", entry.path);
+        return Err(Error::new(ErrorKind::Corrupt, why).with_digests(entry.sha256, pass.sha256));
+    }
+    Ok(Staged { entry, place: Place::Stored, adopted: None, method: Method::Shared, tensors: pass.tensors })
+}
+
 /// The mode of every stored file.
 pub(crate) const READ_ONLY: Mode = Mode::RUSR.union(Mode::RGRP).union(Mode::ROTH);
 
@@ -138,15 +167,16 @@ fn adopt(layout: &Layout, source: &SourceFile, file: &Arc<File>, transfer: Trans
         return None;
     }
     let store = rustix::fs::fstat(layout.folder(Folder::Blobs)).ok()?;
-    let ours = source.stat.st_uid == rustix::process::geteuid().as_raw();
+    let found = source.found()?;
+    let ours = found.stat.st_uid == rustix::process::geteuid().as_raw();
     // Its name must be removable afterwards, or it would stay a second link to the stored file.
-    if store.st_dev != source.stat.st_dev || source.stat.st_nlink != 1 || !ours || !source.is_removable() {
+    if store.st_dev != found.stat.st_dev || found.stat.st_nlink != 1 || !ours || !found.is_removable() {
         return None;
     }
     let lease = ReadLease::take(file).ok()?;
     // Across bind mounts, and for an immutable file, linking is refused: then it is copied.
     let temp = layout.link_temp(file).ok()?;
-    let mode = Mode::from_raw_mode(source.stat.st_mode & 0o7777);
+    let mode = Mode::from_raw_mode(found.stat.st_mode & 0o7777);
     Some((Adopted { file: Arc::clone(file), lease, mode }, temp))
 }
 
@@ -176,8 +206,8 @@ impl Pass {
     ) -> Result<Staged> {
         let (path, size_bytes) = (source.path.clone(), source.size());
         let entry = FileEntry { path, size_bytes, sha256: self.sha256, blake3: self.blake3 };
-        let tree_temp = layout.write_temp(&self.tree)?;
-        Ok(Staged { entry, temp, tree_temp, adopted, method, tensors: self.tensors })
+        let place = Place::Temp { bytes: temp, tree: layout.write_temp(&self.tree)? };
+        Ok(Staged { entry, place, adopted, method, tensors: self.tensors })
     }
 }
 

@@ -11,12 +11,12 @@ use crate::artifact::{Artifact, FileEntry, Format, Layout as Shape, list_digest}
 use crate::audit::{self, Event, now};
 use crate::digest::Sha256Digest;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ingest::{self, Meter};
+use crate::ingest::{self, Meter, Staged};
 use crate::name::{ModelName, RelPath};
 use crate::policy::{Cleared, Verdict};
 use crate::registry::Inner;
 use crate::sidecar;
-use crate::source::Source;
+use crate::source::{Source, SourceFile};
 use crate::task::{Actor, Task};
 use look::{Inspected, inspect, look_ahead};
 use publish::{Staging, finish_move, immutable, publish};
@@ -152,7 +152,7 @@ fn attempt(
     let mut meter = Meter { task, done: 0, total: size };
     let intake = if source.files.len() > MAX_ADOPTED { Transfer::Copy } else { request.transfer };
     for file in &source.files {
-        staging.staged.push(ingest::take_in(inner.layout(), file, intake, &mut meter)?);
+        staging.staged.push(take_in(inner, file, intake, &mut meter)?);
     }
     let files: Vec<FileEntry> = staging.staged.iter().map(|s| s.entry.clone()).collect();
     let sha256 = if source.shape == Shape::File { files[0].sha256 } else { list_digest(&files) };
@@ -170,6 +170,21 @@ fn attempt(
     Ok(Promotion { artifact, outcome, method, skipped: source.skipped.clone(), verdict })
 }
 
+/// Takes a file in, or reads a blob that is stored already.
+fn take_in(inner: &Arc<Inner>, file: &SourceFile, intake: Transfer, meter: &mut Meter<'_, '_>) -> Result<Staged> {
+    let Some(held) = file.held() else { return ingest::take_in(inner.layout(), file, intake, meter) };
+    held.check_is_in(inner.layout())?;
+    let entry = held.entry(&file.path);
+    // First of all: its stamps are those of a good one after this.
+    inner.open_entry(None, &entry)?;
+    let sha256 = entry.sha256;
+    ingest::read_stored(file, entry, meter).inspect_err(|e| {
+        if e.kind() == ErrorKind::Corrupt {
+            inner.report_corruption(&sha256, e.message());
+        }
+    })
+}
+
 fn refuse_early(inner: &Arc<Inner>, request: &PromoteRequest, source: &Source) -> Result<()> {
     let early = early(request, source);
     early.check_paths()?;
@@ -179,7 +194,7 @@ fn refuse_early(inner: &Arc<Inner>, request: &PromoteRequest, source: &Source) -
     if let Some(there) = there.filter(|a| a.size_bytes != early.size_bytes) {
         return Err(immutable(there));
     }
-    let (size, free) = (early.size_bytes, inner.layout().free_bytes()?);
+    let (size, free) = (source.bytes_to_copy(), inner.layout().free_bytes()?);
     // A file that is adopted takes no space; whether it can be is known only when its turn comes.
     if request.transfer == Transfer::Copy && size > free {
         let why = format!("{size} bytes are to be copied, {free} are free (less 5 percent): free some space");
@@ -283,7 +298,6 @@ pub(crate) fn note_refusal(inner: &Inner, name: &str, why: &str, actor: &Actor) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ingest::Staged;
     use crate::policy::Policy;
     use crate::registry::Registry;
 

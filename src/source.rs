@@ -1,8 +1,10 @@
 //! Where a promotion's bytes come from.
 //!
-//! Owns: opening a source once and finding out what it is: a file, a folder, a split set. Promises: what was opened is
-//! what is hashed (one descriptor a file, never through a link below the starting point, never blocking on a FIFO or a
-//! device); a source's names are on the allow-list. Leaves out: reading it (`ingest`).
+//! Owns: opening a source once and finding out what it is: a file, a folder, a split set, or (in [`held`]) blobs of a repository.
+//! Promises: what was opened is what is hashed (one descriptor a file, never through a link below the starting point, never
+//! blocking on a FIFO or a device); a source's names are on the allow-list. Leaves out: reading it (`ingest`).
+
+mod held;
 
 use crate::artifact::Layout as Shape;
 use crate::digest::shorten;
@@ -10,6 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::finding::Findings;
 use crate::format::folder::{self, Entry};
 use crate::name::{MAX_DEPTH, RelPath};
+use held::HeldFile;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
@@ -33,6 +36,18 @@ pub struct Source {
 pub(crate) struct SourceFile {
     /// Its path inside the artifact.
     pub(crate) path: RelPath,
+    origin: Origin,
+}
+
+#[derive(Debug)]
+enum Origin {
+    Found(Found),
+    Held(HeldFile),
+}
+
+/// A file that was found on a disk.
+#[derive(Debug)]
+pub(crate) struct Found {
     pub(crate) stat: Stat,
     /// The folder it was found from, and its path there.
     folder: Arc<OwnedFd>,
@@ -80,14 +95,9 @@ impl Source {
 
     /// What its names, links and modes give rise to: a folder's only, a single file is copied whatever its inode is.
     pub(crate) fn report(&self, findings: &mut Findings) {
-        if self.shape != Shape::Folder {
-            return;
-        }
-        let files = self.files.iter().map(|f| Entry {
-            path: f.path.as_str().to_owned(),
-            hidden: false,
-            nlink: f.stat.st_nlink,
-            mode: f.stat.st_mode,
+        let files = self.files.iter().filter(|_| self.shape == Shape::Folder).map(|f| {
+            let (nlink, mode) = f.found().map_or((1, 0), |found| (found.stat.st_nlink, found.stat.st_mode));
+            Entry { path: f.path.as_str().to_owned(), hidden: false, nlink, mode }
         });
         let hidden = self.skipped.iter().map(|path| Entry { path: path.clone(), hidden: true, nlink: 1, mode: 0 });
         folder::check_source(&files.chain(hidden).collect::<Vec<_>>(), findings);
@@ -97,26 +107,73 @@ impl Source {
     pub fn size_bytes(&self) -> u64 {
         self.files.iter().map(SourceFile::size).fold(0, u64::saturating_add)
     }
+
+    /// Bytes of the files that are not stored yet.
+    pub(crate) fn bytes_to_copy(&self) -> u64 {
+        self.files.iter().filter_map(SourceFile::found).map(Found::size).fold(0, u64::saturating_add)
+    }
 }
 
 impl SourceFile {
+    fn new(path: RelPath, stat: Stat, folder: Arc<OwnedFd>, name: String, file: Option<File>) -> SourceFile {
+        let file = file.map(Arc::new);
+        SourceFile { path, origin: Origin::Found(Found { stat, folder, name, file }) }
+    }
+
     pub(crate) fn size(&self) -> u64 {
-        u64::try_from(self.stat.st_size).unwrap_or(0)
+        match &self.origin {
+            Origin::Found(found) => found.size(),
+            Origin::Held(held) => held.size(),
+        }
+    }
+
+    /// The file on a disk, of one that is not a stored blob.
+    pub(crate) fn found(&self) -> Option<&Found> {
+        match &self.origin {
+            Origin::Found(found) => Some(found),
+            Origin::Held(_) => None,
+        }
+    }
+
+    /// The stored blob, of one that is.
+    pub(crate) fn held(&self) -> Option<&HeldFile> {
+        match &self.origin {
+            Origin::Found(_) => None,
+            Origin::Held(held) => Some(held),
+        }
     }
 
     /// The file, open for reading.
     pub(crate) fn open(&self) -> Result<Arc<File>> {
-        if let Some(file) = &self.file {
+        let found = match &self.origin {
+            Origin::Found(found) => found,
+            Origin::Held(held) => return held.open().map(Arc::new),
+        };
+        if let Some(file) = &found.file {
             return Ok(Arc::clone(file));
         }
-        let (file, stat) = open_one(&*self.folder, &self.name, Path::new(&self.name))?;
-        if self.same(&stat, Taken::Copied) { Ok(Arc::new(file)) } else { Err(self.changed()) }
+        let (file, stat) = open_one(&*found.folder, &found.name, Path::new(&found.name))?;
+        if found.same(&stat, Taken::Copied) { Ok(Arc::new(file)) } else { Err(self.changed()) }
     }
 
-    /// Whether the open file is still what was found.
+    /// Whether the open file is still what was found. A stored blob is what its hashes say.
     pub(crate) fn check_unchanged(&self, file: &File, taken: Taken) -> Result<()> {
+        let Some(found) = self.found() else { return Ok(()) };
         let now = rustix::fs::fstat(file).map_err(|e| Error::io(format_args!("reading {}", self.path), e))?;
-        if self.same(&now, taken) { Ok(()) } else { Err(self.changed()) }
+        if found.same(&now, taken) { Ok(()) } else { Err(self.changed()) }
+    }
+
+    pub(crate) fn changed(&self) -> Error {
+        Error::new(
+            ErrorKind::SourceChanged,
+            format!("the source {} changed while it was read: stop what writes it and promote again", self.path),
+        )
+    }
+}
+
+impl Found {
+    fn size(&self) -> u64 {
+        u64::try_from(self.stat.st_size).unwrap_or(0)
     }
 
     fn same(&self, now: &Stat, taken: Taken) -> bool {
@@ -139,13 +196,6 @@ impl SourceFile {
         }
         rustix::fs::unlinkat(&*self.folder, &*self.name, AtFlags::empty())?;
         Ok(true)
-    }
-
-    pub(crate) fn changed(&self) -> Error {
-        Error::new(
-            ErrorKind::SourceChanged,
-            format!("the source {} changed while it was read: stop what writes it and promote again", self.path),
-        )
     }
 }
 
@@ -212,7 +262,7 @@ fn open_at(parent: OwnedFd, name: &str, shown: &Path) -> Result<Source> {
     let path: RelPath = name.parse()?;
     let folder = Arc::new(parent);
     let Some(split) = ShardName::of(name) else {
-        let files = vec![SourceFile { path, stat, folder, name: name.to_owned(), file: Some(Arc::new(file)) }];
+        let files = vec![SourceFile::new(path, stat, folder, name.to_owned(), Some(file))];
         return Ok(Source { shape: Shape::File, files, skipped: Vec::new() });
     };
     let mut files = Vec::new();
@@ -222,13 +272,13 @@ fn open_at(parent: OwnedFd, name: &str, shown: &Path) -> Result<Source> {
             Ok(opened) => opened,
             // By itself it is no model: inspection says which shards are missing.
             Err(e) if e.kind() == ErrorKind::NotFound => {
-                let files = vec![SourceFile { path, stat, folder, name: name.to_owned(), file: Some(Arc::new(file)) }];
+                let files = vec![SourceFile::new(path, stat, folder, name.to_owned(), Some(file))];
                 return Ok(Source { shape: Shape::File, files, skipped: Vec::new() });
             }
             Err(e) => return Err(e),
         };
         regular(&stat, &shown)?;
-        files.push(SourceFile { path: shard.parse()?, stat, folder: Arc::clone(&folder), name: shard, file: None });
+        files.push(SourceFile::new(shard.parse()?, stat, Arc::clone(&folder), shard, None));
     }
     Ok(Source { shape: Shape::Split, files, skipped: Vec::new() })
 }
@@ -301,7 +351,7 @@ fn open_folder(top: OwnedFd, shown: &Path) -> Result<Source> {
                 continue;
             }
             regular(&stat, &place)?;
-            files.push(SourceFile { path, stat, folder: Arc::clone(&top), name: below, file: None });
+            files.push(SourceFile::new(path, stat, Arc::clone(&top), below, None));
         }
     }
     if files.is_empty() {

@@ -1,14 +1,15 @@
 //! Reading a staged file back, checked.
 //!
-//! Owns: [`Checked`], a file in tmp/ as something to inspect. Promises: every byte it gives was hashed in the pass that staged the
+//! Owns: [`Checked`], a file in tmp/ or a stored blob as something to inspect. Promises: every byte it gives was hashed in the pass that staged the
 //! file: what is judged is what will be stored, whatever happens to the file in between. Leaves out: staging (`ingest`).
 
 use crate::artifact::FileEntry;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::input::{Input, short};
-use crate::layout::Layout;
+use crate::layout::{Folder, Layout, blob_name};
 use crate::tree::{GROUP, Page, Tree};
 use parking_lot::Mutex;
+use rustix::fs::OFlags;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
@@ -41,6 +42,17 @@ impl Checked {
     pub(crate) fn open(layout: &Layout, entry: &FileEntry, temp: &str, tree_temp: &str) -> Result<Checked> {
         let tree = Tree::open(layout.read_temp(tree_temp)?, entry.size_bytes, entry.blake3)?;
         Ok(Checked { file: layout.read_temp(temp)?, tree, size: entry.size_bytes, last: Mutex::default() })
+    }
+
+    /// The same of a blob that is stored already.
+    pub(crate) fn open_stored(layout: &Layout, entry: &FileEntry) -> Result<Checked> {
+        let name = blob_name(&entry.sha256);
+        let open = |folder| {
+            let opened = layout.read(folder, &name, OFlags::empty());
+            opened.map_err(|e| Error::io(format_args!("opening the stored file of {}", entry.path), e))
+        };
+        let tree = Tree::open(open(Folder::Trees)?, entry.size_bytes, entry.blake3)?;
+        Ok(Checked { file: open(Folder::Blobs)?, tree, size: entry.size_bytes, last: Mutex::default() })
     }
 
     /// Makes the first of `last`'s groups this one, checked.

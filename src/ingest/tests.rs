@@ -96,10 +96,12 @@ fn one_pass_hashes_the_file_its_tree_and_every_tensor() {
             let taken = staged.tensors.as_ref().expect("a sound header");
             assert_eq!(taken.digests, plain(&bytes, start, tensors));
             assert_eq!(taken.header.tensors.len(), tensors.len());
-            assert!(std::fs::read(fixture.temp().join(&staged.temp)).expect("there") == bytes);
+            assert!(
+                std::fs::read(fixture.temp().join(staged.temps().next().expect("a copy"))).expect("there") == bytes
+            );
             // A file system that shares blocks copies none.
             assert!(staged.method == method || staged.method == Method::Reflinked, "{:?}", staged.method);
-            [&staged.temp, &staged.tree_temp].into_iter().for_each(|temp| fixture.layout.discard(temp));
+            staged.temps().for_each(|temp| fixture.layout.discard(temp));
             drop(staged);
             std::fs::remove_file(fixture.dir.path().join("m.gguf")).expect("there");
         }
@@ -123,7 +125,7 @@ fn what_is_not_a_sound_gguf_has_no_tensors_and_is_hashed_all_the_same() {
         let staged = fixture.take(&fixture.source(bytes, name), Transfer::Copy, &Task::unattended()).expect("taken in");
         assert!(staged.tensors.is_none(), "{name}");
         assert_eq!(staged.entry.sha256, Sha256Digest::of(bytes));
-        [&staged.temp, &staged.tree_temp].into_iter().for_each(|temp| fixture.layout.discard(temp));
+        staged.temps().for_each(|temp| fixture.layout.discard(temp));
     }
     assert!(fixture.is_clean());
 }
@@ -177,7 +179,7 @@ fn the_staged_copy_is_read_through_its_tree() {
     let mut out = vec![0; bytes.len()];
     open().read_at(0, &mut out).expect("good");
     assert!(out == bytes);
-    let path = fixture.temp().join(&staged.temp);
+    let path = fixture.temp().join(staged.temps().next().expect("a copy"));
     rustix::fs::chmod(&path, Mode::RUSR | Mode::WUSR).expect("ours");
     File::options().write(true).open(&path).expect("ours").write_all_at(b"?", 150_000).expect("written");
     assert_eq!(open().read_at(0, &mut out).expect_err("changed").kind(), ErrorKind::SourceChanged);

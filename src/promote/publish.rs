@@ -10,7 +10,7 @@ use crate::catalog::store::Decision;
 use crate::catalog::{Catalog, Edit};
 use crate::digest::Sha256Digest;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ingest::{self, Staged};
+use crate::ingest::{self, Place, Staged};
 use crate::layout::{Folder, blob_name};
 use crate::policy::Verdict;
 use crate::registry::Inner;
@@ -39,8 +39,10 @@ impl Staging<'_> {
 
 impl Drop for Staging<'_> {
     fn drop(&mut self) {
-        let files = self.staged.iter().flat_map(|s| [&s.temp, &s.tree_temp]);
-        files.chain(self.sidecars.iter().map(|(_, temp)| temp)).for_each(|temp| self.inner.layout().discard(temp));
+        let files = self.staged.iter().flat_map(Staged::temps);
+        files
+            .chain(self.sidecars.iter().map(|(_, temp)| temp.as_str()))
+            .for_each(|temp| self.inner.layout().discard(temp));
     }
 }
 
@@ -156,6 +158,16 @@ fn publish_file(
     if fresh.contains(&sha256) {
         return Ok(Method::Shared);
     }
+    let (bytes, tree) = match &staged.place {
+        Place::Temp { bytes, tree } => (bytes, tree),
+        // Nobody drops it while the commit lock is held.
+        Place::Stored if inner.has_good(&sha256) => return Ok(Method::Shared),
+        Place::Stored => {
+            let why =
+                format!("the stored file of {} was deleted, or touched, meanwhile: promote again", staged.entry.path);
+            return Err(Error::new(ErrorKind::SourceChanged, why));
+        }
+    };
     let mut holders = catalog.holders(&sha256).peekable();
     let held = holders.peek().is_some();
     if transfer == Transfer::Copy && held && holders.all(|a| a.is_promoted()) && inner.has_good(&sha256) {
@@ -171,8 +183,8 @@ fn publish_file(
     }
     let name = blob_name(&sha256);
     fresh.push(sha256);
-    layout.publish(&staged.temp, Folder::Blobs, &name)?;
-    layout.publish(&staged.tree_temp, Folder::Trees, &name)?;
+    layout.publish(bytes, Folder::Blobs, &name)?;
+    layout.publish(tree, Folder::Trees, &name)?;
     Ok(staged.method)
 }
 
@@ -182,7 +194,9 @@ pub(super) fn finish_move(inner: &Arc<Inner>, request: &PromoteRequest, source: 
         return;
     }
     for (file, staged) in source.files.iter().zip(&staging.staged) {
-        match file.remove(staged.taken()) {
+        // What a repository holds stays with it.
+        let Some(found) = file.found() else { continue };
+        match found.remove(staged.taken()) {
             Ok(true) => {}
             Ok(false) => {
                 tracing::warn!(path = %file.path, "the source was changed after it was read: it stays where it is")
