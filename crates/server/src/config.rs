@@ -8,7 +8,7 @@ use crate::server::ServerError;
 use crate::settings::{self, Settings};
 use crate::tokens;
 use securereg::Registry;
-use securereg_oci::tags::TagRules;
+use securereg_oci::tags::{IMMUTABLE, TagRules};
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
@@ -46,6 +46,8 @@ pub struct OciConfig {
     pub external_url: Option<String>,
     /// Patterns of tags that do not move, in place of versions and `sha-<git>`.
     pub immutable_tags: Option<Vec<String>>,
+    /// Patterns of tags that move although they match one of the above.
+    pub movable_tags: Vec<String>,
     /// Patterns of repositories whose models wait for `POST /v1/promote`.
     pub manual: Vec<String>,
     pub(crate) users: Vec<crate::settings::User>,
@@ -176,6 +178,7 @@ impl Config {
         self.oci = OciConfig {
             external_url: settings.external_url,
             immutable_tags: settings.tags.immutable,
+            movable_tags: settings.tags.movable,
             manual: settings.admission.manual,
             users: settings.access,
         };
@@ -185,15 +188,16 @@ impl Config {
 
     /// The parts of the OCI registry, or what cannot be honoured.
     pub(crate) fn oci(&self) -> Result<(Vec<User>, TagRules, Vec<Glob>), ServerError> {
-        let OciConfig { external_url, immutable_tags, manual, users } = &self.oci;
+        let OciConfig { external_url, immutable_tags, movable_tags, manual, users } = &self.oci;
         if external_url.as_ref().is_some_and(|url| !url.starts_with("http://") && !url.starts_with("https://")) {
             return Err(ServerError::Config("external_url must begin with http:// or https://".into()));
         }
         let rules = match immutable_tags {
-            None => TagRules::default(),
-            Some(patterns) => TagRules::new(patterns)
-                .map_err(|e| ServerError::Config(format!("tags.immutable: {e}")))?,
+            None if movable_tags.is_empty() => Ok(TagRules::default()),
+            None => TagRules::new(IMMUTABLE.iter().copied(), movable_tags),
+            Some(patterns) => TagRules::new(patterns, movable_tags),
         };
+        let rules = rules.map_err(|e| ServerError::Config(format!("tags: {e}")))?;
         let globs = |patterns: &[String], key: &str| {
             let parsed = patterns.iter().map(|pattern| pattern.parse::<Glob>());
             parsed.collect::<Result<Vec<_>, _>>().map_err(|e| ServerError::Config(format!("{key}: {e}")))

@@ -9,7 +9,7 @@ use crate::blocking::Lanes;
 use crate::config::Config;
 use crate::config::TokenFiles;
 use crate::jobs::Jobs;
-use crate::oci::{Access, Admission, Local, Oci};
+use crate::oci::{Local, Oci};
 use crate::routes::{self, App};
 use crate::staging::Staging;
 use crate::tokens;
@@ -64,10 +64,7 @@ impl Server {
         let listener = runtime.block_on(async { listen(config.listen) });
         let listener = listener.map_err(|source| ServerError::Bind { address: config.listen, source })?;
         let local_addr = listener.local_addr().map_err(ServerError::Runtime)?;
-        let (users, rules, manual) = config.oci()?;
-        let local = Arc::new(Local::new(&registry, config.limits.body_timeout));
-        let url = config.oci.external_url.clone();
-        let oci = Oci::new(local, Access::new(users), rules, Admission::new(manual), url);
+        let oci = Oci::new(&registry, &config)?;
         let app = Arc::new(App {
             oci,
             registry,

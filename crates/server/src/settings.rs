@@ -11,7 +11,8 @@
 //! access:                                    # users of /v2/ besides the tokens
 //!   - {name: ci, token_file: /etc/securereg/ci.token, repositories: ["team/**"], rights: [pull, push]}
 //! tags:
-//!   immutable: ["v*.*.*"]                    # in place of versions and sha-<git>
+//!   immutable: [semver, git-sha, "rel-*"]    # the first two unless given
+//!   movable: ["v0.*"]                        # of those, what moves all the same
 //! admission:
 //!   manual: ["prod/**"]                      # models there wait for POST /v1/promote
 //! ```
@@ -78,6 +79,8 @@ pub(crate) enum Right {
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Tags {
     pub(crate) immutable: Option<Vec<String>>,
+    /// Of those, the ones that move all the same.
+    pub(crate) movable: Vec<String>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]

@@ -10,10 +10,9 @@
 //!                           └── refused ── reason in the manifest's document, a referrer, the audit log
 //! ```
 
-use super::access::Right;
 use super::document::{State, Stored};
 use super::glob::Glob;
-use super::manifests::{file_name, resolve, stored};
+use super::manifests::{file_name, stored};
 use super::storage::{Kind, Outcome, Put, Storage};
 use super::{Asked, unpack};
 use crate::blocking::Lane;

@@ -2,7 +2,7 @@
 //!
 //! Owns: [`Failure`]. Promises: whatever the protocol refuses becomes one. Leaves out: codes and bodies (`securereg_oci::error`).
 
-use securereg_oci::error;
+use securereg_oci::{DigestError, error};
 use std::ops::Deref;
 
 pub(crate) use securereg_oci::error::Code;
@@ -34,6 +34,12 @@ impl Failure {
 impl From<error::Failure> for Failure {
     fn from(said: error::Failure) -> Failure {
         Failure { said, headers: Vec::new() }
+    }
+}
+
+impl From<DigestError> for Failure {
+    fn from(e: DigestError) -> Failure {
+        error::Failure::from(e).into()
     }
 }
 

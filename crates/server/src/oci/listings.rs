@@ -32,9 +32,9 @@ pub(super) async fn tags(asked: &Asked, repository: &Repository) -> Outcome<Resp
     let mut names = asked.storage().list(repository, Kind::Tag, page.last.as_deref(), n + 1).await?;
     let more = names.len() > n && n > 0;
     names.truncate(n);
-    let link = more.then(|| page::link(&format!("/v2/{repository}/tags/list"), names.last().map_or("", |l| l), n));
+    let link = more.then(|| page::link(&format!("/v2/{repository}/tags/list"), names.last().map_or("", |l| l), Some(n)));
     let answer = Answer::new(StatusCode::OK).with("content-type", "application/json").with_some("link", link);
-    Ok(answer.body(page::tags_list(repository.as_str(), &names)))
+    Ok(answer.body(page::tags_list(repository, &names)))
 }
 
 async fn exists(asked: &Asked, repository: &Repository) -> Outcome<bool> {
@@ -64,7 +64,7 @@ pub(super) async fn catalog(asked: &Asked) -> Outcome<Response> {
     }
     let more = names.len() > n && n > 0;
     names.truncate(n);
-    let link = more.then(|| page::link("/v2/_catalog", names.last().map_or("", |l| l), n));
+    let link = more.then(|| page::link("/v2/_catalog", names.last().map_or("", |l| l), Some(n)));
     let answer = Answer::new(StatusCode::OK).with("content-type", "application/json").with_some("link", link);
     Ok(answer.body(page::catalog(&names)))
 }
@@ -90,10 +90,10 @@ pub(super) async fn referrers(asked: &Asked, repository: &Repository, subject: &
     }
     let link = more.then(|| {
         let path = match &filter {
-            Some(filter) => format!("/v2/{repository}/referrers/{subject}?artifactType={}", page::escape(filter)),
+            Some(filter) => format!("/v2/{repository}/referrers/{subject}?artifactType={}", page::encoded(filter)),
             None => format!("/v2/{repository}/referrers/{subject}"),
         };
-        page::link(&path, names.last().map_or("", |l| l), n)
+        page::link(&path, names.last().map_or("", |l| l), Some(n))
     });
     let answer = Answer::new(StatusCode::OK)
         .with("content-type", "application/vnd.oci.image.index.v1+json")

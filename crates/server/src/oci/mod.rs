@@ -24,21 +24,25 @@ mod storage;
 mod unpack;
 mod uploads;
 
+use crate::config::Config;
 use crate::routes::App;
-use access::{Caller, Right};
+use crate::server::ServerError;
+use access::{Access, Caller, Right};
+use admission::Admission;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::request::Parts;
 use axum::http::{Method, StatusCode};
 use axum::response::Response;
 use path::Target;
+use securereg::Registry;
 use failure::{Code, Failure};
 use securereg_oci::tags::TagRules;
 use std::sync::Arc;
 use storage::{Outcome, Storage};
 
-pub(crate) use access::{Access, Right as AccessRight, User};
-pub(crate) use admission::{Admission, describe, promote_pushed};
+pub(crate) use access::{Right as AccessRight, User};
+pub(crate) use admission::{describe, promote_pushed};
 pub(crate) use glob::Glob;
 pub(crate) use local::Local;
 
@@ -53,14 +57,12 @@ pub(crate) struct Oci {
 }
 
 impl Oci {
-    pub(crate) fn new(
-        storage: Arc<dyn Storage>,
-        access: Access,
-        rules: TagRules,
-        admission: Admission,
-        external_url: Option<String>,
-    ) -> Oci {
-        Oci { storage, access, rules, admission, external_url }
+    /// As the settings have it.
+    pub(crate) fn new(registry: &Registry, config: &Config) -> Result<Oci, ServerError> {
+        let (users, rules, manual) = config.oci()?;
+        let storage = Arc::new(Local::new(registry, config.limits.body_timeout));
+        let external_url = config.oci.external_url.clone();
+        Ok(Oci { storage, access: Access::new(users), rules, admission: Admission::new(manual), external_url })
     }
 
     /// Goes on with what was pushed and not judged when the last process ended.

@@ -62,7 +62,7 @@ impl Target {
 }
 
 fn repository(parts: &[&str]) -> Result<Repository, Failure> {
-    parts.join("/").parse()
+    Ok(parts.join("/").parse()?)
 }
 
 #[cfg(test)]
@@ -85,7 +85,7 @@ mod tests {
             ("/a/blobs/uploads/x1", Target::Upload(name("a"), "x1".into())),
             (&format!("/a/blobs/sha256:{hex}"), Target::Blob(name("a"), digest())),
             (&format!("/a/blobs/sha256%3A{hex}"), Target::Blob(name("a"), digest())),
-            (&format!("/a/manifests/manifests/sha256:{hex}"), Target::Manifest(name("a/manifests"), digest().into())),
+            (&format!("/a/manifests/manifests/sha256:{hex}"), Target::Manifest(name("a/manifests"), Reference::Digest(digest()))),
             (&format!("/a/referrers/sha256:{hex}"), Target::Referrers(name("a"), digest())),
         ] {
             assert_eq!(Target::of(path).expect(path), target, "{path}");

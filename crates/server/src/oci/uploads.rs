@@ -14,7 +14,7 @@ use axum::response::Response;
 use securereg_oci::Digest;
 use super::failure::{Code, Failure};
 use securereg_oci::Repository;
-use securereg_oci::{range, upload};
+use securereg_oci::{Upload, range, upload};
 
 pub(super) async fn begin(asked: &Asked, repository: &Repository, body: Body) -> Outcome<Response> {
     let digest = asked.parameter("digest");
@@ -30,7 +30,7 @@ pub(super) async fn begin(asked: &Asked, repository: &Repository, body: Body) ->
         let digest: Digest = digest.parse()?;
         let id = asked.storage().begin(repository).await?;
         let length = content_length(asked)?;
-        let admit = |size| upload::Upload { size }.accept_put(None, length).map(drop);
+        let admit = |size| Ok(Upload::resumed(size).accept_put(None, length).map(drop)?);
         let finished = asked.storage().finish(repository, &id, &admit, body, &digest).await;
         if finished.is_err() {
             // Nobody knows its id.
@@ -49,7 +49,7 @@ pub(super) async fn status(asked: &Asked, repository: &Repository, id: &str) -> 
 
 pub(super) async fn append(asked: &Asked, repository: &Repository, id: &str, body: Body) -> Outcome<Response> {
     let (place, length) = (content_range(asked)?, content_length(asked)?);
-    let admit = |size| upload::Upload { size }.accept_patch(place, length).map(drop);
+    let admit = |size| Ok(Upload::resumed(size).accept_patch(place, length).map(drop)?);
     let size = asked.storage().append(repository, id, &admit, body).await;
     let size = size.map_err(|failure| with_place(asked, repository, id, failure))?;
     Ok(session(asked, StatusCode::ACCEPTED, repository, id, size).empty())
@@ -61,7 +61,7 @@ pub(super) async fn finish(asked: &Asked, repository: &Repository, id: &str, bod
     };
     let digest: Digest = digest.parse()?;
     let (place, length) = (content_range(asked)?, content_length(asked)?);
-    let admit = |size| upload::Upload { size }.accept_put(place, length).map(drop);
+    let admit = |size| Ok(Upload::resumed(size).accept_put(place, length).map(drop)?);
     let finished = asked.storage().finish(repository, id, &admit, body, &digest).await;
     finished.map_err(|failure| with_place(asked, repository, id, failure))?;
     Ok(stored(asked, repository, &digest))
@@ -95,13 +95,18 @@ fn with_place(asked: &Asked, repository: &Repository, id: &str, failure: Failure
     if failure.status != StatusCode::RANGE_NOT_SATISFIABLE.as_u16() {
         return failure;
     }
-    failure.with_header("location", place(asked, repository, id))
+    let range = failure.detail.as_ref().and_then(|detail| detail["range"].as_str()).map(str::to_owned);
+    let failure = failure.with_header("location", place(asked, repository, id));
+    match range {
+        Some(range) => failure.with_header("range", range),
+        None => failure,
+    }
 }
 
 fn content_range(asked: &Asked) -> Outcome<Option<(u64, u64)>> {
     match asked.parts.headers.get("content-range") {
         None => Ok(None),
-        Some(value) => range::content_range(value.to_str().unwrap_or_default()).map(Some),
+        Some(value) => Ok(Some(range::content_range(value.to_str().unwrap_or_default())?)),
     }
 }
 
