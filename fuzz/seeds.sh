@@ -66,6 +66,26 @@ for name in $(targets); do
       made onnx '\010\010B\002\020\021:\000\312\001\016\012\001fR\001l:\006\042\001f:\001l'
       made onnx '\010\010B\002\020\021:\060*\056\010\004\020\001B\001wj\015\012\010location\022\001wj\013\012\006offset\022\0014j\007\012\006length\022\0011'
       ;;
+    oci-manifest)
+      a='"digest":"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a","size":2'
+      made oci-manifest '{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","artifactType":"application/vnd.hanzo.model.v1","config":{"mediaType":"application/vnd.oci.empty.v1+json",'"$a"',"data":"e30="},"layers":[{"mediaType":"application/vnd.hanzo.gguf",'"$a"',"annotations":{"org.opencontainers.image.title":"a.gguf"}}],"annotations":{"a":"b"}}'
+      made oci-manifest '{"schemaVersion":2,"config":{"mediaType":"application/vnd.cncf.model.config.v1+json",'"$a"'},"layers":[{"mediaType":"application/vnd.cncf.model.weight.v1.tar+gzip",'"$a"'},{"mediaType":"application/vnd.ollama.image.tensor",'"$a"',"name":"n"},{"mediaType":"application/vnd.docker.ai.gguf.v3",'"$a"',"urls":["u"]},{"mediaType":"application/vnd.kitops.modelkit.code.v1.tar",'"$a"'}],"subject":{"mediaType":"a/b",'"$a"'}}'
+      made oci-manifest 'application/vnd.docker.distribution.manifest.list.v2+json; a=b\n{"schemaVersion":2,"manifests":[{"mediaType":"application/vnd.docker.distribution.manifest.v2+json",'"$a"',"platform":{"architecture":"arm64","os":"linux","variant":"v8"}}]}'
+      made oci-manifest 'application/vnd.oci.artifact.manifest.v1+json\n{"artifactType":"a/b","blobs":[{"mediaType":"a/b",'"$a"'}]}'
+      made oci-manifest 'application/vnd.example.v1+json\n{"x":[{"y":-1.5e3,"Y":null}],"layers":[],"Layers":[]}'
+      made oci-manifest '{"schemaVersion":1,"name":"a","tag":"b","fsLayers":[]}'
+      ;;
+    oci-name)
+      for text in 'library/alpine' 'a.b_c__d---e/f' 'v1.2.3-rc.1_b' 'sha-0123456' 'v*.?-* v1.2-x' 'md5:0123' '9b1deb4d-3b7d-4bad-9bdd-2b0d7b3dcb6d' \
+        'sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a' 'sha256-44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a.sig'; do
+        made oci-name "$text"
+      done
+      ;;
+    oci-range)
+      for text in 'bytes=0-4' 'bytes=5-' 'bytes=-3' 'bytes=1-2,4-5' '10-14' 'bytes 10-14/*' 'n=2&last=a%%2Fb'; do
+        made oci-range '\n\000\000\000\000\000\000\000'"$text"
+      done
+      ;;
     recognise)
       put recognise $data/hostile/[gkopsx]*
       for head in '\177ELF' 'MZqFpD' 'PK\005\006' '<!DOCTYPE html>' '#!/bin/sh' '\211HDF\r\n\032\n' 'tjgg\001' '(dp0\n.' \

@@ -155,10 +155,7 @@ impl Failure {
     /// There is no upload `id` in `repository`.
     pub fn upload_unknown(repository: &crate::Repository, id: &str) -> Failure {
         let id = shorten(id);
-        Failure::new(
-            Code::BlobUploadUnknown,
-            format!("repository {repository} has no upload {id:?}: begin a new one"),
-        )
+        Failure::new(Code::BlobUploadUnknown, format!("repository {repository} has no upload {id:?}: begin a new one"))
     }
 
     /// What arrived has the digest `found`, not the `claimed` one.
@@ -200,7 +197,9 @@ fn told(message: String) -> String {
     let mut message =
         if message.chars().any(char::is_control) { message.replace(char::is_control, " ") } else { message };
     if message.len() > MAX_MESSAGE {
-        message.truncate(message.floor_char_boundary(MAX_MESSAGE - 3));
+        let ends = message.char_indices().map(|(at, _)| at);
+        let end = ends.take_while(|at| *at <= MAX_MESSAGE - '…'.len_utf8()).last().unwrap_or_default();
+        message.truncate(end);
         message.push('…');
     }
     message

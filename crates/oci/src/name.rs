@@ -178,15 +178,13 @@ mod tests {
     #[test]
     fn repositories_follow_the_grammar() {
         let longest = "a".repeat(MAX_REPOSITORY);
-        for good in
-            ["a", "0", "library/alpine", "a/b/c/d", "a.b", "a_b", "a__b", "a-b", "a---b", "0.a"]
-        {
+        for good in ["a", "0", "library/alpine", "a/b/c/d", "a.b", "a_b", "a__b", "a-b", "a---b", "0.a"] {
             assert_eq!(good.parse::<Repository>().unwrap().as_str(), good);
         }
         assert!(longest.parse::<Repository>().is_ok());
         for bad in [
-            "", "/", "a/", "/a", "a//b", ".", "..", "a/../b", "a..b", "a.-b", "a-.b", "a___b", "a_-b", "_a", "a_", "-a",
-            "a-", "a.", ".a", "A", "aB", "a b", "a:b", "a@b", "a\0b", "é", "a/é", "a%2fb", "a\\b", "a\n",
+            "", "/", "a/", "/a", "a//b", ".", "..", "a/../b", "a..b", "a.-b", "a-.b", "a___b", "a_-b", "_a", "a_",
+            "-a", "a-", "a.", ".a", "A", "aB", "a b", "a:b", "a@b", "a\0b", "é", "a/é", "a%2fb", "a\\b", "a\n",
         ] {
             let failure = bad.parse::<Repository>().unwrap_err();
             assert_eq!((failure.code, failure.status), (Code::NameInvalid, 400), "{bad:?}");
@@ -211,7 +209,9 @@ mod tests {
         let digest = Digest::sha256_of(b"");
         assert_eq!(digest.to_string().parse(), Ok(Reference::Digest(digest)));
         assert_eq!("sha256".parse(), Ok(Reference::Tag("sha256".parse().unwrap())));
-        for (bad, code) in [("sha256:abc", Code::DigestInvalid), ("md5:abc", Code::DigestInvalid), ("", Code::TagInvalid)] {
+        for (bad, code) in
+            [("sha256:abc", Code::DigestInvalid), ("md5:abc", Code::DigestInvalid), ("", Code::TagInvalid)]
+        {
             assert_eq!(bad.parse::<Reference>().unwrap_err().code, code, "{bad}");
         }
     }

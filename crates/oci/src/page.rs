@@ -65,7 +65,8 @@ fn number(text: &str) -> Result<usize, Failure> {
 fn decoded(value: &str) -> Result<String, Failure> {
     let bad = || {
         let shown = shorten(value);
-        Failure::new(Code::Unsupported, format!("the query's {shown:?} is not UTF-8 in percent encoding")).with_status(400)
+        Failure::new(Code::Unsupported, format!("the query's {shown:?} is not UTF-8 in percent encoding"))
+            .with_status(400)
     };
     let mut bytes = Vec::with_capacity(value.len());
     let mut from = value.bytes();

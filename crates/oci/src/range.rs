@@ -74,7 +74,10 @@ pub fn content_range(header: &str) -> Result<(u64, u64), Failure> {
     let bad = || {
         Failure::new(
             Code::BlobUploadInvalid,
-            format!("{:?} is not the Content-Range of a chunk: \"<first byte>-<last byte>\" is wanted", shorten(header)),
+            format!(
+                "{:?} is not the Content-Range of a chunk: \"<first byte>-<last byte>\" is wanted",
+                shorten(header)
+            ),
         )
     };
     let text = header.trim();

@@ -90,9 +90,11 @@ mod tests {
 
     #[test]
     fn a_referrer_is_described_by_its_manifest() {
-        let config = json!({ "mediaType": "application/vnd.x.config+json", "digest": Digest::sha256_of(b"{}"), "size": 2 });
+        let config =
+            json!({ "mediaType": "application/vnd.x.config+json", "digest": Digest::sha256_of(b"{}"), "size": 2 });
         let image = |more: Value| {
-            let mut image = json!({ "schemaVersion": 2, "mediaType": crate::manifest::OCI_IMAGE, "config": config, "layers": [] });
+            let mut image =
+                json!({ "schemaVersion": 2, "mediaType": crate::manifest::OCI_IMAGE, "config": config, "layers": [] });
             image.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
             image
         };
@@ -101,7 +103,11 @@ mod tests {
             (image(json!({})), json!("application/vnd.x.config+json"), json!(null)),
             (image(json!({ "artifactType": "a/b" })), json!("a/b"), json!(null)),
             (image(json!({ "artifactType": "" })), json!("application/vnd.x.config+json"), json!(null)),
-            (image(json!({ "annotations": { "k": "v" } })), json!("application/vnd.x.config+json"), json!({ "k": "v" })),
+            (
+                image(json!({ "annotations": { "k": "v" } })),
+                json!("application/vnd.x.config+json"),
+                json!({ "k": "v" }),
+            ),
             (index, json!(null), json!(null)),
         ] {
             let bytes = manifest.to_string();
@@ -118,7 +124,7 @@ mod tests {
     fn a_list_is_an_index_that_is_never_null() {
         let empty = json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [] });
         assert_eq!(value(&index([], None)), empty);
-        let item = |i: u32| json!({ "digest": format!("d{i}"), "artifactType": if i % 2 == 0 { "a/even" } else { "a/odd" } });
+        let item = |i: u32| json!({ "digest": format!("d{i}"), "artifactType": if i.is_multiple_of(2) { "a/even" } else { "a/odd" } });
         assert_eq!(value(&index((0..4).map(item), None))["manifests"], json!([item(0), item(1), item(2), item(3)]));
         assert_eq!(value(&index((0..4).map(item), Some("a/odd")))["manifests"], json!([item(1), item(3)]));
         assert_eq!(value(&index((0..4).map(item), Some("a/none"))), empty);

@@ -190,16 +190,49 @@ mod tests {
     fn versions_and_commits_are_immutable_and_nothing_else() {
         let rules = TagRules::default();
         for immutable in [
-            "1.2.3", "v1.2.3", "0.0.0", "v10.20.30", "1.2.3-rc.1", "v1.2.3-alpha-1.0a", "1.2.3-0", "1.2.3_20240101",
-            "1.2.3-rc.1_build.5", "sha-0123456", "sha-0123456789abcdef0123456789abcdef01234567",
+            "1.2.3",
+            "v1.2.3",
+            "0.0.0",
+            "v10.20.30",
+            "1.2.3-rc.1",
+            "v1.2.3-alpha-1.0a",
+            "1.2.3-0",
+            "1.2.3_20240101",
+            "1.2.3-rc.1_build.5",
+            "sha-0123456",
+            "sha-0123456789abcdef0123456789abcdef01234567",
             &format!("sha-{}", "0".repeat(64)),
         ] {
             assert!(rules.is_immutable(&tag(immutable)), "{immutable}");
         }
         for movable in [
-            "latest", "stable", "canary", "main", "1", "1.2", "v1", "v1.2", "1.2.3.4", "01.2.3", "1.02.3", "1.2.3-",
-            "1.2.3-01", "1.2.3-a..b", "1.2.3_", "V1.2.3", "vv1.2.3", "a1.2.3", "1.2.x", "sha-012345", "sha-012345G",
-            "sha-0123456x", "SHA-0123456", "sha256-0123456", "q4_0", "_", &format!("sha-{}", "0".repeat(65)),
+            "latest",
+            "stable",
+            "canary",
+            "main",
+            "1",
+            "1.2",
+            "v1",
+            "v1.2",
+            "1.2.3.4",
+            "01.2.3",
+            "1.02.3",
+            "1.2.3-",
+            "1.2.3-01",
+            "1.2.3-a..b",
+            "1.2.3_",
+            "V1.2.3",
+            "vv1.2.3",
+            "a1.2.3",
+            "1.2.x",
+            "sha-012345",
+            "sha-012345G",
+            "sha-0123456x",
+            "SHA-0123456",
+            "sha256-0123456",
+            "q4_0",
+            "_",
+            &format!("sha-{}", "0".repeat(65)),
         ] {
             assert!(!rules.is_immutable(&tag(movable)), "{movable}");
         }
@@ -216,8 +249,13 @@ mod tests {
             }
         }
         for other in [
-            "latest".to_owned(), format!("sha256-{}", &hex[1..]), format!("sha256-{hex}0"), format!("sha256-{hex}-x"),
-            format!("sha1-{hex}"), format!("sha256-{}.sig", hex.to_uppercase()), "sha256-.sig".into(),
+            "latest".to_owned(),
+            format!("sha256-{}", &hex[1..]),
+            format!("sha256-{hex}0"),
+            format!("sha256-{hex}-x"),
+            format!("sha1-{hex}"),
+            format!("sha256-{}.sig", hex.to_uppercase()),
+            "sha256-.sig".into(),
         ] {
             assert!(!is_clients_own(&tag(&other)) && all.is_immutable(&tag(&other)), "{other}");
         }
@@ -227,14 +265,28 @@ mod tests {
     fn patterns_are_the_owners_and_a_channel_wins() {
         let rules = TagRules::new(["release-*", "semver", "?.?"], ["*-rc*", "release-next"]).unwrap();
         for (text, immutable) in [
-            ("release-1", true), ("release-", true), ("1.2.3", true), ("1.2", true), ("release-next", false),
-            ("1.2.3-rc1", false), ("release-1-rc", false), ("1.22", false), ("sha-0123456", false), ("my-release-1", false),
+            ("release-1", true),
+            ("release-", true),
+            ("1.2.3", true),
+            ("1.2", true),
+            ("release-next", false),
+            ("1.2.3-rc1", false),
+            ("release-1-rc", false),
+            ("1.22", false),
+            ("sha-0123456", false),
+            ("my-release-1", false),
         ] {
             assert_eq!(rules.is_immutable(&tag(text)), immutable, "{text}");
         }
         for (bad, why) in [
-            ("", "is empty"), ("a/b", "is no glob"), ("^v.+$", "is no glob"), ("[0-9]*", "is no glob"), ("é", "is no glob"),
-            (".a", "matches nothing"), ("-*", "matches nothing"), (&"a".repeat(129), "longer than any tag"),
+            ("", "is empty"),
+            ("a/b", "is no glob"),
+            ("^v.+$", "is no glob"),
+            ("[0-9]*", "is no glob"),
+            ("é", "is no glob"),
+            (".a", "matches nothing"),
+            ("-*", "matches nothing"),
+            (&"a".repeat(129), "longer than any tag"),
         ] {
             let error = TagRules::new([bad], [""; 0]).unwrap_err().to_string();
             assert!(error.contains(why), "{bad}: {error}");

@@ -210,9 +210,15 @@ mod tests {
         for good in ["0123456789abcdef", "9b1deb4d-3b7d-4bad-9bdd-2b0d7b3dcb6d", &longest] {
             assert!(valid_id(good), "{good}");
         }
-        for bad in
-            ["", "..", "0123456789abcde", "0123456789abcdeg", "0123456789ABCDEF", "../0123456789abcdef", "-123456789abcdef"]
-        {
+        for bad in [
+            "",
+            "..",
+            "0123456789abcde",
+            "0123456789abcdeg",
+            "0123456789ABCDEF",
+            "../0123456789abcdef",
+            "-123456789abcdef",
+        ] {
             assert!(!valid_id(bad), "{bad}");
         }
         assert!(!valid_id(&format!("{longest}0")));
