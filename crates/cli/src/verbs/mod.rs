@@ -15,7 +15,7 @@ mod promote;
 mod sample;
 mod verify;
 
-use crate::args::{Cli, Verb};
+use crate::args::{Cli, ConfigVerb, Verb};
 use crate::exit::Code;
 use crate::out::{Form, Out};
 use securereg::{Actor, ModelName, Registry, Result, VerifyReport, VerifyStatus};

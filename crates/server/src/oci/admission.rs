@@ -16,10 +16,12 @@ use super::manifests::{file_name, stored};
 use super::storage::{Kind, Outcome, Put, Storage};
 use super::{Asked, unpack};
 use crate::blocking::Lane;
+use crate::reply::Reply;
 use crate::routes::App;
 use axum::body::{Body, Bytes};
+use axum::http::StatusCode;
 use parking_lot::Mutex;
-use securereg::{Actor, ErrorKind, ModelName, PromoteRequest, Registry, Source, Task};
+use securereg::{Actor, Error, ErrorKind, ModelName, PromoteRequest, Registry, Source, Task};
 use securereg_oci::{Algorithm, Digest};
 use super::failure::{Code, Failure};
 use securereg_oci::manifest::Manifest;
@@ -82,8 +84,8 @@ pub(super) async fn begin(asked: &Asked, repository: &Repository, tag: &Tag, dig
         return;
     }
     let (app, repository, tag, digest) = (Arc::clone(&asked.app), repository.clone(), tag.clone(), digest.clone());
-    let who = asked.caller.who.clone();
-    let judging = tokio::spawn(async move { judge(&app, &repository, &tag, &digest, &who).await.map(drop) });
+    let actor = Actor::new("oci", asked.caller.who.clone());
+    let judging = tokio::spawn(async move { judge(&app, &repository, &tag, &digest, &actor).await.map(drop) });
     // It goes on by itself.
     let _ = tokio::time::timeout(PATIENCE, judging).await;
 }
@@ -101,7 +103,7 @@ pub(super) async fn resume(app: &Arc<App>) {
                 let Ok(Some((digest, found))) = tagged(&*storage, repository, &tag).await else { continue };
                 if found.head.model == Some(State::Pending) {
                     tracing::info!(%repository, %tag, "judging what was pushed before this start");
-                    let _ = judge(app, repository, &tag, &digest, "resumed").await;
+                    let _ = judge(app, repository, &tag, &digest, &Actor::this_process("oci")).await;
                 }
             }
         }
@@ -123,7 +125,7 @@ pub(super) async fn judge(
     repository: &Repository,
     tag: &Tag,
     digest: &Digest,
-    who: &str,
+    actor: &Actor,
 ) -> Outcome<State> {
     let storage = &*app.oci.storage;
     let name = format!("{repository}:{tag}");
@@ -136,7 +138,7 @@ pub(super) async fn judge(
     }
     let manifest = Manifest::parse(&found.bytes, Some(&found.head.media_type))?;
     let Some(model) = ModelManifest::recognise(&manifest) else { return Ok(State::Admitted) };
-    let promoted = promote(app, repository, &name, digest, model, who).await;
+    let promoted = promote(app, repository, &name, digest, model, actor).await;
     let state = match promoted {
         Ok(()) => State::Admitted,
         Err(e) if is_verdict(e.kind()) => State::Refused { reason: e.to_string(), at: securereg::now() },
@@ -175,12 +177,12 @@ async fn promote(
     name: &str,
     digest: &Digest,
     model: ModelManifest,
-    who: &str,
+    actor: &Actor,
 ) -> securereg::Result<()> {
     let registry = app.registry.clone();
     let (name, digest) = (name.to_owned(), digest.to_string());
     let repository = repository.to_string();
-    let actor = Actor::new("oci", who);
+    let actor = actor.clone();
     let work = move || {
         let mut request = PromoteRequest::new(name.parse::<ModelName>()?);
         request.source = format!("oci {repository}@{digest}");
@@ -328,11 +330,36 @@ pub(crate) async fn describe(app: &App, name: &ModelName) -> Option<Value> {
     }))
 }
 
-/// `POST /v1/promote` of a pushed model, by name.
-pub(crate) async fn promote_pushed(app: &Arc<App>, name: &ModelName, who: &str) -> Outcome<State> {
-    let unknown = || Failure::new(Code::ManifestUnknown, format!("nothing was pushed as {name}"));
+/// `POST /v1/promote` of a pushed model, by name: 200 with the Artifact, or the refusal.
+pub(crate) async fn promote_pushed(app: &Arc<App>, name: ModelName, actor: &Actor) -> Result<Reply, Reply> {
+    let unknown = || Reply::from(Error::new(ErrorKind::NotFound, format!("nothing was pushed as {name}")).on(&name));
+    let failed = |failure: Failure| {
+        let status = StatusCode::from_u16(failure.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        Reply::failure(status, "oci", &failure.message)
+    };
     let repository: Repository = name.repo().parse().map_err(|_| unknown())?;
-    let tag: Tag = name.tag().ok_or_else(unknown)?.parse().map_err(|_| unknown())?;
-    let (digest, _) = tagged(&*app.oci.storage, &repository, &tag).await?.ok_or_else(unknown)?;
-    judge(app, &repository, &tag, &digest, who).await
+    let tag: Tag = name.tag().and_then(|tag| tag.parse().ok()).ok_or_else(unknown)?;
+    let found = tagged(&*app.oci.storage, &repository, &tag).await.map_err(failed)?;
+    let (digest, found) = found.ok_or_else(unknown)?;
+    if found.head.model.is_none() {
+        let why = format!("{name} is an image or an artifact, not a model: it is served as it is");
+        return Err(Error::new(ErrorKind::Refused, why).on(&name).into());
+    }
+    let state = judge(app, &repository, &tag, &digest, actor).await.map_err(failed)?;
+    let registry = app.registry.clone();
+    match state {
+        State::Admitted => {
+            let describe = move || match registry.catalog().and_then(|c| registry.describe(c.require(&name)?)) {
+                Ok(described) => Reply::ok(&described),
+                Err(e) => e.into(),
+            };
+            Ok(app.lanes.short(Lane::Quick, describe).await)
+        }
+        State::Refused { reason, .. } => Err(Error::new(ErrorKind::Refused, reason).on(&name).into()),
+        State::Pending => Err(Reply::failure(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "busy",
+            &format!("{name} could not be judged now, or another push has moved the tag: ask again"),
+        )),
+    }
 }
