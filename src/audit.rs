@@ -338,7 +338,7 @@ impl Tail {
 }
 
 /// Now, RFC 3339 in UTC, to the second.
-pub(crate) fn now() -> String {
+pub fn now() -> String {
     let now = jiff::Timestamp::now();
     now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }

@@ -4,7 +4,7 @@
 //! is checked and the document replaced with nobody between, in any process; readers wait for nobody. Leaves out: what documents
 //! say, and which of them belong together.
 
-use super::folders::{self, MANIFESTS, REFERRERS, TAGS};
+use super::folders::{self, HOLDERS, MANIFESTS, REFERRERS, TAGS};
 use super::name::{is_document, is_subject};
 use super::{Content, RepositoryName};
 use crate::digest::shorten;
@@ -29,6 +29,8 @@ pub enum Kind<'a> {
     Tag,
     /// What refers to the manifest of this digest, `sha256-<hex>` or `sha512-<hex>`.
     Referrer(&'a str),
+    /// The manifests of models that hold the blob of this digest.
+    Holder(&'a str),
 }
 
 /// When a document may be put.
@@ -48,7 +50,8 @@ impl<'a> Kind<'a> {
             Kind::Manifest => Ok(MANIFESTS.into()),
             Kind::Tag => Ok(TAGS.into()),
             Kind::Referrer(subject) if is_subject(subject) => Ok(format!("{REFERRERS}/{subject}").into()),
-            Kind::Referrer(subject) => {
+            Kind::Holder(blob) if is_subject(blob) => Ok(format!("{HOLDERS}/{blob}").into()),
+            Kind::Referrer(subject) | Kind::Holder(subject) => {
                 let why = format!("{:?} is not a digest as a name (sha256-<hex>)", shorten(subject));
                 Err(Error::new(ErrorKind::InvalidInput, why))
             }

@@ -19,6 +19,7 @@ pub(crate) const BLOBS: &str = "_blobs";
 pub(super) const MANIFESTS: &str = "_manifests";
 pub(super) const TAGS: &str = "_tags";
 pub(super) const REFERRERS: &str = "_referrers";
+pub(super) const HOLDERS: &str = "_holders";
 pub(super) const UPLOADS: &str = "_uploads";
 
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);

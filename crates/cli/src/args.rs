@@ -67,6 +67,8 @@ pub(crate) enum Verb {
     Status,
     /// Say of a GGUF file what gguf-guard says: its output, its exit codes; the registry is not needed
     Guard(Guard),
+    /// Look at the server's settings
+    Config(ConfigArgs),
     /// Print a completion script for a shell
     Completions(Completions),
     /// Write the man pages
@@ -116,12 +118,32 @@ pub(crate) struct Access {
 
 #[derive(Debug, Args)]
 pub(crate) struct Http {
+    /// The settings [env: SECUREREG_CONFIG] [default: registry.yaml in the root, if it is there]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) config: Option<PathBuf>,
     /// The address to listen on [env: BIND_ADDR] [default: 127.0.0.1:8470]
     #[arg(long, value_name = "ADDR")]
     pub(crate) listen: Option<String>,
     /// A further folder that a promotion over HTTP may take its source from (may be repeated)
     #[arg(long, value_name = "DIR", action = ArgAction::Append, value_hint = ValueHint::DirPath)]
     pub(crate) staging: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ConfigArgs {
+    #[command(subcommand)]
+    pub(crate) verb: ConfigVerb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigVerb {
+    /// Say whether `serve` and `up` would take the settings: those of FILE, of SECUREREG_CONFIG, or of registry.yaml in the root, with what
+    /// the environment says
+    Check {
+        /// The settings
+        #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+        file: Option<PathBuf>,
+    },
 }
 
 #[derive(Debug, Args)]

@@ -72,7 +72,7 @@ impl Grants {
         Grants(self.0 | 1 << scope as u8)
     }
 
-    fn holds(self, scope: Scope) -> bool {
+    pub(crate) fn holds(self, scope: Scope) -> bool {
         self.0 & 1 << scope as u8 != 0
     }
 
@@ -98,6 +98,11 @@ impl Tokens {
             Some((scheme, token)) if scheme.eq_ignore_ascii_case(b"bearer ") => token.trim_ascii(),
             _ => return Grants::default(),
         };
+        self.matching(presented)
+    }
+
+    /// What this secret grants.
+    pub(crate) fn matching(&self, presented: &[u8]) -> Grants {
         // No early end: which token matched, and whether one did, must not show in the time this takes.
         self.0.iter().fold(Grants::default(), |grants, (scope, token)| {
             if constant_time_eq::constant_time_eq(token, presented) { grants.with(*scope) } else { grants }

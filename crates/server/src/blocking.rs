@@ -85,6 +85,22 @@ impl Lanes {
         self.blocking(lane, Duration::MAX, call).await
     }
 
+    /// Runs a call that may take as long as a file is large, whose outcome is not an answer.
+    pub(crate) async fn run<T, F>(&self, lane: Lane, call: F) -> securereg::Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce() -> securereg::Result<T> + Send + 'static,
+    {
+        let lost = || securereg::Error::new(securereg::ErrorKind::Io, "a call into the registry did not return");
+        let permit = Arc::clone(&self.permits[lane as usize]).acquire_owned().await.map_err(|_| lost())?;
+        let joined = tokio::task::spawn_blocking(move || {
+            let outcome = call();
+            drop(permit);
+            outcome
+        });
+        joined.await.unwrap_or_else(|_| Err(lost()))
+    }
+
     async fn blocking<F>(&self, lane: Lane, wait: Duration, call: F) -> Reply
     where
         F: FnOnce() -> Reply + Send + 'static,

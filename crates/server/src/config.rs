@@ -3,8 +3,12 @@
 //! Owns: [`Config`] and the environment names that deployments already use. Promises: a setting that cannot be honoured
 //! is an error that says so, never ignored. Leaves out: reading the token files (`tokens`).
 
+use crate::oci::{AccessRight, Glob, User};
 use crate::server::ServerError;
+use crate::settings::{self, Settings};
+use crate::tokens;
 use securereg::Registry;
+use securereg_oci::tags::{IMMUTABLE, TagRules};
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
@@ -13,6 +17,9 @@ use std::time::Duration;
 /// The registry root whose staging folder has a fixed place as well.
 const SYSTEM_ROOT: &str = "/var/lib/secure-ai/registry";
 const SYSTEM_STAGING: &str = "/var/lib/secure-ai/quarantine";
+
+/// The settings' file, in the root.
+const FILE: &str = "registry.yaml";
 
 /// The port of the model API.
 pub const DEFAULT_PORT: u16 = 8470;
@@ -28,6 +35,22 @@ pub struct Config {
     pub tokens: TokenFiles,
     /// How much is taken on at once.
     pub limits: Limits,
+    /// The OCI registry below `/v2/`.
+    pub oci: OciConfig,
+}
+
+/// How the OCI registry is set up.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OciConfig {
+    /// Where clients see this server, when neither a proxy's headers nor `Host` say it.
+    pub external_url: Option<String>,
+    /// Patterns of tags that do not move, in place of versions and `sha-<git>`.
+    pub immutable_tags: Option<Vec<String>>,
+    /// Patterns of tags that move although they match one of the above.
+    pub movable_tags: Vec<String>,
+    /// Patterns of repositories whose models wait for `POST /v1/promote`.
+    pub manual: Vec<String>,
+    pub(crate) users: Vec<crate::settings::User>,
 }
 
 impl Default for Config {
@@ -38,6 +61,7 @@ impl Default for Config {
             staging: Vec::new(),
             tokens: TokenFiles::default(),
             limits: Limits::default(),
+            oci: OciConfig::default(),
         }
     }
 }
@@ -119,6 +143,84 @@ impl Config {
     /// `REGISTRY_MANIFEST_PATH`, which may only say what is so anyway.
     pub fn from_env(registry: &Registry) -> Result<Config, ServerError> {
         Config::from_vars(registry.root(), |name| std::env::var_os(name))
+    }
+
+    /// The same, on top of registry.yaml: `file`, else that of `SECUREREG_CONFIG`, else the one in the root, if there is one.
+    pub fn load(root: &Path, file: Option<&Path>) -> Result<Config, ServerError> {
+        let file = Config::file(root, file);
+        let settings = Settings::load(file.as_deref(), std::env::vars_os())?;
+        Config::from_vars(root, |name| std::env::var_os(name))?.with(settings)
+    }
+
+    /// The settings' file that [`Config::load`] reads, if it reads one.
+    pub fn file(root: &Path, file: Option<&Path>) -> Option<PathBuf> {
+        let own = root.join(FILE);
+        let variable = || std::env::var_os("SECUREREG_CONFIG").filter(|v| !v.is_empty()).map(PathBuf::from);
+        file.map(Path::to_owned).or_else(variable).or_else(|| own.exists().then_some(own))
+    }
+
+    /// What the settings say, where neither the environment nor the caller has said it.
+    fn with(mut self, settings: Settings) -> Result<Config, ServerError> {
+        if let Some(listen) = settings.listen.filter(|_| self.listen == Config::default().listen) {
+            self.listen = Config::parse_listen(&listen)?;
+        }
+        self.staging.extend(settings.staging);
+        let (own, given) = (&mut self.tokens, settings.tokens);
+        for (own, given) in [
+            (&mut own.read, given.read),
+            (&mut own.verify, given.verify),
+            (&mut own.promote, given.promote),
+            (&mut own.admin, given.admin),
+            (&mut own.containment, given.containment),
+        ] {
+            *own = own.take().or(given);
+        }
+        self.oci = OciConfig {
+            external_url: settings.external_url,
+            immutable_tags: settings.tags.immutable,
+            movable_tags: settings.tags.movable,
+            manual: settings.admission.manual,
+            users: settings.access,
+        };
+        self.oci()?;
+        Ok(self)
+    }
+
+    /// The parts of the OCI registry, or what cannot be honoured.
+    pub(crate) fn oci(&self) -> Result<(Vec<User>, TagRules, Vec<Glob>), ServerError> {
+        let OciConfig { external_url, immutable_tags, movable_tags, manual, users } = &self.oci;
+        if external_url.as_ref().is_some_and(|url| !url.starts_with("http://") && !url.starts_with("https://")) {
+            return Err(ServerError::Config("external_url must begin with http:// or https://".into()));
+        }
+        let rules = match immutable_tags {
+            None if movable_tags.is_empty() => Ok(TagRules::default()),
+            None => TagRules::new(IMMUTABLE.iter().copied(), movable_tags),
+            Some(patterns) => TagRules::new(patterns, movable_tags),
+        };
+        let rules = rules.map_err(|e| ServerError::Config(format!("tags: {e}")))?;
+        let globs = |patterns: &[String], key: &str| {
+            let parsed = patterns.iter().map(|pattern| pattern.parse::<Glob>());
+            parsed.collect::<Result<Vec<_>, _>>().map_err(|e| ServerError::Config(format!("{key}: {e}")))
+        };
+        let mut known = Vec::new();
+        for user in users {
+            if user.name.is_empty() || user.name.contains(':') {
+                return Err(ServerError::Config(format!("access: {:?} is no user name", user.name)));
+            }
+            let rights = user.rights.iter().map(|right| match right {
+                settings::Right::Pull => AccessRight::Pull,
+                settings::Right::Push => AccessRight::Push,
+                settings::Right::Delete => AccessRight::Delete,
+                settings::Right::Quarantined => AccessRight::Quarantined,
+            });
+            known.push(User {
+                name: user.name.clone(),
+                secret: tokens::read(&user.token_file)?,
+                repositories: globs(&user.repositories, "access: repositories")?,
+                rights: rights.collect(),
+            });
+        }
+        Ok((known, rules, globs(manual, "admission.manual")?))
     }
 
     pub(crate) fn from_vars(root: &Path, var: impl Fn(&str) -> Option<OsString>) -> Result<Config, ServerError> {

@@ -383,6 +383,7 @@ mod tests {
             jobs: Jobs::new(&limits),
             staging: Staging::new(Vec::new()),
             limits,
+            oci: crate::oci::Oci::new(&registry, &crate::Config::default()).expect("the defaults"),
         });
         let (release, held) = std::sync::mpsc::channel::<()>();
         let work = move |app: &App, job: &Job| {

@@ -16,6 +16,7 @@
 //! | `POST /v1/model/verify-manifest[?name=]` | verify | [`verify`] |
 //! | `POST /v1/models/verify-all`, `GET /v1/integrity/status` | verify | [`integrity`] |
 //! | `POST /api/v1/quarantine` | containment | [`quarantine`] |
+//! | `/v2/...` | rights of its own | [`mod@oci`] |
 //! | `GET /v1/jobs/{id}` | any token; the job's scope or admin to see it | [`jobs`] |
 //!
 //! `{name}` is all that follows, with slashes raw or as `%2F`, and a tag after `:`. The words that follow `/v1/model/` as
@@ -35,11 +36,12 @@ use crate::auth::{Scope, Tokens, guard, guard_any};
 use crate::blocking::Lanes;
 use crate::config::Limits;
 use crate::jobs::Jobs;
+use crate::oci::{self, Oci};
 use crate::reply::Reply;
 use crate::staging::Staging;
 use axum::Router;
 use axum::http::StatusCode;
-use axum::routing::{delete, get, post};
+use axum::routing::{any, delete, get, post};
 use securereg::Registry;
 use std::sync::Arc;
 
@@ -51,6 +53,7 @@ pub(crate) struct App {
     pub(crate) jobs: Jobs,
     pub(crate) staging: Staging,
     pub(crate) limits: Limits,
+    pub(crate) oci: Oci,
 }
 
 pub(crate) fn router(app: &Arc<App>) -> Router {
@@ -74,6 +77,9 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
         .route("/v1/integrity/status", verify(get(integrity::status)))
         .route("/v1/jobs/{id}", guard_any(app, get(jobs::job)))
         .route("/api/v1/quarantine", containment(post(quarantine::quarantine)))
+        .route("/v2", any(oci::handle))
+        .route("/v2/", any(oci::handle))
+        .route("/v2/{*rest}", any(oci::handle))
         .fallback(async || Reply::failure(StatusCode::NOT_FOUND, "not_found", "no such route"))
         .method_not_allowed_fallback(async || {
             Reply::failure(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this route does not take that method")

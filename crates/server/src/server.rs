@@ -9,6 +9,7 @@ use crate::blocking::Lanes;
 use crate::config::Config;
 use crate::config::TokenFiles;
 use crate::jobs::Jobs;
+use crate::oci::{Local, Oci};
 use crate::routes::{self, App};
 use crate::staging::Staging;
 use crate::tokens;
@@ -55,7 +56,7 @@ impl Server {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 4)))
             // The lanes bound it; the rest is for name look-ups and the like.
-            .max_blocking_threads(Lanes::threads(&config.limits) + 8)
+            .max_blocking_threads(Lanes::threads(&config.limits) + Local::threads() + 8)
             .thread_name("securereg-http")
             .enable_all()
             .build()
@@ -63,7 +64,9 @@ impl Server {
         let listener = runtime.block_on(async { listen(config.listen) });
         let listener = listener.map_err(|source| ServerError::Bind { address: config.listen, source })?;
         let local_addr = listener.local_addr().map_err(ServerError::Runtime)?;
+        let oci = Oci::new(&registry, &config)?;
         let app = Arc::new(App {
+            oci,
             registry,
             tokens: loaded.tokens,
             lanes: Lanes::new(&config.limits),
@@ -102,6 +105,10 @@ impl Server {
         let Server { runtime, listener, app, config, stop, .. } = self;
         let left_behind = runtime.block_on(async {
             let router = routes::router(&app);
+            tokio::spawn({
+                let app = Arc::clone(&app);
+                async move { Oci::resume(&app).await }
+            });
             let mut open = accept::serve(listener, router, config.limits, stop.subscribe()).await;
             let ended = async {
                 app.jobs.drain().await;

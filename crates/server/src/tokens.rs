@@ -137,7 +137,7 @@ pub(crate) fn random_hex() -> Result<String, Errno> {
 }
 
 /// The token in `path`. Links are followed: secret stores mount files that way.
-fn read(path: &Path) -> Result<Box<[u8]>, ServerError> {
+pub(crate) fn read(path: &Path) -> Result<Box<[u8]>, ServerError> {
     let refuse = |why: &str| Err(ServerError::Tokens(format!("token file {}: {why}", path.display())));
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = match rustix::fs::open(path, flags, Mode::empty()) {

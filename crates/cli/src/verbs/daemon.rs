@@ -50,6 +50,24 @@ pub(crate) fn serve(context: &mut Context, args: Serve) -> Result<Code> {
     parts.run(&mut context.out, &lines)
 }
 
+/// `config check`: whether `serve` and `up` would take the settings.
+pub(crate) fn check_config(context: &mut Context, file: Option<&Path>) -> Result<Code> {
+    let root = context.root();
+    let read = Config::file(&root, file);
+    let config = Config::load(&root, file).map_err(unbound)?;
+    let said = match &read {
+        Some(file) => format!("{}: fine", shown(file)),
+        None => format!("no settings: {} is not there, and neither --config nor SECUREREG_CONFIG names a file", shown(&root.join("registry.yaml"))),
+    };
+    let text = format!("{said}\nlisten: {}\n", config.listen);
+    let json = json!({"status": "ok", "file": read, "listen": config.listen});
+    match context.form() {
+        Form::Json => context.out.write(&(text::plain_json(&json.to_string()) + "\n"))?,
+        Form::Text => context.out.write(&text)?,
+    }
+    Ok(Code::Done)
+}
+
 /// Why the parts stop.
 enum End {
     Signal,
@@ -82,7 +100,7 @@ impl Parts {
 
     /// Binds the address of the options, else of the environment, else 127.0.0.1:8470.
     fn bind(&mut self, args: &Http) -> Result<()> {
-        let config = Config::from_env(&self.registry).map_err(unbound)?;
+        let config = Config::load(self.registry.root(), args.config.as_deref()).map_err(unbound)?;
         self.bind_to(with_options(config, args)?)
     }
 

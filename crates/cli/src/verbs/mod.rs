@@ -15,7 +15,7 @@ mod promote;
 mod sample;
 mod verify;
 
-use crate::args::{Cli, Verb};
+use crate::args::{Cli, ConfigVerb, Verb};
 use crate::exit::Code;
 use crate::out::{Form, Out};
 use securereg::{Actor, ModelName, Registry, Result, VerifyReport, VerifyStatus};
@@ -83,6 +83,9 @@ pub(crate) fn run(context: &mut Context, verb: Verb) -> Result<Code> {
         Verb::Audit(args) => audit::audit(context, args),
         Verb::Status => look::status(context),
         Verb::Guard(args) => guard::guard(context, args),
+        Verb::Config(args) => match args.verb {
+            ConfigVerb::Check { file } => daemon::check_config(context, file.as_deref()),
+        },
         Verb::Completions(args) => generate::completions(context, args),
         Verb::Man(args) => generate::man(context, args),
     }

@@ -1,7 +1,7 @@
 //! `GET /v1/models`, `GET /v1/model/{name}`, `GET /v1/model?name=`: what models there are.
 //!
 //! Owns: those routes. Promises: quarantined models are listed too, with their status; one model whose evidence cannot be
-//! read does not hide the others. Leaves out: the shape of an Artifact (`Registry::describe`).
+//! read does not hide the others; a pushed model that is not admitted is described with the reason. Leaves out: the shape of an Artifact (`Registry::describe`).
 
 use super::{App, either};
 use crate::blocking::Lane;
@@ -32,6 +32,10 @@ pub(super) async fn by_query(State(app): State<Arc<App>>, uri: Uri) -> Answer {
 
 async fn one(app: &App, name: ModelName) -> Answer {
     let registry = app.registry.clone();
+    let known = registry.catalog().is_ok_and(|catalog| catalog.artifact(&name).is_some());
+    if !known && let Some(pushed) = crate::oci::describe(app, &name).await {
+        return Ok(Reply::ok(&pushed));
+    }
     Ok(app.lanes.short(Lane::Quick, move || either(describe(&registry, &name).map(|v| Reply::ok(&v)))).await)
 }
 

@@ -1,6 +1,6 @@
 //! `POST /v1/promote`, `POST /v1/model/promote`: both generations, one handler.
 //!
-//! Owns: those routes and the parsing of their body. Promises: sources come only from the staging folders; the digest the
+//! Owns: those routes and the parsing of their body; `{"name":"repo:tag"}` alone is a model that was pushed (`oci`). Promises: sources come only from the staging folders; the digest the
 //! caller's scanners saw is required, so that what is promoted is what was scanned; what the registry does not know of a
 //! body is kept as evidence, bounded by the body's cap; a refusal made here is in the audit log like any other. Leaves
 //! out: judging the content (`Registry::promote`).
@@ -68,6 +68,9 @@ async fn start(
 ) -> Answer {
     let headers = request.headers().clone();
     let body = body::read(request, app.limits.promote_body, app.limits.body_timeout).await?;
+    if let Some(name) = pushed(&body) {
+        return crate::oci::promote_pushed(&app, name, &actor).await.map(tune);
+    }
     let promote = match parse(&body) {
         Ok(promote) => promote,
         Err(Bad::Malformed(reply)) => return Err(reply),
@@ -79,6 +82,13 @@ async fn start(
     let asked = promote.clone();
     let work = move |app: &App, job: &Job| either(run(app, job, asked, &actor));
     Jobs::answer(&app, &headers, Key::Promote(Box::new(promote)), tune, work).await
+}
+
+/// The name, in a body that has nothing else: a model that was pushed as an OCI artifact and waits.
+fn pushed(body: &[u8]) -> Option<ModelName> {
+    let mut fields = Fields::parse(body).ok()?;
+    let name: ModelName = fields.required("name", MAX_TEXT).ok()?.parse().ok()?;
+    (fields.rest().is_empty() && name.tag().is_some()).then_some(name)
 }
 
 /// Why a body goes no further.

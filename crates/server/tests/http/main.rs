@@ -9,6 +9,7 @@ mod containment;
 mod hostile;
 mod jobs;
 mod models;
+mod oci;
 mod promote;
 mod rig;
 mod scopes;

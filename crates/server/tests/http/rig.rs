@@ -166,6 +166,16 @@ impl Rig {
         }
     }
 
+    /// Ends the server and starts another on the same root.
+    pub(crate) fn restart(&mut self) {
+        self.shut_down();
+        self.registry = Registry::open(&self.dir.path().join("root")).unwrap();
+        let config = Config { listen: ([127, 0, 0, 1], 0).into(), ..Config::default() };
+        let server = Server::bind(self.registry.clone(), config).unwrap();
+        (self.addr, self.stop) = (server.local_addr(), server.shutdown_handle());
+        self.thread = Some(std::thread::spawn(move || server.run()));
+    }
+
     pub(crate) fn shutdown_handle(&self) -> ShutdownHandle {
         self.stop.clone()
     }

@@ -1,0 +1,365 @@
+//! What becomes of a model that is pushed.
+//!
+//! Owns: the way from a tag on a model's manifest to a promotion under `<repository>:<tag>`, and who may see a model that was not
+//! admitted. Promises: a model is pulled by others only after the policy has cleared it; a tag that moves moves the model only when
+//! the new content is admitted; what was pushed and not judged when a process ended is judged by the next. Leaves out:
+//! judging (`securereg::Registry::promote`), what a model's manifest looks like (`securereg_oci::model`).
+//!
+//! ```text
+//! PUT manifest ── pending ──┬── cleared ── admitted: <repository>:<tag> in the catalog and the mount
+//!                           └── refused ── reason in the manifest's document, a referrer, the audit log
+//! ```
+
+use super::document::{State, Stored};
+use super::glob::Glob;
+use super::manifests::{file_name, stored};
+use super::storage::{Kind, Outcome, Put, Storage};
+use super::{Asked, unpack};
+use crate::blocking::Lane;
+use crate::reply::Reply;
+use crate::routes::App;
+use axum::body::{Body, Bytes};
+use axum::http::StatusCode;
+use parking_lot::Mutex;
+use securereg::{Actor, Error, ErrorKind, ModelName, PromoteRequest, Registry, Source, Task};
+use securereg_oci::{Algorithm, Digest};
+use super::failure::{Code, Failure};
+use securereg_oci::manifest::Manifest;
+use securereg_oci::model::{ModelManifest, Packaging};
+use securereg_oci::{Reference, Repository, Tag};
+use serde_json::{Value, json};
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+/// How long a push waits for the verdict; a larger model is judged after its answer.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// The type of the referrer that says why a model was refused, and of what it holds.
+const VERDICT: &str = "application/vnd.securereg.verdict.v1+json";
+
+/// How models are admitted.
+#[derive(Default)]
+pub(crate) struct Admission {
+    /// Repositories whose models wait for `POST /v1/promote`.
+    manual: Vec<Glob>,
+    /// One name is judged at a time.
+    names: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
+}
+
+impl Admission {
+    pub(crate) fn new(manual: Vec<Glob>) -> Admission {
+        Admission { manual, names: Mutex::default() }
+    }
+
+    fn waits(&self, repository: &Repository) -> bool {
+        self.manual.iter().any(|glob| glob.matches(repository.as_str()))
+    }
+
+    fn turn(&self, name: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut names = self.names.lock();
+        names.retain(|_, turn| turn.strong_count() > 0);
+        if let Some(turn) = names.get(name).and_then(Weak::upgrade) {
+            return turn;
+        }
+        let turn = Arc::default();
+        names.insert(name.to_owned(), Arc::downgrade(&turn));
+        turn
+    }
+
+    /// Writes something to the audit log that is not the core's to say.
+    pub(super) async fn note(&self, app: &Arc<App>, name: &str, why: &str, who: &str) {
+        let (registry, name, why) = (app.registry.clone(), name.to_owned(), why.to_owned());
+        let actor = Actor::new("oci", who);
+        let noted = tokio::task::spawn_blocking(move || registry.audit_refusal(&name, &why, &actor)).await;
+        if !matches!(noted, Ok(Ok(()))) {
+            tracing::error!("a line could not be written to the audit log");
+        }
+    }
+}
+
+/// Judges what a tag points to now, unless a person is to ask for it; waits a moment for the verdict.
+pub(super) async fn begin(asked: &Asked, repository: &Repository, tag: &Tag, digest: &Digest) {
+    if asked.oci().admission.waits(repository) {
+        return;
+    }
+    let (app, repository, tag, digest) = (Arc::clone(&asked.app), repository.clone(), tag.clone(), digest.clone());
+    let actor = Actor::new("oci", asked.caller.who.clone());
+    let judging = tokio::spawn(async move { judge(&app, &repository, &tag, &digest, &actor).await.map(drop) });
+    // It goes on by itself.
+    let _ = tokio::time::timeout(PATIENCE, judging).await;
+}
+
+/// What was pushed and not judged.
+pub(super) async fn resume(app: &Arc<App>) {
+    let storage = Arc::clone(&app.oci.storage);
+    let mut after: Option<String> = None;
+    while let Ok(batch) = storage.repositories(after.as_deref(), 1000).await {
+        let Some(last) = batch.last() else { break };
+        after = Some(last.to_string());
+        for repository in batch.iter().filter(|repository| !app.oci.admission.waits(repository)) {
+            let tags = storage.list(repository, Kind::Tag, None, usize::MAX).await.unwrap_or_default();
+            for tag in tags.iter().filter_map(|tag| tag.parse::<Tag>().ok()) {
+                let Ok(Some((digest, found))) = tagged(&*storage, repository, &tag).await else { continue };
+                if found.head.model == Some(State::Pending) {
+                    tracing::info!(%repository, %tag, "judging what was pushed before this start");
+                    let _ = judge(app, repository, &tag, &digest, &Actor::this_process("oci")).await;
+                }
+            }
+        }
+    }
+}
+
+async fn tagged(storage: &dyn Storage, repository: &Repository, tag: &Tag) -> Outcome<Option<(Digest, Stored)>> {
+    let Some(text) = storage.get(repository, Kind::Tag, tag.as_str()).await? else { return Ok(None) };
+    let Some(digest) = std::str::from_utf8(&text).ok().and_then(|text| text.parse::<Digest>().ok()) else {
+        return Ok(None);
+    };
+    let document = storage.get(repository, Kind::Manifest, &file_name(&digest)).await?;
+    Ok(document.map(Stored::parse).transpose()?.map(|stored| (digest, stored)))
+}
+
+/// Promotes what a tag points to, if the policy clears it.
+pub(super) async fn judge(
+    app: &Arc<App>,
+    repository: &Repository,
+    tag: &Tag,
+    digest: &Digest,
+    actor: &Actor,
+) -> Outcome<State> {
+    let storage = &*app.oci.storage;
+    let name = format!("{repository}:{tag}");
+    let turn = app.oci.admission.turn(&name);
+    let _turn = turn.lock().await;
+    let Some((now, found)) = tagged(storage, repository, tag).await? else { return Ok(State::Pending) };
+    if now != *digest {
+        // Another push has moved it, and is judged after this.
+        return Ok(State::Pending);
+    }
+    let manifest = Manifest::parse(&found.bytes, Some(&found.head.media_type))?;
+    let Some(model) = ModelManifest::recognise(&manifest) else { return Ok(State::Admitted) };
+    let promoted = promote(app, repository, &name, digest, model, actor).await;
+    let state = match promoted {
+        Ok(()) => State::Admitted,
+        Err(e) if is_verdict(e.kind()) => State::Refused { reason: e.to_string(), at: securereg::now() },
+        Err(e) => {
+            tracing::error!(name, error = %e, "a pushed model could not be judged; it is tried again at the next start");
+            return Ok(State::Pending);
+        }
+    };
+    note(storage, repository, digest, &state).await?;
+    if let State::Refused { reason, .. } = &state {
+        tracing::warn!(name, reason, "a pushed model was refused");
+        if let Err(e) = refer(storage, repository, digest, &found, reason).await {
+            tracing::error!(name, error = %e.message, "the verdict could not be stored beside the manifest");
+        }
+    }
+    Ok(state)
+}
+
+/// Whether it was judged, and not only not done.
+fn is_verdict(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::Refused
+            | ErrorKind::InvalidInput
+            | ErrorKind::DigestMismatch
+            | ErrorKind::Conflict
+            | ErrorKind::Quarantined
+            | ErrorKind::TooLarge
+            | ErrorKind::Unsupported
+    )
+}
+
+async fn promote(
+    app: &Arc<App>,
+    repository: &Repository,
+    name: &str,
+    digest: &Digest,
+    model: ModelManifest,
+    actor: &Actor,
+) -> securereg::Result<()> {
+    let registry = app.registry.clone();
+    let (name, digest) = (name.to_owned(), digest.to_string());
+    let repository = repository.to_string();
+    let actor = actor.clone();
+    let work = move || {
+        let mut request = PromoteRequest::new(name.parse::<ModelName>()?);
+        request.source = format!("oci {repository}@{digest}");
+        request.evidence.insert("oci_manifest".into(), digest.into());
+        let (source, _unpacked) = source_of(&registry, &repository, &model)?;
+        registry.promote(request, source, &actor, &Task::unattended()).map(drop)
+    };
+    app.lanes.run(Lane::Promote, work).await
+}
+
+/// The files of a model, where they lie; what a layer packs is unpacked for as long as the second part lives.
+fn source_of(
+    registry: &Registry,
+    repository: &str,
+    model: &ModelManifest,
+) -> securereg::Result<(Source, Option<unpack::Unpacked>)> {
+    let (raw, packed): (Vec<_>, Vec<_>) = model.files.iter().partition(|file| file.packaging == Packaging::Raw);
+    let content = registry.content();
+    let name = repository.parse()?;
+    let mut files = Vec::new();
+    for file in raw {
+        files.push((file.path.parse()?, file.digest.to_string().parse()?));
+    }
+    if packed.is_empty() {
+        return Ok((Source::of_content(&content, &name, files)?, None));
+    }
+    let unpacked = unpack::Unpacked::new(registry, &content, &name, &packed)?;
+    let from_layers = Source::open(unpacked.path())?;
+    if files.is_empty() {
+        return Ok((from_layers, Some(unpacked)));
+    }
+    Ok((Source::of_content(&content, &name, files)?.join(from_layers)?, Some(unpacked)))
+}
+
+/// Writes a verdict into the manifest's document.
+async fn note(storage: &dyn Storage, repository: &Repository, digest: &Digest, state: &State) -> Outcome<()> {
+    let name = file_name(digest);
+    // Another tag on the same manifest may be judged meanwhile.
+    for _ in 0..8 {
+        let Some(document) = storage.get(repository, Kind::Manifest, &name).await? else { return Ok(()) };
+        let mut stored = Stored::parse(document)?;
+        stored.head.model = Some(state.clone());
+        let document = Stored::write(&stored.head, &stored.bytes);
+        if storage.put(repository, Kind::Manifest, &name, document, Put::Instead(&stored.document)).await? {
+            return Ok(());
+        }
+    }
+    Err(Failure::new(Code::ManifestInvalid, "the manifest's document keeps changing").with_status(500))
+}
+
+/// An artifact that refers to the refused manifest and says why.
+async fn refer(
+    storage: &dyn Storage,
+    repository: &Repository,
+    digest: &Digest,
+    refused: &Stored,
+    reason: &str,
+) -> Outcome<()> {
+    let verdict = json!({"verdict": "refused", "reason": reason, "manifest": digest.to_string()}).to_string();
+    let empty = "{}";
+    let mut layers = Vec::new();
+    for text in [empty, &verdict] {
+        let digest = Digest::of(Algorithm::Sha256, text.as_bytes());
+        let id = storage.begin(repository).await?;
+        storage.finish(repository, &id, &|_| Ok(()), Body::from(text.to_owned()), &digest).await?;
+        layers.push((digest.to_string(), text.len()));
+    }
+    let manifest = json!({
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "artifactType": VERDICT,
+        "config": {"mediaType": "application/vnd.oci.empty.v1+json", "digest": layers[0].0, "size": layers[0].1},
+        "layers": [{"mediaType": VERDICT, "digest": layers[1].0, "size": layers[1].1}],
+        "subject": {"mediaType": refused.head.media_type, "digest": digest.to_string(), "size": refused.bytes.len()},
+        "annotations": {"org.securereg.verdict": "refused"},
+    })
+    .to_string();
+    let own = Digest::of(Algorithm::Sha256, manifest.as_bytes());
+    let parsed = Manifest::parse(manifest.as_bytes(), None)?;
+    let head = super::document::Head { media_type: parsed.media_type().to_owned(), model: None };
+    let document = Stored::write(&head, manifest.as_bytes());
+    storage.put(repository, Kind::Manifest, &file_name(&own), document, Put::New).await?;
+    let descriptor = securereg_oci::referrers::descriptor_of(&parsed, &own, manifest.len() as u64).to_string();
+    storage.put(repository, Kind::Referrer(digest), &file_name(&own), Bytes::from(descriptor), Put::Always).await?;
+    Ok(())
+}
+
+/// Refuses a manifest that was not admitted to who may not see such.
+pub(super) fn check_manifest(repository: &Repository, reference: &Reference, stored: &Stored) -> Outcome<()> {
+    let why = match &stored.head.model {
+        None | Some(State::Admitted) => return Ok(()),
+        Some(State::Pending) => format!("{repository}, {reference}: this model has not been judged yet"),
+        Some(State::Refused { reason, .. }) => format!("{repository}, {reference}: this model was refused: {reason}"),
+    };
+    Err(Failure::new(Code::Denied, why))
+}
+
+/// Refuses a blob that only models hold which were not admitted.
+pub(super) async fn check_blob(asked: &Asked, repository: &Repository, holders: &[String]) -> Outcome<()> {
+    let mut refusal = Ok(());
+    for holder in holders {
+        let Ok(digest) = holder.replacen('-', ":", 1).parse::<Digest>() else { continue };
+        let Some(found) = stored(asked, repository, &digest).await? else { continue };
+        match check_manifest(repository, &Reference::Digest(digest), &found) {
+            Ok(()) => return Ok(()),
+            Err(refused) => refusal = Err(refused),
+        }
+    }
+    refusal
+}
+
+/// After its tag has gone the model goes, too.
+pub(super) async fn forget(asked: &Asked, repository: &Repository, tag: &Tag) {
+    let registry = asked.app.registry.clone();
+    let name = format!("{repository}:{tag}");
+    let actor = Actor::new("oci", asked.caller.who.clone());
+    let turn = asked.oci().admission.turn(&name);
+    let _turn = turn.lock().await;
+    let work = move || {
+        let name: ModelName = name.parse()?;
+        // Only what came this way.
+        let ours = registry.catalog()?.artifact(&name).is_some_and(|a| a.source.starts_with("oci "));
+        if ours { registry.delete(&name, &actor) } else { Ok(()) }
+    };
+    if let Err(e) = asked.app.lanes.run(Lane::Change, work).await {
+        tracing::error!(%repository, %tag, error = %e, "the model of a removed tag stays");
+    }
+}
+
+/// What the model API says of a name that is no promoted model: a pushed one that was refused or waits.
+pub(crate) async fn describe(app: &App, name: &ModelName) -> Option<Value> {
+    let repository: Repository = name.repo().parse().ok()?;
+    let tag: Tag = name.tag()?.parse().ok()?;
+    let (digest, found) = tagged(&*app.oci.storage, &repository, &tag).await.ok()??;
+    let (reason, since) = match found.head.model? {
+        State::Admitted => return None,
+        State::Pending => ("it has not been judged yet".to_owned(), None),
+        State::Refused { reason, at } => (reason, Some(at)),
+    };
+    Some(json!({
+        "name": name,
+        "status": "quarantined",
+        "source": format!("oci {repository}@{digest}"),
+        "quarantine": {"cause": "policy", "reason": reason, "since": since},
+    }))
+}
+
+/// `POST /v1/promote` of a pushed model, by name: 200 with the Artifact, or the refusal.
+pub(crate) async fn promote_pushed(app: &Arc<App>, name: ModelName, actor: &Actor) -> Result<Reply, Reply> {
+    let unknown = || Reply::from(Error::new(ErrorKind::NotFound, format!("nothing was pushed as {name}")).on(&name));
+    let failed = |failure: Failure| {
+        let status = StatusCode::from_u16(failure.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        Reply::failure(status, "oci", &failure.message)
+    };
+    let repository: Repository = name.repo().parse().map_err(|_| unknown())?;
+    let tag: Tag = name.tag().and_then(|tag| tag.parse().ok()).ok_or_else(unknown)?;
+    let found = tagged(&*app.oci.storage, &repository, &tag).await.map_err(failed)?;
+    let (digest, found) = found.ok_or_else(unknown)?;
+    if found.head.model.is_none() {
+        let why = format!("{name} is an image or an artifact, not a model: it is served as it is");
+        return Err(Error::new(ErrorKind::Refused, why).on(&name).into());
+    }
+    let state = judge(app, &repository, &tag, &digest, actor).await.map_err(failed)?;
+    let registry = app.registry.clone();
+    match state {
+        State::Admitted => {
+            let describe = move || match registry.catalog().and_then(|c| registry.describe(c.require(&name)?)) {
+                Ok(described) => Reply::ok(&described),
+                Err(e) => e.into(),
+            };
+            Ok(app.lanes.short(Lane::Quick, describe).await)
+        }
+        State::Refused { reason, .. } => Err(Error::new(ErrorKind::Refused, reason).on(&name).into()),
+        State::Pending => Err(Reply::failure(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "busy",
+            &format!("{name} could not be judged now, or another push has moved the tag: ask again"),
+        )),
+    }
+}

@@ -1,0 +1,54 @@
+//! `GET`, `HEAD` and `DELETE` of a blob.
+//!
+//! Owns: ranges and their headers. Promises: a blob is one of this repository, or it is unknown; one that a refused model holds is
+//! given to nobody who may not see such. Leaves out: checking the bytes (the back end).
+
+use super::access::Right;
+use super::reply::Answer;
+use super::storage::{Kind, Outcome};
+use super::{Asked, admission};
+use axum::body::Body;
+use axum::http::{Method, StatusCode};
+use axum::response::Response;
+use securereg_oci::Digest;
+use super::failure::{Code, Failure};
+use securereg_oci::Repository;
+use securereg_oci::range;
+
+pub(super) async fn get(asked: &Asked, repository: &Repository, digest: &Digest) -> Outcome<Response> {
+    let Some(size) = asked.storage().blob(repository, digest).await? else { return Err(unknown(repository, digest)) };
+    if !asked.caller.may(Right::Quarantined, repository) {
+        let holders = asked.storage().list(repository, Kind::Holder(digest), None, usize::MAX).await?;
+        admission::check_blob(asked, repository, &holders).await?;
+    }
+    let answer = |status| {
+        Answer::new(status)
+            .with("docker-content-digest", digest.to_string())
+            .with("content-type", "application/octet-stream")
+            .with("etag", format!("\"{digest}\""))
+            .with("accept-ranges", "bytes")
+    };
+    if asked.parts.method == Method::HEAD {
+        return Ok(answer(StatusCode::OK).with("content-length", size.to_string()).bare());
+    }
+    let (status, from, to, of) = match range::blob_range(asked.header("range"), size)? {
+        None => (StatusCode::OK, 0, size, None),
+        Some((from, last)) => {
+            (StatusCode::PARTIAL_CONTENT, from, last + 1, Some(format!("bytes {from}-{last}/{size}")))
+        }
+    };
+    let body = if from == to { Body::empty() } else { asked.storage().read(repository, digest, from, to).await? };
+    let answer = answer(status).with("content-length", (to - from).to_string());
+    Ok(answer.with_some("content-range", of).body(body))
+}
+
+pub(super) async fn delete(asked: &Asked, repository: &Repository, digest: &Digest) -> Outcome<Response> {
+    if !asked.storage().remove_blob(repository, digest).await? {
+        return Err(unknown(repository, digest));
+    }
+    Ok(Answer::new(StatusCode::ACCEPTED).with("docker-content-digest", digest.to_string()).empty())
+}
+
+fn unknown(repository: &Repository, digest: &Digest) -> Failure {
+    Failure::new(Code::BlobUnknown, format!("{repository} has no blob {digest}"))
+}

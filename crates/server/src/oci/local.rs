@@ -1,0 +1,418 @@
+//! The local back end: the core's own store.
+//!
+//! Owns: the bridge from async bodies to the core's calls that block. Promises: no thread waits for a client; what a client has sent of
+//! a body that breaks off is kept; two batches of a body are in memory at most; a disk that hangs holds its own calls only.
+//! Leaves out: hashing, durability, verified reads (`securereg::Content`).
+
+use super::storage::{Admit, Kind, Outcome, Put, Storage};
+use async_trait::async_trait;
+use axum::body::{Body, Bytes};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
+use securereg::{Content, ContentDigest, Error, ErrorKind, Registry, RepositoryName, Upload, VerifiedFile};
+use securereg_oci::Digest;
+use super::failure::{Code, Failure};
+use securereg_oci::Repository;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+
+/// Bytes that are handed to the core at once.
+const BATCH: usize = 1 << 20;
+/// Calls that block at once.
+const CALLS: usize = 24;
+
+/// The core's content, for requests.
+pub(crate) struct Local {
+    content: Content,
+    permits: Arc<Semaphore>,
+    /// Time for the next bytes of a body.
+    patience: Duration,
+}
+
+impl Local {
+    pub(crate) fn new(registry: &Registry, patience: Duration) -> Local {
+        Local { content: registry.content(), permits: Arc::new(Semaphore::new(CALLS)), patience }
+    }
+
+    /// Threads that its calls can take together.
+    pub(crate) const fn threads() -> usize {
+        CALLS
+    }
+
+    /// Starts a call on a thread that may block.
+    async fn start<T, F>(&self, call: F) -> JoinHandle<Outcome<T>>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Content) -> Result<T, Error> + Send + 'static,
+    {
+        let permit = Arc::clone(&self.permits).acquire_owned().await;
+        let content = self.content.clone();
+        tokio::task::spawn_blocking(move || {
+            let outcome = call(&content).map_err(failure);
+            drop(permit);
+            outcome
+        })
+    }
+
+    async fn call<T, F>(&self, call: F) -> Outcome<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Content) -> Result<T, Error> + Send + 'static,
+    {
+        ended(self.start(call).await).await
+    }
+
+    /// Takes a session, and adds `body` to it as it comes; a batch is hashed while the next one arrives.
+    async fn fill(&self, repository: &Repository, id: &str, admit: Admit<'_>, body: Body) -> Outcome<Upload> {
+        let (name, id) = (plain(repository)?, id.to_owned());
+        let mut upload = self.call(move |content| content.resume(&name, &id)).await?;
+        if let Err(refused) = admit(upload.size()) {
+            self.call(move |_| upload.suspend()).await?;
+            return Err(refused);
+        }
+        let mut batches = Batches { body, patience: self.patience, left: None };
+        let mut next = batches.next().await;
+        let broken = loop {
+            let batch = match next {
+                Ok(Some(batch)) => batch,
+                Ok(None) => break None,
+                Err(broken) => break Some(broken),
+            };
+            let append = move |_: &Content| {
+                batch.iter().try_for_each(|bytes| upload.append(bytes))?;
+                Ok(upload)
+            };
+            let working = self.start(append).await;
+            next = batches.next().await;
+            upload = ended(working).await?;
+        };
+        match broken {
+            None => Ok(upload),
+            Some(broken) => {
+                self.call(move |_| upload.suspend()).await?;
+                Err(broken)
+            }
+        }
+    }
+}
+
+/// A body, in pieces of about [`BATCH`].
+struct Batches {
+    body: Body,
+    patience: Duration,
+    /// What was read ahead.
+    left: Option<Outcome<Option<Vec<Bytes>>>>,
+}
+
+impl Batches {
+    async fn next(&mut self) -> Outcome<Option<Vec<Bytes>>> {
+        if let Some(left) = self.left.take() {
+            return left;
+        }
+        let (mut batch, mut size) = (Vec::new(), 0);
+        while size < BATCH {
+            let frame = match tokio::time::timeout(self.patience, self.body.frame()).await {
+                Ok(None) => break,
+                Ok(Some(Ok(frame))) => frame,
+                // What came before it is kept first.
+                Ok(Some(Err(_))) if size > 0 => {
+                    self.left = Some(Err(early()));
+                    break;
+                }
+                Err(_) if size > 0 => {
+                    self.left = Some(Err(late()));
+                    break;
+                }
+                Ok(Some(Err(_))) => return Err(early()),
+                Err(_) => return Err(late()),
+            };
+            if let Ok(bytes) = frame.into_data() {
+                size += bytes.len();
+                batch.push(bytes);
+            }
+        }
+        Ok((size > 0).then_some(batch))
+    }
+}
+
+fn early() -> Failure {
+    Failure::new(Code::BlobUploadInvalid, "the body ended early; what arrived is kept")
+}
+
+fn late() -> Failure {
+    Failure::new(Code::BlobUploadInvalid, "the body did not arrive in time; what arrived is kept").with_status(408)
+}
+
+async fn ended<T>(handle: JoinHandle<Outcome<T>>) -> Outcome<T> {
+    handle.await.unwrap_or_else(|e| {
+        tracing::error!(error = %e, "a call into the store did not return");
+        Err(internal())
+    })
+}
+
+fn internal() -> Failure {
+    Failure::new(Code::Unsupported, "internal error; the service's log says more").with_status(500)
+}
+
+/// What went wrong, as the protocol says it.
+pub(super) fn failure(e: Error) -> Failure {
+    let (code, status) = match e.kind() {
+        ErrorKind::NotFound => (Code::BlobUploadUnknown, 404),
+        ErrorKind::DigestMismatch => (Code::DigestInvalid, 400),
+        ErrorKind::InvalidInput => (Code::NameInvalid, 400),
+        ErrorKind::Conflict => (Code::BlobUploadInvalid, 409),
+        ErrorKind::TooLarge => (Code::TooManyRequests, 429),
+        ErrorKind::NoSpace => (Code::Denied, 507),
+        ErrorKind::Corrupt | ErrorKind::Unreadable => {
+            tracing::error!(error = %e, "stored content is damaged");
+            (Code::BlobUnknown, 500)
+        }
+        _ => {
+            tracing::error!(error = %e, "the store failed");
+            return internal();
+        }
+    };
+    Failure::new(code, e.message()).with_status(status)
+}
+
+fn plain(repository: &Repository) -> Outcome<RepositoryName> {
+    repository.as_str().parse().map_err(failure)
+}
+
+fn digest_of(digest: &Digest) -> Outcome<ContentDigest> {
+    digest.to_string().parse().map_err(failure)
+}
+
+/// The core's word for it, with the text that its borrowed kinds need.
+enum OwnKind {
+    Manifest,
+    Tag,
+    Referrer(String),
+    Holder(String),
+}
+
+impl OwnKind {
+    fn of(kind: Kind<'_>) -> OwnKind {
+        let text = |digest: &Digest| digest.to_string().replacen(':', "-", 1);
+        match kind {
+            Kind::Manifest => OwnKind::Manifest,
+            Kind::Tag => OwnKind::Tag,
+            Kind::Referrer(digest) => OwnKind::Referrer(text(digest)),
+            Kind::Holder(digest) => OwnKind::Holder(text(digest)),
+        }
+    }
+
+    fn core(&self) -> securereg::Kind<'_> {
+        match self {
+            OwnKind::Manifest => securereg::Kind::Manifest,
+            OwnKind::Tag => securereg::Kind::Tag,
+            OwnKind::Referrer(text) => securereg::Kind::Referrer(text),
+            OwnKind::Holder(text) => securereg::Kind::Holder(text),
+        }
+    }
+}
+
+#[async_trait]
+impl Storage for Local {
+    async fn begin(&self, repository: &Repository) -> Outcome<String> {
+        let name = plain(repository)?;
+        let begin = move |content: &Content| {
+            let upload = content.begin(&name)?;
+            let id = upload.id().to_owned();
+            upload.suspend()?;
+            Ok(id)
+        };
+        self.call(begin).await
+    }
+
+    async fn upload_size(&self, repository: &Repository, id: &str) -> Outcome<u64> {
+        let (name, id) = (plain(repository)?, id.to_owned());
+        self.call(move |content| content.upload_size(&name, &id)).await
+    }
+
+    async fn append(&self, repository: &Repository, id: &str, admit: Admit<'_>, body: Body) -> Outcome<u64> {
+        let upload = self.fill(repository, id, admit, body).await?;
+        let size = upload.size();
+        self.call(move |_| upload.suspend()).await?;
+        Ok(size)
+    }
+
+    async fn finish(
+        &self,
+        repository: &Repository,
+        id: &str,
+        admit: Admit<'_>,
+        body: Body,
+        digest: &Digest,
+    ) -> Outcome<()> {
+        let digest = digest_of(digest)?;
+        let upload = self.fill(repository, id, admit, body).await?;
+        self.call(move |_| upload.finish(&digest).map(drop)).await
+    }
+
+    async fn abandon(&self, repository: &Repository, id: &str) -> Outcome<()> {
+        let (name, id) = (plain(repository)?, id.to_owned());
+        self.call(move |content| content.abandon(&name, &id)).await
+    }
+
+    async fn blob(&self, repository: &Repository, digest: &Digest) -> Outcome<Option<u64>> {
+        let (name, digest) = (plain(repository)?, digest_of(digest)?);
+        self.call(move |content| Ok(content.blob(&name, &digest)?.map(|held| held.size_bytes))).await
+    }
+
+    async fn read(&self, repository: &Repository, digest: &Digest, from: u64, to: u64) -> Outcome<Body> {
+        let (name, digest) = (plain(repository)?, digest_of(digest)?);
+        let first = move |content: &Content| {
+            let file = content.open(&name, &digest)?;
+            let bytes = piece(&file, from, to)?;
+            Ok((Arc::new(file), bytes))
+        };
+        let (file, bytes) = self.call(first).await?;
+        let at = from + bytes.len() as u64;
+        if at == to {
+            return Ok(Body::from(bytes));
+        }
+        Ok(Body::new(StreamBody::new(Reading::new(file, Arc::clone(&self.permits), bytes, at, to))))
+    }
+
+    async fn mount(&self, from: &Repository, to: &Repository, digest: &Digest) -> Outcome<bool> {
+        let (from, to, digest) = (plain(from)?, plain(to)?, digest_of(digest)?);
+        self.call(move |content| content.mount(&from, &to, &digest)).await
+    }
+
+    async fn remove_blob(&self, repository: &Repository, digest: &Digest) -> Outcome<bool> {
+        let (name, digest) = (plain(repository)?, digest_of(digest)?);
+        self.call(move |content| content.remove_blob(&name, &digest)).await
+    }
+
+    async fn put(
+        &self,
+        repository: &Repository,
+        kind: Kind<'_>,
+        name: &str,
+        bytes: Bytes,
+        put: Put<'_>,
+    ) -> Outcome<bool> {
+        let (repository, kind, name) = (plain(repository)?, OwnKind::of(kind), name.to_owned());
+        let (before, new) = match put {
+            Put::Always => (None, false),
+            Put::New => (None, true),
+            Put::Instead(before) => (Some(before.to_vec()), false),
+        };
+        let put = move |content: &Content| {
+            let how = match (&before, new) {
+                (Some(before), _) => securereg::Put::IfIs(before),
+                (None, true) => securereg::Put::New,
+                (None, false) => securereg::Put::Any,
+            };
+            content.put(&repository, &kind.core(), &name, &bytes, how)
+        };
+        self.call(put).await
+    }
+
+    async fn get(&self, repository: &Repository, kind: Kind<'_>, name: &str) -> Outcome<Option<Bytes>> {
+        let (repository, kind, name) = (plain(repository)?, OwnKind::of(kind), name.to_owned());
+        self.call(move |content| Ok(content.get(&repository, &kind.core(), &name)?.map(Bytes::from))).await
+    }
+
+    async fn remove(&self, repository: &Repository, kind: Kind<'_>, name: &str) -> Outcome<bool> {
+        let (repository, kind, name) = (plain(repository)?, OwnKind::of(kind), name.to_owned());
+        self.call(move |content| content.remove(&repository, &kind.core(), &name)).await
+    }
+
+    async fn list(
+        &self,
+        repository: &Repository,
+        kind: Kind<'_>,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Outcome<Vec<String>> {
+        let (repository, kind, after) = (plain(repository)?, OwnKind::of(kind), after.map(str::to_owned));
+        self.call(move |content| content.list(&repository, &kind.core(), after.as_deref(), limit)).await
+    }
+
+    async fn repositories(&self, after: Option<&str>, limit: usize) -> Outcome<Vec<Repository>> {
+        let after = after.map(str::to_owned);
+        let names = self.call(move |content| content.repositories(after.as_deref(), limit)).await?;
+        Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
+    }
+}
+
+/// The next bytes of a blob, checked.
+fn piece(file: &VerifiedFile, from: u64, to: u64) -> Result<Bytes, Error> {
+    let length = usize::try_from(to - from).unwrap_or(usize::MAX).min(BATCH);
+    let mut bytes = vec![0; length];
+    let mut done = 0;
+    while done < length {
+        match file.read_at(&mut bytes[done..], from + done as u64)? {
+            0 => return Err(Error::new(ErrorKind::Corrupt, "a stored blob ended early")),
+            n => done += n,
+        }
+    }
+    Ok(bytes.into())
+}
+
+/// A blob being sent: a piece goes out while the next one is read.
+struct Reading {
+    file: Arc<VerifiedFile>,
+    permits: Arc<Semaphore>,
+    ready: Option<Bytes>,
+    at: u64,
+    to: u64,
+    next: Option<JoinHandle<Result<Bytes, Error>>>,
+}
+
+impl Reading {
+    fn new(file: Arc<VerifiedFile>, permits: Arc<Semaphore>, ready: Bytes, at: u64, to: u64) -> Reading {
+        let mut reading = Reading { file, permits, ready: Some(ready), at, to, next: None };
+        reading.go_on();
+        reading
+    }
+
+    fn go_on(&mut self) {
+        if self.at >= self.to {
+            return;
+        }
+        let (file, permits, at, to) = (Arc::clone(&self.file), Arc::clone(&self.permits), self.at, self.to);
+        self.next = Some(tokio::spawn(async move {
+            let permit = permits.acquire_owned().await;
+            let read = tokio::task::spawn_blocking(move || {
+                let bytes = piece(&file, at, to);
+                drop(permit);
+                bytes
+            });
+            read.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::Io, "a read did not return")))
+        }));
+    }
+}
+
+impl futures_core::Stream for Reading {
+    type Item = Result<Frame<Bytes>, Error>;
+
+    fn poll_next(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Self::Item>> {
+        use std::task::{Poll, ready};
+        if let Some(bytes) = self.ready.take() {
+            return Poll::Ready(Some(Ok(Frame::data(bytes))));
+        }
+        let Some(next) = &mut self.next else { return Poll::Ready(None) };
+        let read = ready!(std::pin::Pin::new(next).poll(context));
+        self.next = None;
+        match read {
+            Ok(Ok(bytes)) => {
+                self.at += bytes.len() as u64;
+                self.go_on();
+                Poll::Ready(Some(Ok(Frame::data(bytes))))
+            }
+            Ok(Err(e)) => {
+                tracing::error!(error = %e, "a blob could not be read to its end");
+                Poll::Ready(Some(Err(e)))
+            }
+            Err(_) => Poll::Ready(Some(Err(Error::new(ErrorKind::Io, "a read did not return")))),
+        }
+    }
+}

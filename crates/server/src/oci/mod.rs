@@ -1,0 +1,179 @@
+//! The OCI registry: `/v2/` of the distribution-spec 1.1.1, on the same listener as the model API.
+//!
+//! Owns: the dispatch of a request by method and target, and what all handlers share ([`Oci`]). Promises: who asks, and whether that
+//! one may, is settled before anything is looked at; every answer is the spec's (codes, headers, JSON errors). Leaves out: the
+//! protocol's words (`securereg_oci`), bytes (`storage`), what becomes of a model (`admission`).
+//!
+//! ```text
+//! request ── access ── path ── blobs, uploads, manifests, listings ── storage (local | s3)
+//!                                         └─ admission ── securereg::Registry::promote
+//! ```
+
+mod access;
+mod admission;
+mod blobs;
+mod document;
+mod failure;
+mod glob;
+mod listings;
+mod local;
+mod manifests;
+mod path;
+mod reply;
+mod storage;
+mod unpack;
+mod uploads;
+
+use crate::config::Config;
+use crate::routes::App;
+use crate::server::ServerError;
+use access::{Access, Caller, Right};
+use admission::Admission;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::request::Parts;
+use axum::http::{Method, StatusCode};
+use axum::response::Response;
+use path::Target;
+use securereg::Registry;
+use failure::{Code, Failure};
+use securereg_oci::tags::TagRules;
+use std::sync::Arc;
+use storage::{Outcome, Storage};
+
+pub(crate) use access::{Right as AccessRight, User};
+pub(crate) use admission::{describe, promote_pushed};
+pub(crate) use glob::Glob;
+pub(crate) use local::Local;
+
+/// What the handlers share.
+pub(crate) struct Oci {
+    storage: Arc<dyn Storage>,
+    access: Access,
+    rules: TagRules,
+    admission: Admission,
+    /// As clients see it, when a proxy does not say.
+    external_url: Option<String>,
+}
+
+impl Oci {
+    /// As the settings have it.
+    pub(crate) fn new(registry: &Registry, config: &Config) -> Result<Oci, ServerError> {
+        let (users, rules, manual) = config.oci()?;
+        let storage = Arc::new(Local::new(registry, config.limits.body_timeout));
+        let external_url = config.oci.external_url.clone();
+        Ok(Oci { storage, access: Access::new(users), rules, admission: Admission::new(manual), external_url })
+    }
+
+    /// Goes on with what was pushed and not judged when the last process ended.
+    pub(crate) async fn resume(app: &Arc<App>) {
+        admission::resume(app).await;
+    }
+}
+
+/// A request that may be answered.
+struct Asked {
+    parts: Parts,
+    caller: Caller,
+    app: Arc<App>,
+}
+
+impl Asked {
+    fn oci(&self) -> &Oci {
+        &self.app.oci
+    }
+
+    fn storage(&self) -> &dyn Storage {
+        &*self.app.oci.storage
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        self.parts.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    /// A parameter of the query; the first of its name.
+    fn parameter(&self, name: &str) -> Option<String> {
+        self.parameters().into_iter().find(|(key, _)| key == name).map(|(_, value)| value)
+    }
+
+    fn parameters(&self) -> Vec<(String, String)> {
+        axum::extract::Query::try_from_uri(&self.parts.uri).map(|query| query.0).unwrap_or_default()
+    }
+
+    /// Where `path` is for this client: absolute, by what a proxy says it was asked, by the configuration, or by Host.
+    fn location(&self, path: &str) -> String {
+        let first = |name| self.header(name).and_then(|value| value.split(',').next()).map(str::trim);
+        let plain = |text: &&str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic() && !b"\"<>\\/".contains(&b));
+        if let Some(url) = &self.oci().external_url {
+            return format!("{}{path}", url.trim_end_matches('/'));
+        }
+        let host = first("x-forwarded-host").filter(plain).or_else(|| first("host").filter(plain));
+        let scheme = first("x-forwarded-proto").filter(|s| matches!(*s, "http" | "https")).unwrap_or("http");
+        match host {
+            Some(host) => format!("{scheme}://{host}{path}"),
+            None => path.to_owned(),
+        }
+    }
+}
+
+/// Any request below `/v2`.
+pub(crate) async fn handle(State(app): State<Arc<App>>, request: Request) -> Response {
+    let head = request.method() == Method::HEAD;
+    match answer(app, request).await {
+        Ok(response) => reply::dressed(response),
+        Err(failure) => reply::dressed(reply::failed(&failure, head)),
+    }
+}
+
+async fn answer(app: Arc<App>, request: Request) -> Outcome<Response> {
+    let (parts, body) = request.into_parts();
+    let Some(caller) = app.oci.access.caller(&app.tokens, &parts.headers) else {
+        return Ok(reply::challenge());
+    };
+    let target = Target::of(parts.uri.path().strip_prefix("/v2").unwrap_or_default())?;
+    let right = needed(&parts.method, &target)?;
+    if let Some(repository) = target.repository().filter(|repository| !caller.may(right, repository)) {
+        let why = format!("{} may not {} {repository}", caller.who, right.as_str());
+        return Err(Failure::new(Code::Denied, why));
+    }
+    let asked = Asked { parts, caller, app };
+    dispatch(asked, target, body).await
+}
+
+/// The right that this asks for.
+fn needed(method: &Method, target: &Target) -> Outcome<Right> {
+    let right = match (method.as_str(), target) {
+        ("GET" | "HEAD", Target::Upload(..)) => Right::Push,
+        ("GET" | "HEAD", _) => Right::Pull,
+        ("POST", Target::Uploads(_)) => Right::Push,
+        ("PATCH" | "PUT" | "DELETE", Target::Upload(..)) => Right::Push,
+        ("PUT", Target::Manifest(..)) => Right::Push,
+        ("DELETE", Target::Manifest(..) | Target::Blob(..)) => Right::Delete,
+        _ => {
+            let failure = Failure::new(Code::Unsupported, "this route does not take that method");
+            return Err(failure.with_status(StatusCode::METHOD_NOT_ALLOWED.as_u16()));
+        }
+    };
+    Ok(right)
+}
+
+async fn dispatch(asked: Asked, target: Target, body: Body) -> Outcome<Response> {
+    match (asked.parts.method.as_str(), target) {
+        ("GET" | "HEAD", Target::Base) => Ok(reply::base()),
+        ("GET" | "HEAD", Target::Catalog) => listings::catalog(&asked).await,
+        ("GET" | "HEAD", Target::Tags(repository)) => listings::tags(&asked, &repository).await,
+        ("GET" | "HEAD", Target::Referrers(repository, digest)) => listings::referrers(&asked, &repository, &digest).await,
+        ("GET" | "HEAD", Target::Blob(repository, digest)) => blobs::get(&asked, &repository, &digest).await,
+        ("DELETE", Target::Blob(repository, digest)) => blobs::delete(&asked, &repository, &digest).await,
+        ("POST", Target::Uploads(repository)) => uploads::begin(&asked, &repository, body).await,
+        ("GET" | "HEAD", Target::Upload(repository, id)) => uploads::status(&asked, &repository, &id).await,
+        ("PATCH", Target::Upload(repository, id)) => uploads::append(&asked, &repository, &id, body).await,
+        ("PUT", Target::Upload(repository, id)) => uploads::finish(&asked, &repository, &id, body).await,
+        ("DELETE", Target::Upload(repository, id)) => uploads::abandon(&asked, &repository, &id).await,
+        ("GET" | "HEAD", Target::Manifest(repository, reference)) => manifests::get(&asked, &repository, &reference).await,
+        ("PUT", Target::Manifest(repository, reference)) => manifests::put(&asked, &repository, &reference, body).await,
+        ("DELETE", Target::Manifest(repository, reference)) => manifests::delete(&asked, &repository, &reference).await,
+        // `needed` has refused the rest.
+        _ => Err(Failure::new(Code::Unsupported, "this route does not take that method")),
+    }
+}

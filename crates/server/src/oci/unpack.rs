@@ -1,0 +1,122 @@
+//! Layers that are archives.
+//!
+//! Owns: tar, plain, gzip or zstd, unpacked into a private folder. Promises: regular files and folders only, names as the core's
+//! allow-list has them, no file twice, no more bytes than the disk may give; the folder goes when this is dropped; what
+//! is read was checked. Leaves out: judging what was in them.
+
+use flate2::read::MultiGzDecoder;
+use securereg::{Content, Error, ErrorKind, Registry, RelPath, RepositoryName, Result, VerifiedFile};
+use securereg_oci::model::{ModelFile, Packaging};
+use std::fs::{self, OpenOptions};
+use std::io::{BufReader, Read};
+use std::path::Path;
+use tempfile::TempDir;
+
+/// Files of one model, as the core has it.
+const MAX_FILES: usize = 10_000;
+/// An archive of more than this many times its size is a bomb: weights hardly compress, text at most so much.
+const MAX_RATIO: u64 = 200;
+
+/// What was in the layers of a model.
+pub(super) struct Unpacked(TempDir);
+
+impl Unpacked {
+    pub(super) fn new(
+        registry: &Registry,
+        content: &Content,
+        repository: &RepositoryName,
+        layers: &[&ModelFile],
+    ) -> Result<Unpacked> {
+        let folder = tempfile::Builder::new()
+            .prefix(".unpacked-")
+            .tempdir_in(registry.staging())
+            .map_err(|e| io("making a folder to unpack into", &e))?;
+        let mut files = 0;
+        for layer in layers {
+            let file = content.open(repository, &layer.digest.to_string().parse()?)?;
+            let limit = layer.size.saturating_mul(MAX_RATIO).saturating_add(1 << 20);
+            let reader = BufReader::with_capacity(1 << 20, Verified { file, at: 0 });
+            match layer.packaging {
+                Packaging::Raw => continue,
+                Packaging::Tar => unpack(reader, folder.path(), limit, &mut files)?,
+                Packaging::TarGzip => unpack(MultiGzDecoder::new(reader), folder.path(), limit, &mut files)?,
+                Packaging::TarZstd => {
+                    let plain = ruzstd::decoding::StreamingDecoder::new(reader)
+                        .map_err(|e| refused(format!("a layer is no zstd: {e}")))?;
+                    unpack(plain, folder.path(), limit, &mut files)?;
+                }
+            }
+        }
+        Ok(Unpacked(folder))
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+/// A stored blob as a stream.
+struct Verified {
+    file: VerifiedFile,
+    at: u64,
+}
+
+impl Read for Verified {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        let n = self.file.read_at(out, self.at).map_err(std::io::Error::other)?;
+        self.at += n as u64;
+        Ok(n)
+    }
+}
+
+fn refused(why: String) -> Error {
+    Error::new(ErrorKind::Refused, why)
+}
+
+fn unpack(archive: impl Read, folder: &Path, limit: u64, files: &mut usize) -> Result<()> {
+    let broken = |e: std::io::Error| refused(format!("a layer is no whole archive: {e}"));
+    let mut archive = tar::Archive::new(archive.take(limit));
+    let mut left = limit;
+    for entry in archive.entries().map_err(broken)? {
+        let mut entry = entry.map_err(broken)?;
+        let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+        let kind = entry.header().entry_type();
+        let plain = name.strip_prefix("./").unwrap_or(&name).trim_end_matches('/');
+        if kind.is_dir() && (plain.is_empty() || plain == ".") || kind.is_pax_global_extensions() {
+            continue;
+        }
+        let path: RelPath = plain.parse()?;
+        if kind.is_dir() {
+            fs::create_dir_all(folder.join(&path)).map_err(|e| io("unpacking", &e))?;
+            continue;
+        }
+        if !kind.is_file() {
+            return Err(refused(format!("{path} in a layer is a link or a device: only files and folders are taken")));
+        }
+        *files += 1;
+        left = left.checked_sub(entry.size()).ok_or_else(|| refused(format!("{path} in a layer unpacks to too much")))?;
+        if *files > MAX_FILES {
+            return Err(refused(format!("the layers hold more than {MAX_FILES} files")));
+        }
+        let to = folder.join(&path);
+        if let Some(above) = to.parent() {
+            fs::create_dir_all(above).map_err(|e| io("unpacking", &e))?;
+        }
+        // No file twice: the second would hide what the first was.
+        let mut file = OpenOptions::new().write(true).create_new(true).open(&to).map_err(|e| match e.kind() {
+            std::io::ErrorKind::AlreadyExists => refused(format!("{path} is in the layers twice")),
+            _ => io(&format!("unpacking {path}"), &e),
+        })?;
+        let size = entry.size();
+        let written = std::io::copy(&mut entry, &mut file).map_err(|e| io(&format!("unpacking {path}"), &e))?;
+        if written != size {
+            return Err(refused(format!("{path} in a layer ends early")));
+        }
+    }
+    Ok(())
+}
+
+fn io(what: &str, e: &std::io::Error) -> Error {
+    let kind = if e.kind() == std::io::ErrorKind::StorageFull { ErrorKind::NoSpace } else { ErrorKind::Io };
+    Error::new(kind, format!("{what}: {e}"))
+}
