@@ -45,8 +45,8 @@ resume() {
     kill_server "$S"
   else
     # The connection is broken in the middle of the PATCH by the death of the server.
-    python3 "$HERE/watch.py" "$S/root" "$S/pid" 8000000 >"$W/watched" &
-    local watcher=$!
+    local watcher
+    watch_and_kill
     if at -o /dev/null -X PATCH -H 'Content-Type: application/octet-stream' -H 'Transfer-Encoding: chunked' -H 'Expect:' \
       --limit-rate 60M -T "$W/whole" "http://$HOST$where"; then
       fail "the PATCH succeeded although the server was killed"

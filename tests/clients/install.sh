@@ -53,7 +53,10 @@ if [ ! -x "$venv/bin/python" ]; then
   "$new/venv/bin/python" -m pip install -q --no-deps --only-binary :all: -r tests/clients/requirements.txt
   mv "$new/venv" "$venv"
 fi
-ln -sfn "$venv/bin/python" "$bin/oras-python"
+# Not a link: through one, Python does not see that it is in an environment.
+printf '#!/bin/sh\nexec "%s/bin/python" "$@"\n' "$venv" >"$bin/oras-python.new"
+chmod +x "$bin/oras-python.new"
+mv -f "$bin/oras-python.new" "$bin/oras-python"
 
 # The Rust client. Its dependencies are its own: it is no part of the workspace.
 CARGO_TARGET_DIR="$CACHE/clients-target" cargo build --quiet --locked --manifest-path tests/clients/oci-client/Cargo.toml

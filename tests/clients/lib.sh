@@ -24,6 +24,8 @@ begin() {
   export DOCKER_CONFIG=$W/home/.docker REGISTRY_AUTH_FILE=$W/home/auth.json REGCTL_CONFIG=$W/home/regctl.json
   unset REGISTRY_DIR BIND_ADDR http_proxy https_proxy HTTP_PROXY HTTPS_PROXY
   mkdir -p "$HOME" "$XDG_RUNTIME_DIR" "$TMPDIR" "$DOCKER_CONFIG"
+  # buildah insists that the file it is told of is there.
+  echo '{}' >"$REGISTRY_AUTH_FILE"
   start_server "$S"
   python3 "$HERE/images.py" "$W/layout" >"$W/images.env"
   # AMD64, ARM64, INDEX, LAYER_AMD64 and so on: digests, and FILE_AMD64: what is in the layer.
@@ -79,7 +81,7 @@ refused() {
   "$@" >"$W/refusal" 2>&1 || code=$?
   cat "$W/refusal"
   [ $code -ne 0 ] || fail "was not refused: $1 ended with 0"
-  grep -qiE '401|unauthori[sz]ed|authentication required|invalid username/password|denied' "$W/refusal" ||
+  grep -qiE '401|unauthori[sz]ed|authentication required|invalid username/password|credential not found|denied' "$W/refusal" ||
     fail "it failed ($code), but not for its password"
 }
 
@@ -116,12 +118,19 @@ header() { tr -d '\r' <"$W/headers" | sed -n "s/^$1: *//Ip" | tail -n 1; }
 # A tar layer in a layout of its own that takes long enough to be interrupted: made once for each use.
 big_file() { head -c "${2:-268435456}" /dev/urandom >"$1"; }
 
+# Kills the server, from the background, once it has written 8 MB: started before what is to be interrupted. Sets `watcher`.
+watch_and_kill() {
+  rm -f "$W/ready"
+  python3 "$HERE/watch.py" "$S/pid" 8000000 "$W/ready" >"$W/watched" 2>&1 &
+  watcher=$!
+  while [ ! -e "$W/ready" ] && kill -0 "$watcher" 2>/dev/null; do sleep 0.01; done
+}
+
 # kill_during COMMAND...: runs it, kills the server once it has taken some of what it is sent, and starts it again on the
 # same root. A client that tries again by itself may succeed; one that gives up is run once more, and must. Says which.
 kill_during() {
   local client watcher code=0 outcome
-  python3 "$HERE/watch.py" "$S/root" "$S/pid" 8000000 >"$W/watched" 2>&1 &
-  watcher=$!
+  watch_and_kill
   "$@" &
   client=$!
   wait "$watcher" || { cat "$W/watched"; wait "$client" || true; fail "the server was not caught in mid-upload"; return 1; }
@@ -129,7 +138,7 @@ kill_during() {
   kill -0 "$client" 2>/dev/null && outcome=running || outcome=ended
   start_server "$S"
   wait "$client" || code=$?
-  note "killed after $(cat "$W/watched") bytes had come"
+  note "killed after the server wrote $(cat "$W/watched") bytes"
   if [ $code -eq 0 ]; then
     [ "$outcome" = running ] || fail "the client was done before the kill" || return 1
     note "it went on by itself"

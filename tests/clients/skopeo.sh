@@ -18,7 +18,7 @@ push() {
 pull() {
   copy "${FROM[@]}" "$R/app@$AMD64" "dir:$W/pulled"
   same "${AMD64#sha256:}" "$(sha256sum <"$W/pulled/manifest.json" | cut -d' ' -f1)"
-  tar -xzOf "$W/pulled/${LAYER_AMD64#sha256:}" which | grep -qxF "$FILE_AMD64"
+  tar -xzOf "$W/pulled/${LAYER_AMD64#sha256:}" which | grep -xF "$FILE_AMD64" >/dev/null
 }
 index() {
   copy --all "${TO[@]}" "oci:$W/layout:index" "$R/app:multi"
@@ -38,7 +38,7 @@ between() {
 }
 docker_schema() {
   skopeo --insecure-policy copy --quiet --format v2s2 "${TO[@]}" "oci:$W/layout:amd64" "$R/app:schema2"
-  skopeo inspect --raw "${AT[@]}" "$R/app:schema2" | grep -q 'vnd.docker.distribution.manifest.v2+json'
+  skopeo inspect --raw "${AT[@]}" "$R/app:schema2" | grep 'vnd.docker.distribution.manifest.v2+json' >/dev/null
   digest_of skopeo/app:schema2
 }
 tags() {
