@@ -133,6 +133,10 @@ kill_during() {
   watch_and_kill
   "$@" &
   client=$!
+  # A client that has ended will not write any more.
+  while kill -0 "$watcher" 2>/dev/null && kill -0 "$client" 2>/dev/null; do sleep 0.05; done
+  for _ in $(seq 40); do kill -0 "$watcher" 2>/dev/null || break; sleep 0.05; done
+  kill "$watcher" 2>/dev/null || true
   wait "$watcher" || { cat "$W/watched"; wait "$client" || true; fail "the server was not caught in mid-upload"; return 1; }
   # Whether the client was still at it.
   kill -0 "$client" 2>/dev/null && outcome=running || outcome=ended

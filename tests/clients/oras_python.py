@@ -14,7 +14,7 @@ import oras.oci
 step, host, user, password, folder = sys.argv[1:]
 os.chdir(folder)
 client = oras.client.OrasClient(hostname=host, insecure=True, auth_backend="basic")
-client.set_basic_auth(user, password)
+client.auth.set_basic_auth(user, password)
 repo = f"{host}/oras-python"
 INDEX = "application/vnd.oci.image.index.v1+json"
 
