@@ -63,7 +63,8 @@ resume() {
   if [ "$kind" = chunked ]; then
     same $((half - 1)) "$got"
   else
-    [ "$got" -ge 0 ] && [ "$got" -lt $((half * 2)) ]
+    [ "$got" -ge 0 ]
+    [ "$got" -lt $((half * 2)) ]
   fi
   [ -z "$(header location)" ] || where=$(location)
   # A chunk that does not begin where the upload stands is refused with the place where it stands, and changes nothing.
