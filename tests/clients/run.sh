@@ -4,7 +4,7 @@
 # See server.sh for SERVER and SECUREREG_BIN; install.sh installs the clients.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
-all=(curl skopeo buildah podman crane oras oras-python regctl oci-client)
+all=(curl skopeo buildah podman crane oras oras-python regctl oci-client models)
 [ $# -gt 0 ] || set -- "${all[@]}"
 
 # Not ended by the first client that fails.
