@@ -10,7 +10,7 @@ bin=$CACHE/tools/bin
 mkdir -p "$bin"
 
 missing=()
-for package in skopeo buildah podman curl jq; do
+for package in skopeo buildah podman curl jq openssl; do
   command -v "$package" >/dev/null || missing+=("$package")
 done
 # What podman and buildah call, which Debian only recommends.

@@ -5,7 +5,8 @@ begin regctl
 R=$HOST/regctl
 
 login() {
-  regctl registry set --skip-check --tls disabled "$HOST"
+  # It asks the registry, is refused for want of a login, and keeps the setting all the same.
+  regctl registry set --tls disabled "$HOST" || true
   refused regctl registry login -u "$USER_NAME" -p wrong "$HOST"
   refused regctl image copy "ocidir://$W/layout:amd64" "$R/app:never"
   REGCTL_CONFIG=$W/none.json refused regctl tag ls --host "reg=$HOST,tls=disabled" "$R/app"

@@ -8,8 +8,8 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use oci_client::client::{BlobResponse, ClientConfig, ClientProtocol, Config, ImageLayer};
 use oci_client::config::{Architecture, Os};
 use oci_client::manifest::{
-    IMAGE_MANIFEST_MEDIA_TYPE, ImageIndexEntry, OCI_IMAGE_INDEX_MEDIA_TYPE, OCI_IMAGE_MEDIA_TYPE, OciDescriptor, OciImageIndex,
-    OciImageManifest, OciManifest, Platform,
+    IMAGE_MANIFEST_MEDIA_TYPE, ImageIndexEntry, OCI_IMAGE_INDEX_MEDIA_TYPE, OCI_IMAGE_MEDIA_TYPE, OciDescriptor,
+    OciImageIndex, OciImageManifest, OciManifest, Platform,
 };
 use oci_client::secrets::RegistryAuth;
 use oci_client::{Client, Reference};
@@ -24,7 +24,9 @@ const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 async fn main() -> Result {
     rustls::crypto::ring::default_provider().install_default().map_err(|_| "a TLS library was there already")?;
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let [step, host, user, password, rest @ ..] = args.as_slice() else { return Err("STEP HOST USER PASSWORD [FILE]".into()) };
+    let [step, host, user, password, rest @ ..] = args.as_slice() else {
+        return Err("STEP HOST USER PASSWORD [FILE]".into());
+    };
     let check = Check { host: host.clone(), auth: RegistryAuth::Basic(user.clone(), password.clone()) };
     match step.as_str() {
         "push" => check.push().await,
@@ -58,7 +60,8 @@ fn content(arch: &str) -> Vec<u8> {
 }
 
 fn config(arch: &str) -> Vec<u8> {
-    format!(r#"{{"architecture":"{arch}","os":"linux","config":{{}},"rootfs":{{"type":"layers","diff_ids":[]}}}}"#).into_bytes()
+    format!(r#"{{"architecture":"{arch}","os":"linux","config":{{}},"rootfs":{{"type":"layers","diff_ids":[]}}}}"#)
+        .into_bytes()
 }
 
 impl Check {
@@ -67,7 +70,9 @@ impl Check {
         Client::new(ClientConfig {
             protocol: ClientProtocol::Http,
             platform_resolver: Some(Box::new(move |entries: &[ImageIndexEntry]| {
-                let is = |entry: &&ImageIndexEntry| entry.platform.as_ref().is_some_and(|p| p.architecture.to_string() == arch);
+                let is = |entry: &&ImageIndexEntry| {
+                    entry.platform.as_ref().is_some_and(|p| p.architecture.to_string() == arch)
+                };
                 entries.iter().find(is).map(|entry| entry.digest.clone())
             })),
             ..ClientConfig::default()
@@ -103,10 +108,17 @@ impl Check {
         client.pull(&self.reference(&format!("app@{digest}"))?, &self.auth, vec![LAYER]).await?;
         // A download that goes on in the middle.
         let layer = pulled.manifest.ok_or("no manifest")?.layers.remove(0);
-        let BlobResponse::Partial(part) = client.pull_blob_stream_partial(&image, &layer, 70_000, Some(1000)).await? else {
+        let BlobResponse::Partial(part) = client.pull_blob_stream_partial(&image, &layer, 70_000, Some(1000)).await?
+        else {
             return Err("a range was answered with the whole".into());
         };
-        let bytes: Vec<u8> = part.stream.try_fold(Vec::new(), |mut all, some| async move { all.extend(some); Ok(all) }).await?;
+        let bytes: Vec<u8> = part
+            .stream
+            .try_fold(Vec::new(), |mut all, some| async move {
+                all.extend(some);
+                Ok(all)
+            })
+            .await?;
         same(content("arm64")[70_000..71_000].to_vec(), bytes)
     }
 
@@ -120,7 +132,14 @@ impl Check {
                 media_type: OCI_IMAGE_MEDIA_TYPE.into(),
                 digest,
                 size: bytes.len().try_into()?,
-                platform: Some(Platform { architecture, os: Os::Linux, os_version: None, os_features: None, variant: None, features: None }),
+                platform: Some(Platform {
+                    architecture,
+                    os: Os::Linux,
+                    os_version: None,
+                    os_features: None,
+                    variant: None,
+                    features: None,
+                }),
                 annotations: None,
                 artifact_type: None,
             });
@@ -161,8 +180,14 @@ impl Check {
         let client = self.client("amd64");
         let app = self.reference("app")?;
         let names = |page: oci_client::client::TagResponse| page.tags;
-        same(vec!["amd64".to_owned(), "arm64".into(), "multi".into()], names(client.list_tags(&app, &self.auth, None, None).await?))?;
-        same(vec!["amd64".to_owned(), "arm64".into()], names(client.list_tags(&app, &self.auth, Some(2), None).await?))?;
+        same(
+            vec!["amd64".to_owned(), "arm64".into(), "multi".into()],
+            names(client.list_tags(&app, &self.auth, None, None).await?),
+        )?;
+        same(
+            vec!["amd64".to_owned(), "arm64".into()],
+            names(client.list_tags(&app, &self.auth, Some(2), None).await?),
+        )?;
         same(vec!["multi".to_owned()], names(client.list_tags(&app, &self.auth, Some(2), Some("arm64")).await?))?;
         let all = client.catalog(&app, &self.auth, Some(1000), None).await?.repositories;
         same(true, all.iter().any(|name| name == "oci-client/app"))
@@ -171,7 +196,8 @@ impl Check {
     async fn referrers(&self) -> Result {
         let client = self.client("amd64");
         let app = self.reference("app:amd64")?;
-        let (bytes, digest) = client.pull_manifest_raw(&app, &self.auth, &[OCI_IMAGE_MEDIA_TYPE, IMAGE_MANIFEST_MEDIA_TYPE]).await?;
+        let (bytes, digest) =
+            client.pull_manifest_raw(&app, &self.auth, &[OCI_IMAGE_MEDIA_TYPE, IMAGE_MANIFEST_MEDIA_TYPE]).await?;
         let subject = OciDescriptor {
             media_type: OCI_IMAGE_MEDIA_TYPE.into(),
             digest: digest.clone(),
@@ -216,7 +242,12 @@ impl Check {
         let pushed = client.push_blob_stream_chunked(&image, pieces).await?;
         same(digest.clone(), pushed.blob_digest)?;
         let mut back = Vec::new();
-        let layer = OciDescriptor { media_type: LAYER.into(), digest, size: bytes.len().try_into()?, ..OciDescriptor::default() };
+        let layer = OciDescriptor {
+            media_type: LAYER.into(),
+            digest,
+            size: bytes.len().try_into()?,
+            ..OciDescriptor::default()
+        };
         client.pull_blob(&image, &layer, &mut back).await?;
         if back == bytes { Ok(()) } else { Err("the blob has other bytes".into()) }
     }
