@@ -14,6 +14,10 @@ if [ ! -x "$bin" ]; then
     exit 1
 fi
 
+# Models are pushed with oras, which tests/clients/install.sh builds.
+export PATH="${SECUREREG_CACHE:-$HOME/.cache/securereg}/tools/bin:$PATH"
+if [ -d crates/oci ] && ! command -v oras >/dev/null; then tests/clients/install.sh; fi
+
 missing=()
 command -v strace >/dev/null || missing+=(strace)
 command -v cmake >/dev/null || missing+=(cmake)

@@ -75,11 +75,14 @@ pub(crate) fn dependency_direction(tree: &Tree) -> Vec<Finding> {
     findings
 }
 
+/// Packages that link what nothing else here does, each a workspace of its own.
+const OWN_WORKSPACES: [&str; 2] = ["fuzz/", "tests/clients/oci-client/"];
+
 pub(crate) fn lints_inherited(tree: &Tree) -> Vec<Finding> {
     let manifests = tree.files.iter().filter(|(path, _)| path.rsplit('/').next() == Some("Cargo.toml"));
     let bare = |(path, text): (&String, &String)| {
         let takes = text.contains("[lints]\nworkspace = true");
-        (text.contains("[package]") && !takes && !path.starts_with("fuzz/"))
+        (text.contains("[package]") && !takes && !OWN_WORKSPACES.iter().any(|folder| path.starts_with(folder)))
             .then(|| Finding::new(path, "lacks `[lints] workspace = true`"))
     };
     manifests.filter_map(bare).collect()
