@@ -110,7 +110,8 @@ impl Settings {
             put(&mut root, &keys, value, &named)?;
         }
         let shown = file.map_or_else(|| "the environment".to_owned(), |path| path.display().to_string());
-        serde_yaml::from_value(Value::Mapping(root)).map_err(|e| ServerError::Config(format!("{shown}: {}", explain(&e.to_string()))))
+        serde_yaml::from_value(Value::Mapping(root))
+            .map_err(|e| ServerError::Config(format!("{shown}: {}", explain(&e.to_string()))))
     }
 }
 

@@ -57,7 +57,10 @@ pub(crate) fn check_config(context: &mut Context, file: Option<&Path>) -> Result
     let config = Config::load(&root, file).map_err(unbound)?;
     let said = match &read {
         Some(file) => format!("{}: fine", shown(file)),
-        None => format!("no settings: {} is not there, and neither --config nor SECUREREG_CONFIG names a file", shown(&root.join("registry.yaml"))),
+        None => format!(
+            "no settings: {} is not there, and neither --config nor SECUREREG_CONFIG names a file",
+            shown(&root.join("registry.yaml"))
+        ),
     };
     let text = format!("{said}\nlisten: {}\n", config.listen);
     let json = json!({"status": "ok", "file": read, "listen": config.listen});

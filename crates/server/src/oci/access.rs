@@ -159,7 +159,8 @@ mod tests {
             repositories: globs.iter().map(|g| g.parse().expect("a pattern")).collect(),
             rights: rights.iter().copied().collect(),
         };
-        let users = vec![user("ci", &["team/**", "one"], &[Right::Pull, Right::Push]), user("x", &["**"], &[Right::Pull])];
+        let users =
+            vec![user("ci", &["team/**", "one"], &[Right::Pull, Right::Push]), user("x", &["**"], &[Right::Pull])];
         (Access::new(users), Tokens::new(tokens.to_vec()))
     }
 

@@ -11,6 +11,7 @@
 //! ```
 
 use super::document::{State, Stored};
+use super::failure::{Code, Failure};
 use super::glob::Glob;
 use super::manifests::{file_name, stored};
 use super::storage::{Kind, Outcome, Put, Storage};
@@ -22,10 +23,9 @@ use axum::body::{Body, Bytes};
 use axum::http::StatusCode;
 use parking_lot::Mutex;
 use securereg::{Actor, Error, ErrorKind, ModelName, PromoteRequest, Registry, Source, Task};
-use securereg_oci::{Algorithm, Digest};
-use super::failure::{Code, Failure};
 use securereg_oci::manifest::Manifest;
 use securereg_oci::model::{ModelManifest, Packaging};
+use securereg_oci::{Algorithm, Digest};
 use securereg_oci::{Reference, Repository, Tag};
 use serde_json::{Value, json};
 use std::collections::HashMap;

@@ -4,6 +4,7 @@
 //! given to nobody who may not see such. Leaves out: checking the bytes (the back end).
 
 use super::access::Right;
+use super::failure::{Code, Failure};
 use super::reply::Answer;
 use super::storage::{Kind, Outcome};
 use super::{Asked, admission};
@@ -11,7 +12,6 @@ use axum::body::Body;
 use axum::http::{Method, StatusCode};
 use axum::response::Response;
 use securereg_oci::Digest;
-use super::failure::{Code, Failure};
 use securereg_oci::Repository;
 use securereg_oci::range;
 

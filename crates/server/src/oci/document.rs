@@ -3,8 +3,8 @@
 //! Owns: the form of a manifest's document: a line of JSON that says its media type and what became of the model it is, if it is one,
 //! then its bytes as they were pushed. Promises: the bytes are never changed. Leaves out: where documents lie (the back end).
 
-use axum::body::Bytes;
 use super::failure::{Code, Failure};
+use axum::body::Bytes;
 use serde::{Deserialize, Serialize};
 
 /// What became of a model.

@@ -3,19 +3,19 @@
 //! Owns: paging. Promises: sorted; `[]`, never null; nothing that the caller may not pull. Leaves out: the bodies' form
 //! (`securereg_oci`).
 
+use super::Asked;
 use super::access::Right;
+use super::failure::{Code, Failure};
 use super::manifests::{file_name, resolve, stored};
 use super::reply::Answer;
 use super::storage::{Kind, Outcome};
-use super::Asked;
 use axum::http::StatusCode;
 use axum::response::Response;
 use securereg_oci::Digest;
-use super::failure::{Code, Failure};
 use securereg_oci::manifest::Manifest;
-use securereg_oci::{Repository, Tag};
 use securereg_oci::page::{self, Page};
 use securereg_oci::referrers;
+use securereg_oci::{Repository, Tag};
 use serde_json::Value;
 
 /// Entries of a page that asks for no number.
@@ -32,7 +32,8 @@ pub(super) async fn tags(asked: &Asked, repository: &Repository) -> Outcome<Resp
     let mut names = asked.storage().list(repository, Kind::Tag, page.last.as_deref(), n + 1).await?;
     let more = names.len() > n && n > 0;
     names.truncate(n);
-    let link = more.then(|| page::link(&format!("/v2/{repository}/tags/list"), names.last().map_or("", |l| l), Some(n)));
+    let link =
+        more.then(|| page::link(&format!("/v2/{repository}/tags/list"), names.last().map_or("", |l| l), Some(n)));
     let answer = Answer::new(StatusCode::OK).with("content-type", "application/json").with_some("link", link);
     Ok(answer.body(page::tags_list(repository, &names)))
 }

@@ -4,6 +4,7 @@
 //! a body that breaks off is kept; two batches of a body are in memory at most; a disk that hangs holds its own calls only.
 //! Leaves out: hashing, durability, verified reads (`securereg::Content`).
 
+use super::failure::{Code, Failure};
 use super::storage::{Admit, Kind, Outcome, Put, Storage};
 use async_trait::async_trait;
 use axum::body::{Body, Bytes};
@@ -11,7 +12,6 @@ use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use securereg::{Content, ContentDigest, Error, ErrorKind, Registry, RepositoryName, Upload, VerifiedFile};
 use securereg_oci::Digest;
-use super::failure::{Code, Failure};
 use securereg_oci::Repository;
 use std::sync::Arc;
 use std::time::Duration;

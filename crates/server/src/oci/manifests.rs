@@ -6,18 +6,18 @@
 
 use super::access::Right;
 use super::document::{Head, State, Stored};
+use super::failure::{Code, Failure};
 use super::reply::Answer;
 use super::storage::{Kind, Outcome, Put};
 use super::{Asked, admission};
 use axum::body::{Body, Bytes, to_bytes};
 use axum::http::{Method, StatusCode};
 use axum::response::Response;
-use securereg_oci::{Algorithm, Digest};
-use super::failure::{Code, Failure};
 use securereg_oci::manifest::{MAX_MANIFEST, Manifest};
 use securereg_oci::model::ModelManifest;
-use securereg_oci::{Reference, Repository, Tag};
 use securereg_oci::referrers;
+use securereg_oci::{Algorithm, Digest};
+use securereg_oci::{Reference, Repository, Tag};
 
 /// The name of a digest's document.
 pub(super) fn file_name(digest: &Digest) -> String {
@@ -47,7 +47,8 @@ pub(super) async fn get(asked: &Asked, repository: &Repository, reference: &Refe
     }
     if Digest::of(digest.algorithm(), &found.bytes) != digest {
         tracing::error!(%repository, %digest, "a stored manifest is damaged");
-        let failure = Failure::new(Code::ManifestUnknown, format!("the stored manifest {digest} is damaged: push it again"));
+        let failure =
+            Failure::new(Code::ManifestUnknown, format!("the stored manifest {digest} is damaged: push it again"));
         return Err(failure.with_status(500));
     }
     let answer = Answer::new(StatusCode::OK)
@@ -58,7 +59,12 @@ pub(super) async fn get(asked: &Asked, repository: &Repository, reference: &Refe
     Ok(if asked.parts.method == Method::HEAD { answer.bare() } else { answer.body(found.bytes) })
 }
 
-pub(super) async fn put(asked: &Asked, repository: &Repository, reference: &Reference, body: Body) -> Outcome<Response> {
+pub(super) async fn put(
+    asked: &Asked,
+    repository: &Repository,
+    reference: &Reference,
+    body: Body,
+) -> Outcome<Response> {
     let bytes = whole(asked, body).await?;
     let manifest = Manifest::parse(&bytes, asked.header("content-type"))?;
     let (digest, tags) = named(asked, reference, &bytes)?;
@@ -108,7 +114,9 @@ pub(super) async fn put(asked: &Asked, repository: &Repository, reference: &Refe
 /// The digest that the manifest gets, and the tags that point to it then.
 fn named(asked: &Asked, reference: &Reference, bytes: &[u8]) -> Outcome<(Digest, Vec<Tag>)> {
     let parameters = asked.parameters();
-    let given = |name: &str| parameters.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.clone()).collect::<Vec<_>>();
+    let given = |name: &str| {
+        parameters.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.clone()).collect::<Vec<_>>()
+    };
     let (digest, tags) = match reference {
         Reference::Digest(digest) => {
             let tags = given("tag").iter().map(|tag| tag.parse()).collect::<Result<Vec<Tag>, _>>()?;
@@ -187,7 +195,8 @@ async fn check_blobs(asked: &Asked, repository: &Repository, manifest: &Manifest
 /// Makes a tag point to a digest. One that must not move is only made.
 async fn point(asked: &Asked, repository: &Repository, tag: &Tag, digest: &Digest) -> Outcome<()> {
     let text = Bytes::from(digest.to_string());
-    let forced = asked.parameter("force").as_deref() == Some("true") && asked.caller.may(Right::Quarantined, repository);
+    let forced =
+        asked.parameter("force").as_deref() == Some("true") && asked.caller.may(Right::Quarantined, repository);
     let immutable = asked.oci().rules.is_immutable(tag) && !forced;
     let how = if immutable { Put::New } else { Put::Always };
     if !asked.storage().put(repository, Kind::Tag, tag.as_str(), text, how).await? {

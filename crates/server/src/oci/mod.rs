@@ -34,9 +34,9 @@ use axum::extract::{Request, State};
 use axum::http::request::Parts;
 use axum::http::{Method, StatusCode};
 use axum::response::Response;
+use failure::{Code, Failure};
 use path::Target;
 use securereg::Registry;
-use failure::{Code, Failure};
 use securereg_oci::tags::TagRules;
 use std::sync::Arc;
 use storage::{Outcome, Storage};
@@ -103,7 +103,8 @@ impl Asked {
     /// Where `path` is for this client: absolute, by what a proxy says it was asked, by the configuration, or by Host.
     fn location(&self, path: &str) -> String {
         let first = |name| self.header(name).and_then(|value| value.split(',').next()).map(str::trim);
-        let plain = |text: &&str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic() && !b"\"<>\\/".contains(&b));
+        let plain =
+            |text: &&str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic() && !b"\"<>\\/".contains(&b));
         if let Some(url) = &self.oci().external_url {
             return format!("{}{path}", url.trim_end_matches('/'));
         }
@@ -162,7 +163,9 @@ async fn dispatch(asked: Asked, target: Target, body: Body) -> Outcome<Response>
         ("GET" | "HEAD", Target::Base) => Ok(reply::base()),
         ("GET" | "HEAD", Target::Catalog) => listings::catalog(&asked).await,
         ("GET" | "HEAD", Target::Tags(repository)) => listings::tags(&asked, &repository).await,
-        ("GET" | "HEAD", Target::Referrers(repository, digest)) => listings::referrers(&asked, &repository, &digest).await,
+        ("GET" | "HEAD", Target::Referrers(repository, digest)) => {
+            listings::referrers(&asked, &repository, &digest).await
+        }
         ("GET" | "HEAD", Target::Blob(repository, digest)) => blobs::get(&asked, &repository, &digest).await,
         ("DELETE", Target::Blob(repository, digest)) => blobs::delete(&asked, &repository, &digest).await,
         ("POST", Target::Uploads(repository)) => uploads::begin(&asked, &repository, body).await,
@@ -170,7 +173,9 @@ async fn dispatch(asked: Asked, target: Target, body: Body) -> Outcome<Response>
         ("PATCH", Target::Upload(repository, id)) => uploads::append(&asked, &repository, &id, body).await,
         ("PUT", Target::Upload(repository, id)) => uploads::finish(&asked, &repository, &id, body).await,
         ("DELETE", Target::Upload(repository, id)) => uploads::abandon(&asked, &repository, &id).await,
-        ("GET" | "HEAD", Target::Manifest(repository, reference)) => manifests::get(&asked, &repository, &reference).await,
+        ("GET" | "HEAD", Target::Manifest(repository, reference)) => {
+            manifests::get(&asked, &repository, &reference).await
+        }
         ("PUT", Target::Manifest(repository, reference)) => manifests::put(&asked, &repository, &reference, body).await,
         ("DELETE", Target::Manifest(repository, reference)) => manifests::delete(&asked, &repository, &reference).await,
         // `needed` has refused the rest.

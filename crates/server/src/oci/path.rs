@@ -4,9 +4,9 @@
 //! name has slashes of its own. Promises: only names, references and digests that are well formed come out. Leaves out: which
 //! methods a target takes.
 
+use super::failure::{Code, Failure};
 use percent_encoding::percent_decode_str;
 use securereg_oci::Digest;
-use super::failure::{Code, Failure};
 use securereg_oci::{Reference, Repository};
 
 /// What is asked about.
@@ -85,7 +85,10 @@ mod tests {
             ("/a/blobs/uploads/x1", Target::Upload(name("a"), "x1".into())),
             (&format!("/a/blobs/sha256:{hex}"), Target::Blob(name("a"), digest())),
             (&format!("/a/blobs/sha256%3A{hex}"), Target::Blob(name("a"), digest())),
-            (&format!("/a/manifests/manifests/sha256:{hex}"), Target::Manifest(name("a/manifests"), Reference::Digest(digest()))),
+            (
+                &format!("/a/manifests/manifests/sha256:{hex}"),
+                Target::Manifest(name("a/manifests"), Reference::Digest(digest())),
+            ),
             (&format!("/a/referrers/sha256:{hex}"), Target::Referrers(name("a"), digest())),
         ] {
             assert_eq!(Target::of(path).expect(path), target, "{path}");

@@ -3,10 +3,10 @@
 //! Owns: the headers that all have, errors, the challenge. Promises: what a back end says of itself never comes out. Leaves out: codes
 //! and their status (`securereg_oci::error`).
 
+use super::failure::{Code, Failure};
 use axum::body::Body;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::Response;
-use super::failure::{Code, Failure};
 
 /// Of distribution's first version of the API; docker looks for it.
 const VERSION: (HeaderName, HeaderValue) =

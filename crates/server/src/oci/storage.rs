@@ -4,10 +4,10 @@
 //! whole or not at all, under the digest that its bytes have; two that write the same thing at once both succeed; nothing
 //! waits for what concerns another repository. Leaves out: the protocol (`securereg_oci`), and who may ask (`access`).
 
+use super::failure::Failure;
 use async_trait::async_trait;
 use axum::body::{Body, Bytes};
 use securereg_oci::Digest;
-use super::failure::Failure;
 use securereg_oci::Repository;
 
 pub(super) type Outcome<T> = Result<T, Failure>;

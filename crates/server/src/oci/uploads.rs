@@ -6,13 +6,13 @@
 
 use super::Asked;
 use super::access::Right;
+use super::failure::{Code, Failure};
 use super::reply::Answer;
 use super::storage::Outcome;
 use axum::body::Body;
 use axum::http::StatusCode;
 use axum::response::Response;
 use securereg_oci::Digest;
-use super::failure::{Code, Failure};
 use securereg_oci::Repository;
 use securereg_oci::{Upload, range, upload};
 

@@ -134,7 +134,10 @@ fn a_blob_goes_in_by_each_way_and_comes_out_whole_and_in_ranges() {
     assert_eq!(head.header("docker-content-digest"), Some(&*name));
     // Empty, and again the same.
     let empty = blob(&rig, "a/b", b"");
-    assert_eq!(call(&rig, "HEAD", &format!("/v2/a/b/blobs/{empty}"), "read", "", b"").header("content-length"), Some("0"));
+    assert_eq!(
+        call(&rig, "HEAD", &format!("/v2/a/b/blobs/{empty}"), "read", "", b"").header("content-length"),
+        Some("0")
+    );
     blob(&rig, "a/b", &bytes);
     // sha512, which is not what the bytes are hashed by on the way.
     let sha512 = securereg_oci::Digest::of(securereg_oci::Algorithm::Sha512, &bytes);
@@ -368,7 +371,8 @@ fn an_upload_survives_a_restart() {
     rig.restart();
     let status = get(&rig, &patched.location(), "promote");
     assert_eq!((status.status, status.header("range")), (204, Some("0-1048575")));
-    let rest = call(&rig, "PATCH", &patched.location(), "promote", "content-range: 1048576-3145727\r\n", &bytes[1 << 20..]);
+    let rest =
+        call(&rig, "PATCH", &patched.location(), "promote", "content-range: 1048576-3145727\r\n", &bytes[1 << 20..]);
     assert_eq!(rest.status, 202);
     let put = format!("{}?digest={}", rest.location(), digest(&bytes));
     assert_eq!(call(&rig, "PUT", &put, "promote", "", b"").status, 201);
