@@ -10,13 +10,12 @@ use crate::blobs::{Blobs, OpenBlob};
 use crate::buffer::ReadBuf;
 use crate::catalog::Catalog;
 use crate::catalog::store::{Decision, Store};
-use crate::content::{Content, Shelf};
+use crate::content::{Content, Shelf, holds};
 use crate::describe;
 use crate::digest::Sha256Digest;
-use crate::durable;
 use crate::error::{Error, ErrorKind, Result};
 use crate::events::Events;
-use crate::layout::{Access, Folder, Layout, blob_name, read_bounded};
+use crate::layout::{Access, Folder, Layout, read_bounded};
 use crate::mounts::{self, MountGuard, MountRecord};
 use crate::name::{ModelName, RelPath};
 use crate::policy::{self, Policy};
@@ -25,7 +24,6 @@ use crate::sealed::{self, Sealed};
 use crate::sidecar::MAX_SIDECAR;
 use crate::source::Source;
 use crate::stamp::Stamps;
-use crate::sys::NoFileSizeSignal;
 use crate::task::{Actor, Task};
 use crate::tensorcheck;
 use crate::verified::{Origin, ReadMode, VerifiedFile};
@@ -373,6 +371,7 @@ impl Inner {
         let store = Store::open(Arc::clone(&layout), access)?;
         if access != Access::Read {
             layout.sweep_temp()?;
+            holds::prepare(&layout);
         }
         let blobs = Blobs::new(Arc::clone(&layout));
         let (condemned, buffers, default_mount) = (Mutex::default(), Mutex::default(), Registry::default_mount());
@@ -559,41 +558,6 @@ impl Inner {
             return Err(bad(&format_args!("others may write it (mode {:o}): chmod 600 it", mode & 0o7777)));
         }
         Policy::parse(&read_bounded(&file, POLICY, policy::MAX_BYTES).map_err(|e| bad(&e))?)
-    }
-
-    /// Gives a blob that still has a second link an inode of its own.
-    pub(crate) fn make_private(&self, entry: &FileEntry) -> Result<()> {
-        let name = blob_name(&entry.sha256);
-        let io = |e: std::io::Error| Error::io("making a private copy of an adopted file", e);
-        let open = |extra| self.layout.read(Folder::Blobs, &name, extra).map_err(|e| io(e.into()));
-        let mut adopted = open(OFlags::empty())?;
-        if std::os::unix::fs::MetadataExt::nlink(&adopted.metadata().map_err(io)?) == 1 {
-            return Ok(());
-        }
-        let _temp = self.layout.use_temp()?;
-        let (mut copy, temp) = self.layout.new_temp(OFlags::empty())?;
-        let mut hasher = blake3::Hasher::new();
-        let quiet = NoFileSizeSignal::new();
-        let copied = std::io::copy(&mut adopted, &mut crate::ingest::Tee(&mut copy, &mut hasher));
-        drop(quiet);
-        let copied = copied.map_err(io).and_then(|_| {
-            if hasher.finalize().as_bytes() != entry.blake3.as_bytes() {
-                return Err(Error::new(ErrorKind::Corrupt, format!("the adopted file of {} was changed", entry.path)));
-            }
-            rustix::fs::fchmod(&copy, crate::ingest::READ_ONLY).map_err(|e| io(e.into()))?;
-            durable::sync_file(&copy).map_err(io)
-        });
-        copied.inspect_err(|_| self.layout.discard(&temp))?;
-        // Under the lock, so that a delete or a promotion meanwhile is not undone.
-        let replace = |catalog: &Catalog| {
-            if catalog.holders(&entry.sha256).next().is_none() {
-                self.layout.discard(&temp);
-                return Ok(Decision::Keep(()));
-            }
-            self.layout.publish(&temp, Folder::Blobs, &name)?;
-            self.layout.sync(Folder::Blobs).map(Decision::Keep)
-        };
-        self.commit(&Actor::this_process("library"), replace).map(drop)
     }
 
     pub(crate) fn borrow_buffer(&self) -> ReadBuf {

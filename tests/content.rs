@@ -607,7 +607,10 @@ fn what_does_not_fit_is_no_space_and_leaves_nothing() {
     push(&content, "r", &bytes).unwrap();
 }
 
-fn hold(content: &Content, files: &[(String, Vec<u8>)]) -> Vec<(RelPath, ContentDigest)> {
+/// A file's name and bytes.
+type Named = (String, Vec<u8>);
+
+fn hold(content: &Content, files: &[Named]) -> Vec<(RelPath, ContentDigest)> {
     let held = files.iter().map(|(path, bytes)| {
         push(content, "r", bytes).unwrap();
         (rel(path), sha256(bytes))
@@ -626,7 +629,7 @@ fn a_model_is_promoted_from_content_without_a_second_copy() {
     let file = |path: &str, bytes: &[u8]| (path.to_owned(), bytes.to_vec());
     let weights = safetensors(&[("t", "I8", &[2], b"ab")]);
     let folder = [file("config.json", b"{}"), file("sub/model.safetensors", &weights)];
-    let cases: [(&str, Vec<(String, Vec<u8>)>, Layout, &str); 4] = [
+    let cases: [(&str, Vec<Named>, Layout, &str); 4] = [
         ("one:v1", vec![file("m.gguf", &gguf(3 * G, 1))], Layout::File, "one/v1/m.gguf"),
         ("deep:v1", vec![file("d/m.gguf", &gguf(3 * G, 2))], Layout::Folder, "deep/v1"),
         ("split:v1", split(1), Layout::Split, "split/v1/m-00001-of-00002.gguf"),

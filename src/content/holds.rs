@@ -56,6 +56,15 @@ fn through_gate(layout: &Layout, how: FlockOperation) -> Result<LockFile> {
     layout.lock(LOCK, how)
 }
 
+/// Makes the files of both locks, while there is room: blobs are dropped when a disk is full, too.
+pub(crate) fn prepare(layout: &Layout) {
+    for name in [GATE, LOCK] {
+        if let Err(e) = layout.try_lock(name, FlockOperation::NonBlockingLockShared) {
+            tracing::warn!(error = %e, "without its locks no blob is dropped");
+        }
+    }
+}
+
 /// Those of these blobs that some repository holds. For whoever is [`alone`].
 pub(crate) fn held(layout: &Layout, blobs: &[Sha256Digest]) -> Result<HashSet<Sha256Digest>> {
     let mut held = HashSet::new();

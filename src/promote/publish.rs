@@ -5,17 +5,20 @@
 //! what stands under a name is replaced only as names and tags allow. Leaves out: what may be published (`policy`).
 
 use super::{Method, Outcome, PromoteRequest, Transfer};
-use crate::artifact::Artifact;
+use crate::artifact::{Artifact, FileEntry};
 use crate::catalog::store::Decision;
 use crate::catalog::{Catalog, Edit};
 use crate::digest::Sha256Digest;
+use crate::durable;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ingest::{self, Place, Staged};
 use crate::layout::{Folder, blob_name};
 use crate::policy::Verdict;
 use crate::registry::Inner;
 use crate::source::{Source, SourceFile, Taken};
+use crate::sys::NoFileSizeSignal;
 use crate::task::{Actor, Task};
+use rustix::fs::OFlags;
 use std::cell::RefCell;
 use std::sync::Arc;
 
@@ -210,5 +213,42 @@ pub(super) fn finish_move(inner: &Arc<Inner>, request: &PromoteRequest, source: 
         if let Err(e) = inner.make_private(entry).and_then(|()| inner.blobs().learn_adopted(&entry.sha256)) {
             tracing::warn!(path = %entry.path, error = %e, "the stored file will be re-checked at its next open");
         }
+    }
+}
+
+impl Inner {
+    /// Gives a blob that still has a second link an inode of its own.
+    pub(crate) fn make_private(&self, entry: &FileEntry) -> Result<()> {
+        let name = blob_name(&entry.sha256);
+        let io = |e: std::io::Error| Error::io("making a private copy of an adopted file", e);
+        let open = |extra| self.layout().read(Folder::Blobs, &name, extra).map_err(|e| io(e.into()));
+        let mut adopted = open(OFlags::empty())?;
+        if std::os::unix::fs::MetadataExt::nlink(&adopted.metadata().map_err(io)?) == 1 {
+            return Ok(());
+        }
+        let _temp = self.layout().use_temp()?;
+        let (mut copy, temp) = self.layout().new_temp(OFlags::empty())?;
+        let mut hasher = blake3::Hasher::new();
+        let quiet = NoFileSizeSignal::new();
+        let copied = std::io::copy(&mut adopted, &mut crate::ingest::Tee(&mut copy, &mut hasher));
+        drop(quiet);
+        let copied = copied.map_err(io).and_then(|_| {
+            if hasher.finalize().as_bytes() != entry.blake3.as_bytes() {
+                return Err(Error::new(ErrorKind::Corrupt, format!("the adopted file of {} was changed", entry.path)));
+            }
+            rustix::fs::fchmod(&copy, crate::ingest::READ_ONLY).map_err(|e| io(e.into()))?;
+            durable::sync_file(&copy).map_err(io)
+        });
+        copied.inspect_err(|_| self.layout().discard(&temp))?;
+        // Under the lock, so that a delete or a promotion meanwhile is not undone.
+        let replace = |catalog: &Catalog| {
+            if catalog.holders(&entry.sha256).next().is_none() {
+                self.layout().discard(&temp);
+                return Ok(Decision::Keep(()));
+            }
+            self.layout().publish(&temp, Folder::Blobs, &name)?;
+            self.layout().sync(Folder::Blobs).map(Decision::Keep)
+        };
+        self.commit(&Actor::this_process("library"), replace).map(drop)
     }
 }
