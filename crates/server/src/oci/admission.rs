@@ -187,7 +187,18 @@ async fn promote(
         let mut request = PromoteRequest::new(name.parse::<ModelName>()?);
         request.source = format!("oci {repository}@{digest}");
         request.evidence.insert("oci_manifest".into(), digest.into());
-        let (source, _unpacked) = source_of(&registry, &repository, &model)?;
+        let (source, _unpacked) = match source_of(&registry, &repository, &model) {
+            Ok(source) => source,
+            Err(e) => {
+                // The core has not been asked, and so has written nothing down.
+                registry.audit_refusal(
+                    request.name.as_str(),
+                    &format!("{}: {}", e.kind().as_str(), e.message()),
+                    &actor,
+                )?;
+                return Err(e);
+            }
+        };
         registry.promote(request, source, &actor, &Task::unattended()).map(drop)
     };
     app.lanes.run(Lane::Promote, work).await

@@ -3,7 +3,6 @@
 //! Owns: ranges and their headers. Promises: a blob is one of this repository, or it is unknown; one that a refused model holds is
 //! given to nobody who may not see such. Leaves out: checking the bytes (the back end).
 
-use super::access::Right;
 use super::failure::{Code, Failure};
 use super::reply::Answer;
 use super::storage::{Kind, Outcome};
@@ -17,7 +16,7 @@ use securereg_oci::range;
 
 pub(super) async fn get(asked: &Asked, repository: &Repository, digest: &Digest) -> Outcome<Response> {
     let Some(size) = asked.storage().blob(repository, digest).await? else { return Err(unknown(repository, digest)) };
-    if !asked.caller.may(Right::Quarantined, repository) {
+    if asked.judged_only(repository) {
         let holders = asked.storage().list(repository, Kind::Holder(digest), None, usize::MAX).await?;
         admission::check_blob(asked, repository, &holders).await?;
     }

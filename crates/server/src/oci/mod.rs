@@ -37,6 +37,7 @@ use axum::response::Response;
 use failure::{Code, Failure};
 use path::Target;
 use securereg::Registry;
+use securereg_oci::Repository;
 use securereg_oci::tags::TagRules;
 use std::sync::Arc;
 use storage::{Outcome, Storage};
@@ -85,6 +86,13 @@ impl Asked {
 
     fn storage(&self) -> &dyn Storage {
         &*self.app.oci.storage
+    }
+
+    /// Whether content of a model that was not admitted is kept from this caller. Who may push is told that it is there, as clients ask
+    /// before they push it again, put right.
+    fn judged_only(&self, repository: &Repository) -> bool {
+        let pushes = self.parts.method == Method::HEAD && self.caller.may(Right::Push, repository);
+        !pushes && !self.caller.may(Right::Quarantined, repository)
     }
 
     fn header(&self, name: &str) -> Option<&str> {

@@ -20,7 +20,10 @@ pub(super) async fn begin(asked: &Asked, repository: &Repository, body: Body) ->
     let digest = asked.parameter("digest");
     if let Some(mount) = asked.parameter("mount") {
         let digest: Digest = mount.parse()?;
-        let from = asked.parameter("from").and_then(|from| from.parse::<Repository>().ok());
+        let from = match asked.parameter("from") {
+            Some(from) => from.parse::<Repository>().ok(),
+            None => anywhere(asked, &digest).await?,
+        };
         if let Some(from) = from.filter(|from| asked.caller.may(Right::Pull, from))
             && asked.storage().mount(&from, repository, &digest).await?
         {
@@ -40,6 +43,20 @@ pub(super) async fn begin(asked: &Asked, repository: &Repository, body: Body) ->
     }
     let id = asked.storage().begin(repository).await?;
     Ok(session(asked, StatusCode::ACCEPTED, repository, &id, 0).empty())
+}
+
+/// Repositories that are looked through for a blob whose place the client does not know.
+const LOOKED_THROUGH: usize = 256;
+
+/// A repository that the caller may pull from and that has the blob.
+async fn anywhere(asked: &Asked, digest: &Digest) -> Outcome<Option<Repository>> {
+    let known = asked.storage().repositories(None, LOOKED_THROUGH).await?;
+    for repository in known.into_iter().filter(|repository| asked.caller.may(Right::Pull, repository)) {
+        if asked.storage().blob(&repository, digest).await?.is_some() {
+            return Ok(Some(repository));
+        }
+    }
+    Ok(None)
 }
 
 pub(super) async fn status(asked: &Asked, repository: &Repository, id: &str) -> Outcome<Response> {

@@ -167,6 +167,10 @@ fn t20_a_wrong_digest_is_400_and_a_blob_of_another_repository_is_unknown() {
     assert_eq!(mount("a").status, 202, "it is not there");
     assert_eq!(mount("..").status, 202);
     assert_eq!(mount("team/secret").status, 201);
+    // From wherever it is, if that may be pulled.
+    assert_eq!(call(&rig, "POST", &format!("/v2/c/blobs/uploads/?mount={secret}"), "promote", "", b"").status, 201);
+    let nowhere = format!("/v2/c/blobs/uploads/?mount={other}");
+    assert_eq!(call(&rig, "POST", &nowhere, "promote", "", b"").status, 202);
     assert_eq!(get(&rig, &format!("/v2/b/blobs/{secret}"), "read").body, b"secret");
     // A session is one of its repository.
     let begun = call(&rig, "POST", "/v2/a/blobs/uploads/", "promote", "", b"");
@@ -348,6 +352,12 @@ fn a_refused_model_is_pushed_and_never_served() {
     }
     let weights = digest(&fs::read(test_data(&format!("hostile/{bad}"))).unwrap());
     assert_eq!(get(&rig, &format!("/v2/team/m/blobs/{weights}"), "read").code(), "DENIED");
+    // Who pushes is told that it is there, and not given it.
+    for target in [format!("/v2/team/m/blobs/{weights}"), manifest.clone()] {
+        assert_eq!(call(&rig, "HEAD", &target, "promote", "", b"").status, 200, "{target}");
+        assert_eq!(call(&rig, "HEAD", &target, "read", "", b"").status, 403, "{target}");
+        assert_eq!(get(&rig, &target, "promote").status, 403, "{target}");
+    }
     assert_eq!(rig.registry.catalog().unwrap().artifact(&name).unwrap().sha256, before, "the last admitted is served");
     assert!(rig.audit_events().iter().any(|(event, name, _)| event == "refuse" && name == "team/m:latest"));
     let referrers = get(&rig, &format!("/v2/team/m/referrers/{own}"), "read").json();
