@@ -25,7 +25,7 @@ struct Pair {
     one: Arc<dyn Storage>,
     two: Arc<dyn Storage>,
     _dirs: Vec<TempDir>,
-    _server: Option<S3Server>,
+    server: Option<S3Server>,
 }
 
 impl Pair {
@@ -35,7 +35,7 @@ impl Pair {
             let registry = Registry::open_or_create(&dir.path().join("root")).expect("a registry");
             Arc::new(Local::new(&registry, PATIENCE))
         };
-        Pair { one: make(), two: make(), _dirs: vec![dir], _server: None }
+        Pair { one: make(), two: make(), _dirs: vec![dir], server: None }
     }
 
     fn s3(server: S3Server, more: &str) -> Pair {
@@ -48,7 +48,12 @@ impl Pair {
             Arc::new(S3::new(&settings, &registry, PATIENCE).expect("a back end"))
         };
         let (one, two) = (make(), make());
-        Pair { one, two, _dirs: dirs, _server: Some(server) }
+        Pair { one, two, _dirs: dirs, server: Some(server) }
+    }
+
+    /// Whether a SHA-512 fits into a name: s3s-fs has a limit there that S3 has not.
+    fn takes_sha512(&self) -> bool {
+        self.server.as_ref().is_none_or(S3Server::takes_long_keys)
     }
 
     fn both(&self) -> [&dyn Storage; 2] {
@@ -237,6 +242,9 @@ async fn a_wrong_digest_ends_the_session(pair: &Pair) {
     let wrong512 = Digest::of(Algorithm::Sha512, b"wrong");
     for len in [0, 3, 9 * MIB] {
         for digest in [&wrong, &wrong512] {
+            if digest == &wrong512 && !pair.takes_sha512() {
+                continue;
+            }
             let id = pair.one.begin(&a).await.expect("begun");
             pair.one.append(&a, &id, &any, Body::from(data(len, 2))).await.expect("taken");
             let e = pair.one.finish(&a, &id, &any, Body::from("x"), digest).await.expect_err("wrong");
@@ -296,6 +304,9 @@ async fn sessions_expire(pair: &Pair) {
 }
 
 async fn a_sha512_is_a_digest_too(pair: &Pair) {
+    if !pair.takes_sha512() {
+        return;
+    }
     let a = repository("a");
     for len in [0, 5, 9 * MIB] {
         let bytes = data(len, 3);
@@ -365,6 +376,9 @@ async fn documents_are_written_under_their_conditions(pair: &Pair) {
     let (subject, other) = (Digest::sha256_of(b"1"), Digest::of(Algorithm::Sha512, b"2"));
     let name = format!("sha256-{}", subject.hex());
     for kind in [Kind::Manifest, Kind::Tag, Kind::Referrer(&subject), Kind::Referrer(&other), Kind::Holder(&subject)] {
+        if kind == Kind::Referrer(&other) && !pair.takes_sha512() {
+            continue;
+        }
         let put = async |storage: &dyn Storage, text: &'static str, put: Put<'_>| {
             storage.put(&a, kind, &name, Bytes::from_static(text.as_bytes()), put).await.expect("asked")
         };

@@ -118,7 +118,11 @@ impl Batches {
         let (mut batch, mut size) = (Vec::new(), 0);
         while size < BATCH {
             let frame = match tokio::time::timeout(self.patience, self.body.frame()).await {
-                Ok(None) => break,
+                Ok(None) => {
+                    // A stream may not be asked again.
+                    self.left = Some(Ok(None));
+                    break;
+                }
                 Ok(Some(Ok(frame))) => frame,
                 // What came before it is kept first.
                 Ok(Some(Err(_))) if size > 0 => {

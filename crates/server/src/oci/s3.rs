@@ -7,12 +7,12 @@
 //! into the local store, and checked there.
 //!
 //! ```text
-//! names/<repository>!                                  that there is such a repository; it stays
-//! repositories/<repository>/_blobs/<digest>            record.rs
-//!                           _manifests/ _tags/ _referrers/<digest>/ _holders/<digest>/     documents
-//! uploads/<repository>/_/<id>                          session.rs
-//! data/<id>/whole, tail-<n>                            bytes
-//! shared/<id>/<mark>                                   record.rs
+//! names/<repository>!                           that there is such a repository; it stays
+//! repos/<repository>/_blobs/<digest>            record.rs
+//!                    _manifests/ _tags/ _referrers/<digest>/ _holders/<digest>/   documents
+//! uploads/<repository>/_/<id>                   session.rs
+//! data/<id>/whole, tail-<n>                     bytes
+//! shared/<id>/<mark>                            record.rs
 //! ```
 
 mod bucket;
@@ -247,7 +247,7 @@ fn folder(repository: &Repository, kind: Kind<'_>) -> String {
         Kind::Referrer(digest) => format!("_referrers/{}", file_name(digest)),
         Kind::Holder(digest) => format!("_holders/{}", file_name(digest)),
     };
-    format!("repositories/{repository}/{below}/")
+    format!("repos/{repository}/{below}/")
 }
 
 fn document(repository: &Repository, kind: Kind<'_>, name: &str) -> Outcome<String> {
@@ -437,7 +437,7 @@ impl Storage for S3 {
             let names = batch.iter().filter_map(|listed| listed.key.strip_prefix("names/")?.strip_suffix('!')?.parse().ok());
             // A name stays when all that the repository had has gone.
             let held = stream::iter(names.collect::<Vec<Repository>>()).map(|repository| async move {
-                let any = self.bucket().list(&format!("repositories/{repository}/_"), None, 1).await?;
+                let any = self.bucket().list(&format!("repos/{repository}/_"), None, 1).await?;
                 Outcome::Ok((!any.is_empty()).then_some(repository))
             });
             let mut held = held.buffered(ABREAST);

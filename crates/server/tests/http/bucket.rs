@@ -21,7 +21,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use tempfile::TempDir;
 use tokio::sync::{RwLock, oneshot};
 
-const BUCKET: &str = "conformance";
+/// Short: s3s-fs makes one file name of bucket and key, which ends at some 160 characters.
+const BUCKET: &str = "b";
 const KEY: &str = "access-key-of-tests";
 const SECRET: &str = "secret-key-of-tests";
 
@@ -76,13 +77,20 @@ impl S3Server {
             path
         };
         let (id, secret) = (file("id", KEY), file("secret", SECRET));
+        let bucket = std::env::var("SECUREREG_S3_BUCKET").ok().filter(|_| self.stop.is_none());
+        let bucket = bucket.unwrap_or_else(|| BUCKET.to_owned());
         format!(
-            "{{bucket: {BUCKET}, prefix: \"{}\", endpoint: \"{}\", region: us-east-1, allow_http: true, access_key_file: {}, secret_key_file: {}{more}}}",
+            "{{bucket: {bucket}, prefix: \"{}\", endpoint: \"{}\", region: us-east-1, allow_http: true, access_key_file: {}, secret_key_file: {}{more}}}",
             self.prefix,
             self.endpoint,
             id.display(),
             secret.display(),
         )
+    }
+
+    /// Whether keys may have the lengths that S3 allows.
+    pub(crate) fn takes_long_keys(&self) -> bool {
+        self.stop.is_none()
     }
 
     /// Where an object of s3s-fs lies.

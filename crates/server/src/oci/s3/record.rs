@@ -5,8 +5,8 @@
 //! removes at once; at worst something is left behind. Leaves out: the bytes.
 //!
 //! ```text
-//! repositories/<repository>/_blobs/<algorithm>-<hex>    the record
-//! shared/<id>/<random>                                  somebody besides the first repository has data/<id>/...
+//! repos/<repository>/_blobs/<algorithm>-<hex>    the record
+//! shared/<id>/<random>                           somebody besides the first repository has data/<id>/...
 //! ```
 //! Who mounts writes a mark, looks whether the source still has its record, and writes its own. Who removes takes its record away, then
 //! its mark, then looks for the first repository's record, then for marks. So one of the two sees the other.
@@ -59,7 +59,7 @@ pub(super) fn file_name(digest: &Digest) -> String {
 }
 
 fn key(repository: &Repository, digest: &Digest) -> String {
-    format!("repositories/{repository}/_blobs/{}", file_name(digest))
+    format!("repos/{repository}/_blobs/{}", file_name(digest))
 }
 
 /// The records of a bucket.
