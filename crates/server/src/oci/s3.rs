@@ -11,7 +11,7 @@
 //! repos/<repository>/_blobs/<digest>            record.rs
 //!                    _manifests/ _tags/ _referrers/<digest>/ _holders/<digest>/   documents
 //! uploads/<repository>/_/<id>                   session.rs
-//! data/<id>/whole, tail-<n>                     bytes
+//! data/<id>/joined, whole, tail-<n>             bytes
 //! shared/<id>/<mark>                            record.rs
 //! ```
 
@@ -194,7 +194,7 @@ impl Shared {
         place.save(&self.bucket, &mut session, Some(version)).await?;
         let kept = self.settled(place, &session).await?.map(|(_, object)| object);
         if let Some(upload) = &session.upload {
-            self.bucket.drop_parts(&place.whole(), upload).await?;
+            self.bucket.drop_parts(&place.joined(), upload).await?;
         }
         for listed in self.bucket.list(&format!("data/{}/", place.id), None, usize::MAX).await? {
             if Some(&listed.key) != kept.as_ref() {

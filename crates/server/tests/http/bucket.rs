@@ -22,7 +22,7 @@ use tempfile::TempDir;
 use tokio::sync::{RwLock, oneshot};
 
 /// Short: s3s-fs makes one file name of bucket and key, which ends at some 160 characters.
-const BUCKET: &str = "b";
+const BUCKET: &str = "tst";
 const KEY: &str = "access-key-of-tests";
 const SECRET: &str = "secret-key-of-tests";
 

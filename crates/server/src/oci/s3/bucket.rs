@@ -280,13 +280,16 @@ impl Bucket {
         }
     }
 
-    /// Makes the parts one object, where they lie. False when the store no longer knows them, or knows others.
-    pub(super) async fn join_parts(&self, key: &str, upload: &str, parts: &[String]) -> Outcome<bool> {
+    /// Makes the parts one object, where they lie.
+    pub(super) async fn join_parts(&self, key: &str, upload: &str, parts: &[String]) -> Outcome<()> {
         let parts = parts.iter().map(|id| PartId { content_id: id.clone() }).collect();
         match self.store.complete_multipart(&self.path(key)?, &upload.to_owned(), parts).await {
-            Ok(_) => Ok(true),
-            Err(Error::NotFound { .. }) => Ok(false),
-            Err(e) if names(&e, &["NoSuchUpload", "InvalidPart"]) => Ok(false),
+            Ok(_) => Ok(()),
+            // Another request has gone on with the session, or ended it.
+            Err(e) if names(&e, &["NoSuchUpload", "InvalidPart"]) => {
+                let why = "the upload's parts are not the ones that were sent: begin a new one";
+                Err(Failure::new(Code::BlobUploadUnknown, why).with_status(404))
+            }
             Err(e) => Err(failed(e)),
         }
     }

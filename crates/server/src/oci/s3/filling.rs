@@ -13,7 +13,7 @@
 use super::super::failure::{Code, Failure};
 use super::super::storage::Outcome;
 use super::bucket::{Bucket, Version, When, damaged};
-use super::session::{MAX_OBJECT, MAX_PARTS, Place, Session, Tail, hex, least_part, part_size};
+use super::session::{MAX_OBJECT, MAX_PARTS, Place, Session, Tail, hex, least_part, part_size, taken};
 use axum::body::Bytes;
 use futures_util::StreamExt;
 use securereg::Sha256Stream;
@@ -124,7 +124,8 @@ impl Filling {
     async fn thaw(&mut self) -> Outcome<()> {
         let Some(tail) = self.session.tail.clone().filter(|_| self.tail_there) else { return Ok(()) };
         let stream = self.bucket.stream(&self.place.tail(tail.number), 0, tail.size).await?;
-        let mut stream = stream.ok_or_else(|| self.place.unknown())?;
+        // Gone, when another request has gone on with the session.
+        let mut stream = stream.ok_or_else(|| taken(&self.place.repository))?;
         let mut bytes = Vec::new();
         while let Some(piece) = stream.next().await {
             bytes.extend_from_slice(&piece.map_err(super::bucket::failed)?);
@@ -157,7 +158,7 @@ impl Filling {
         let permit = Arc::clone(&self.memory).acquire_many_owned(weight).await;
         let bytes = std::mem::take(&mut self.buffer);
         self.cuts.push_back(Cut { size, stream: self.stream.clone() });
-        let (bucket, key) = (Arc::clone(&self.bucket), self.place.whole());
+        let (bucket, key) = (Arc::clone(&self.bucket), self.place.joined());
         self.under_way.spawn(async move {
             let part = bucket.put_part(&key, &upload, index, bytes.into()).await;
             drop(permit);
@@ -168,10 +169,10 @@ impl Filling {
 
     /// The document names the parts' upload before there is a part, so that whoever ends the session ends it, too.
     async fn begin_parts(&mut self) -> Outcome<String> {
-        let upload = self.bucket.begin_parts(&self.place.whole()).await?;
+        let upload = self.bucket.begin_parts(&self.place.joined()).await?;
         self.session.upload = Some(upload.clone());
         if let Err(e) = self.save().await {
-            let _ = self.bucket.drop_parts(&self.place.whole(), &upload).await;
+            let _ = self.bucket.drop_parts(&self.place.joined(), &upload).await;
             return Err(e);
         }
         Ok(upload)
@@ -310,12 +311,12 @@ impl Filling {
         }
         self.reap_all().await?;
         self.intend(digest).await?;
-        let (key, upload) = (self.place.whole(), self.session.upload.clone().unwrap_or_default());
-        if !self.bucket.join_parts(&key, &upload, &self.session.parts).await? {
-            // An instance that was killed after this step has left the object.
+        let (key, upload) = (self.place.joined(), self.session.upload.clone().unwrap_or_default());
+        if let Err(e) = self.bucket.join_parts(&key, &upload, &self.session.parts).await {
+            // An instance that was killed after this step has left the object; nothing else makes one of this name.
             match self.bucket.head(&key).await? {
                 Some((there, _)) if there == size => {}
-                _ => return Err(self.place.unknown()),
+                _ => return Err(e),
             }
         }
         Ok(key)
@@ -364,7 +365,7 @@ impl Filling {
         }
         if let Some(upload) = self.session.upload.as_ref().filter(|_| self.session.parts.is_empty()) {
             // Begun before a failure, and not needed in the end.
-            let _ = self.bucket.drop_parts(&self.place.whole(), upload).await;
+            let _ = self.bucket.drop_parts(&self.place.joined(), upload).await;
         }
         self.drop_quietly(&self.place.key()).await;
     }

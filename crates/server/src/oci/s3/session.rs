@@ -5,7 +5,8 @@
 //!
 //! ```text
 //! uploads/<repository>/_/<id>     this document
-//! data/<id>/whole                 its parts, which become one object without being copied
+//! data/<id>/joined                its parts, which become one object without being copied
+//! data/<id>/whole                 all of it, when it was too small for parts and came with the last request
 //! data/<id>/tail-<n>              what is too small to be a part, until more comes; when nothing does, this is the blob's object
 //! ```
 
@@ -137,6 +138,10 @@ impl Place {
 
     pub(super) fn key(&self) -> String {
         format!("{}{}", Place::all_of(&self.repository), self.id)
+    }
+
+    pub(super) fn joined(&self) -> String {
+        format!("data/{}/joined", self.id)
     }
 
     pub(super) fn whole(&self) -> String {
