@@ -97,6 +97,7 @@ pub use registry::{
     VerifyReport, VerifyStatus,
 };
 pub use sealed::Sealed;
+pub use sha256::Stream as Sha256Stream;
 pub use source::{MAX_FILES, Source};
 pub use task::{Actor, Phase, Progress, Task};
 pub use tree::{GROUP, SPAN};

@@ -1,7 +1,8 @@
 //! SHA-256 as streams, two of which can go side by side.
 //!
 //! Owns: buffering, padding and the length (FIPS 180-4, section 5.1.1). Promises: what `sha2` gives for the same bytes, however
-//! they are cut, alone or beside another stream. Leaves out: the rounds (`sys`, `sha2`).
+//! they are cut, alone or beside another stream; what is saved goes on elsewhere as if it had not been. Leaves out: the rounds
+//! (`sys`, `sha2`).
 
 use crate::digest::Sha256Digest;
 use crate::sys::{Block, State, compress_two};
@@ -12,9 +13,9 @@ const BLOCK: usize = size_of::<Block>();
 const START: State =
     [0x6a09_e667, 0xbb67_ae85, 0x3c6e_f372, 0xa54f_f53a, 0x510e_527f, 0x9b05_688c, 0x1f83_d9ab, 0x5be0_cd19];
 
-/// A hash in the making.
+/// A SHA-256 in the making, which can be saved and gone on with in another process.
 #[derive(Debug, Clone)]
-pub(crate) struct Stream {
+pub struct Stream {
     state: State,
     /// Bytes taken so far.
     len: u64,
@@ -29,12 +30,45 @@ impl Default for Stream {
 }
 
 impl Stream {
-    pub(crate) fn new() -> Stream {
+    /// Bytes that [`Stream::save`] makes.
+    pub const SAVED: usize = 32 + 8 + BLOCK;
+
+    /// Of nothing yet.
+    pub fn new() -> Stream {
         Stream { state: START, len: 0, open: [0; BLOCK] }
     }
 
+    /// Bytes taken so far.
+    pub fn taken(&self) -> u64 {
+        self.len
+    }
+
+    /// All that [`Stream::restore`] needs: the eight words, the length (both big-endian), the block that is not full yet.
+    pub fn save(&self) -> [u8; Stream::SAVED] {
+        let mut saved = [0; Stream::SAVED];
+        for (bytes, word) in saved.as_chunks_mut::<4>().0.iter_mut().zip(self.state) {
+            *bytes = word.to_be_bytes();
+        }
+        saved[32..40].copy_from_slice(&self.len.to_be_bytes());
+        // What is left of the block before would say nothing, and differ from run to run.
+        saved[40..40 + self.filled()].copy_from_slice(&self.open[..self.filled()]);
+        saved
+    }
+
+    /// The stream that was saved. Whoever kept it vouches for it: any bytes are some stream.
+    pub fn restore(saved: &[u8; Stream::SAVED]) -> Stream {
+        let mut stream = Stream::new();
+        for (word, bytes) in stream.state.iter_mut().zip(saved.as_chunks::<4>().0) {
+            *word = u32::from_be_bytes(*bytes);
+        }
+        let (mut len, mut open) = ([0; 8], [0; BLOCK]);
+        len.copy_from_slice(&saved[32..40]);
+        open.copy_from_slice(&saved[40..]);
+        Stream { len: u64::from_be_bytes(len), open, ..stream }
+    }
+
     /// Takes the next bytes.
-    pub(crate) fn update(&mut self, bytes: &[u8]) {
+    pub fn update(&mut self, bytes: &[u8]) {
         let (blocks, rest) = self.complete(bytes).as_chunks::<BLOCK>();
         sha2::block_api::compress256(&mut self.state, blocks);
         self.keep(rest);
@@ -50,7 +84,7 @@ impl Stream {
     }
 
     /// The hash of all that was taken.
-    pub(crate) fn finish(mut self) -> Sha256Digest {
+    pub fn finish(mut self) -> Sha256Digest {
         let bits = self.len.wrapping_mul(8);
         let filled = self.filled();
         // A one bit, zeros, and the length in the last eight bytes of a block.
@@ -73,7 +107,7 @@ impl Stream {
     /// Fills up the open block, and gives what of `bytes` is left: nothing while a block is still open.
     fn complete<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
         let filled = self.filled();
-        self.len += bytes.len() as u64;
+        self.len = self.len.wrapping_add(bytes.len() as u64);
         if filled == 0 {
             return bytes;
         }
@@ -140,6 +174,30 @@ mod tests {
             Stream::update_two((&mut a, &x), (&mut b, &y));
             assert_eq!((a.finish(), b.finish()), (Sha256Digest::of(&x), Sha256Digest::of(&y)), "length {len}");
         }
+    }
+
+    #[test]
+    fn a_saved_stream_goes_on_as_if_it_had_not_been() {
+        for (before, after) in [(0, 0), (0, 5), (1, 63), (63, 1), (64, 0), (64, 200), (65, 1), (127, 129), (5000, 5000)] {
+            let all = data(before + after, 3);
+            let mut first = Stream::new();
+            first.update(&all[..before]);
+            let saved = first.save();
+            let mut second = Stream::restore(&saved);
+            assert_eq!((second.taken(), second.save()), (before as u64, saved), "{before}");
+            second.update(&all[before..]);
+            assert_eq!(second.finish(), Sha256Digest::of(&all), "{before} and {after}");
+        }
+        // The same bytes are saved alike, however they came.
+        let (mut once, mut twice) = (Stream::new(), Stream::new());
+        once.update(&data(100, 0));
+        twice.update(&data(100, 0)[..70]);
+        twice.update(&data(100, 0)[70..]);
+        assert_eq!(once.save(), twice.save());
+        // Nonsense is some stream, and no panic.
+        let mut any = Stream::restore(&[0xff; Stream::SAVED]);
+        any.update(&[0; 200]);
+        any.finish();
     }
 
     proptest! {

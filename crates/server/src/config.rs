@@ -51,6 +51,8 @@ pub struct OciConfig {
     /// Patterns of repositories whose models wait for `POST /v1/promote`.
     pub manual: Vec<String>,
     pub(crate) users: Vec<crate::settings::User>,
+    /// The bucket that repositories lie in, if they do not lie in the registry's root.
+    pub(crate) s3: Option<crate::settings::S3>,
 }
 
 impl Default for Config {
@@ -181,6 +183,7 @@ impl Config {
             movable_tags: settings.tags.movable,
             manual: settings.admission.manual,
             users: settings.access,
+            s3: settings.storage.s3,
         };
         self.oci()?;
         Ok(self)
@@ -188,7 +191,10 @@ impl Config {
 
     /// The parts of the OCI registry, or what cannot be honoured.
     pub(crate) fn oci(&self) -> Result<(Vec<User>, TagRules, Vec<Glob>), ServerError> {
-        let OciConfig { external_url, immutable_tags, movable_tags, manual, users } = &self.oci;
+        let OciConfig { external_url, immutable_tags, movable_tags, manual, users, s3 } = &self.oci;
+        if let Some(s3) = s3 {
+            s3.check()?;
+        }
         if external_url.as_ref().is_some_and(|url| !url.starts_with("http://") && !url.starts_with("https://")) {
             return Err(ServerError::Config("external_url must begin with http:// or https://".into()));
         }

@@ -15,9 +15,14 @@
 //!   movable: ["v0.*"]                        # of those, what moves all the same
 //! admission:
 //!   manual: ["prod/**"]                      # models there wait for POST /v1/promote
+//! storage: {s3: {bucket: models}}            # where repositories lie (s3.rs); without it: in the registry's own root
 //! ```
 //!
 //! Each key can be given in the environment, as YAML: `SECUREREG__EXTERNAL_URL`, `SECUREREG__TAGS__IMMUTABLE='["v*"]'`.
+
+mod s3;
+
+pub(crate) use s3::{Encryption, S3};
 
 use crate::server::ServerError;
 use rustix::fs::{Mode, OFlags};
@@ -45,6 +50,13 @@ pub(crate) struct Settings {
     pub(crate) access: Vec<User>,
     pub(crate) tags: Tags,
     pub(crate) admission: Admission,
+    pub(crate) storage: Storage,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Storage {
+    pub(crate) s3: Option<S3>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -206,6 +218,8 @@ mod tests {
             (Some("lisen: x"), &[][..], "did you mean `listen`?"),
             (Some("tags: {imutable: []}"), &[], "did you mean `immutable`?"),
             (Some("access: [{name: a, token_file: /t, repositories: [], rights: [pul]}]"), &[], "did you mean `pull`?"),
+            (Some("storage: {s4: {}}"), &[], "did you mean `s3`?"),
+            (Some("storage: {s3: {bucket: b, regoin: x}}"), &[], "did you mean `region`?"),
             (Some("zzzzzzzzzz: 1"), &[], "unknown field"),
             (Some("listen: [1]"), &[], "invalid type"),
             (Some("[]"), &[], "not a list of keys"),

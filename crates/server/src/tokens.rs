@@ -138,6 +138,11 @@ pub(crate) fn random_hex() -> Result<String, Errno> {
 
 /// The token in `path`. Links are followed: secret stores mount files that way.
 pub(crate) fn read(path: &Path) -> Result<Box<[u8]>, ServerError> {
+    secret(path, MIN)
+}
+
+/// The secret in `path`, which has at least so many bytes. For those that are not ours to choose.
+pub(crate) fn secret(path: &Path, least: usize) -> Result<Box<[u8]>, ServerError> {
     let refuse = |why: &str| Err(ServerError::Tokens(format!("token file {}: {why}", path.display())));
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = match rustix::fs::open(path, flags, Mode::empty()) {
@@ -162,8 +167,8 @@ pub(crate) fn read(path: &Path) -> Result<Box<[u8]>, ServerError> {
     if bytes.len() as u64 > MAX {
         return refuse("is over 4096 bytes: that is no token");
     }
-    if token.len() < MIN {
-        return refuse(&format!("holds {} bytes: a token has at least {MIN}", token.len()));
+    if token.len() < least {
+        return refuse(&format!("holds {} bytes: a token has at least {least}", token.len()));
     }
     if !token.iter().all(u8::is_ascii_graphic) {
         return refuse("holds something that cannot be sent in a header: one line of ASCII is wanted");

@@ -179,6 +179,38 @@ async fn promote(
     model: ModelManifest,
     actor: &Actor,
 ) -> securereg::Result<()> {
+    let storage = &*app.oci.storage;
+    let files: Vec<Digest> = model.files.iter().map(|file| file.digest.clone()).collect();
+    let mut here = Vec::new();
+    let mut brought = Ok(());
+    for file in &files {
+        brought = storage.localise(repository, file).await;
+        match &brought {
+            Ok(()) => here.push(file),
+            Err(_) => break,
+        }
+    }
+    let promoted = match brought {
+        Ok(()) => promote_local(app, repository, name, digest, model, actor).await,
+        Err(e) => Err(Error::new(ErrorKind::Io, format!("bringing the files of {name} here: {}", e.message))),
+    };
+    for file in here {
+        if let Err(e) = storage.release(repository, file).await {
+            tracing::warn!(name, %file, error = %e.message, "a file stays in the local store");
+        }
+    }
+    promoted
+}
+
+/// The same, with its files in the core's store.
+async fn promote_local(
+    app: &Arc<App>,
+    repository: &Repository,
+    name: &str,
+    digest: &Digest,
+    model: ModelManifest,
+    actor: &Actor,
+) -> securereg::Result<()> {
     let registry = app.registry.clone();
     let (name, digest) = (name.to_owned(), digest.to_string());
     let repository = repository.to_string();

@@ -36,6 +36,9 @@ pub(super) async fn get(asked: &Asked, repository: &Repository, digest: &Digest)
             (StatusCode::PARTIAL_CONTENT, from, last + 1, Some(format!("bytes {from}-{last}/{size}")))
         }
     };
+    if let Some(url) = asked.storage().redirect(repository, digest).await? {
+        return Ok(answer(StatusCode::TEMPORARY_REDIRECT).with("location", url).empty());
+    }
     let body = if from == to { Body::empty() } else { asked.storage().read(repository, digest, from, to).await? };
     let answer = answer(status).with("content-length", (to - from).to_string());
     Ok(answer.with_some("content-range", of).body(body))

@@ -72,7 +72,7 @@ impl Local {
             self.call(move |_| upload.suspend()).await?;
             return Err(refused);
         }
-        let mut batches = Batches { body, patience: self.patience, left: None };
+        let mut batches = Batches::new(body, self.patience);
         let mut next = batches.next().await;
         let broken = loop {
             let batch = match next {
@@ -99,7 +99,7 @@ impl Local {
 }
 
 /// A body, in pieces of about [`BATCH`].
-struct Batches {
+pub(super) struct Batches {
     body: Body,
     patience: Duration,
     /// What was read ahead.
@@ -107,14 +107,22 @@ struct Batches {
 }
 
 impl Batches {
-    async fn next(&mut self) -> Outcome<Option<Vec<Bytes>>> {
+    pub(super) fn new(body: Body, patience: Duration) -> Batches {
+        Batches { body, patience, left: None }
+    }
+
+    pub(super) async fn next(&mut self) -> Outcome<Option<Vec<Bytes>>> {
         if let Some(left) = self.left.take() {
             return left;
         }
         let (mut batch, mut size) = (Vec::new(), 0);
         while size < BATCH {
             let frame = match tokio::time::timeout(self.patience, self.body.frame()).await {
-                Ok(None) => break,
+                Ok(None) => {
+                    // A stream may not be asked again.
+                    self.left = Some(Ok(None));
+                    break;
+                }
                 Ok(Some(Ok(frame))) => frame,
                 // What came before it is kept first.
                 Ok(Some(Err(_))) if size > 0 => {
@@ -255,6 +263,10 @@ impl Storage for Local {
     async fn abandon(&self, repository: &Repository, id: &str) -> Outcome<()> {
         let (name, id) = (plain(repository)?, id.to_owned());
         self.call(move |content| content.abandon(&name, &id)).await
+    }
+
+    async fn expire(&self, older_than: Duration) -> Outcome<usize> {
+        self.call(move |content| content.expire_uploads(older_than)).await
     }
 
     async fn blob(&self, repository: &Repository, digest: &Digest) -> Outcome<Option<u64>> {

@@ -12,6 +12,8 @@
 mod access;
 mod admission;
 mod blobs;
+#[cfg(test)]
+mod conformance;
 mod document;
 mod failure;
 mod glob;
@@ -20,6 +22,7 @@ mod local;
 mod manifests;
 mod path;
 mod reply;
+mod s3;
 mod storage;
 mod unpack;
 mod uploads;
@@ -39,13 +42,20 @@ use path::Target;
 use securereg::Registry;
 use securereg_oci::Repository;
 use securereg_oci::tags::TagRules;
+use s3::S3;
 use std::sync::Arc;
+use std::time::Duration;
 use storage::{Outcome, Storage};
 
 pub(crate) use access::{Right as AccessRight, User};
 pub(crate) use admission::{describe, promote_pushed};
 pub(crate) use glob::Glob;
 pub(crate) use local::Local;
+
+/// How long an upload that nobody goes on with is kept.
+const EXPIRY: Duration = Duration::from_secs(7 * 24 * 3600);
+/// How often such are looked for.
+const LOOK: Duration = Duration::from_secs(3600);
 
 /// What the handlers share.
 pub(crate) struct Oci {
@@ -61,14 +71,26 @@ impl Oci {
     /// As the settings have it.
     pub(crate) fn new(registry: &Registry, config: &Config) -> Result<Oci, ServerError> {
         let (users, rules, manual) = config.oci()?;
-        let storage = Arc::new(Local::new(registry, config.limits.body_timeout));
+        let patience = config.limits.body_timeout;
+        let storage: Arc<dyn Storage> = match &config.oci.s3 {
+            None => Arc::new(Local::new(registry, patience)),
+            Some(settings) => Arc::new(S3::new(settings, registry, patience)?),
+        };
         let external_url = config.oci.external_url.clone();
         Ok(Oci { storage, access: Access::new(users), rules, admission: Admission::new(manual), external_url })
     }
 
-    /// Goes on with what was pushed and not judged when the last process ended.
+    /// Goes on with what was pushed and not judged when the last process ended; from time to time, ends uploads that nobody goes on with.
     pub(crate) async fn resume(app: &Arc<App>) {
         admission::resume(app).await;
+        loop {
+            match app.oci.storage.expire(EXPIRY).await {
+                Ok(0) => {}
+                Ok(ended) => tracing::info!(ended, "uploads that nobody went on with have expired"),
+                Err(e) => tracing::error!(error = %e.message, "expired uploads were not looked for"),
+            }
+            tokio::time::sleep(LOOK).await;
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use axum::body::{Body, Bytes};
 use securereg_oci::Digest;
 use securereg_oci::Repository;
+use std::time::Duration;
 
 pub(super) type Outcome<T> = Result<T, Failure>;
 
@@ -57,11 +58,26 @@ pub(super) trait Storage: Send + Sync {
     ) -> Outcome<()>;
     /// Ends a session and drops its bytes.
     async fn abandon(&self, repository: &Repository, id: &str) -> Outcome<()>;
+    /// Ends the sessions that nobody has had for this long; how many.
+    async fn expire(&self, older_than: Duration) -> Outcome<usize>;
 
     /// The size of a blob of this repository.
     async fn blob(&self, repository: &Repository, digest: &Digest) -> Outcome<Option<u64>>;
-    /// Bytes `from` to `to`, exclusive, each checked before it is given out.
+    /// Bytes `from` to `to`, exclusive. Of a local blob each is checked before it is given out; of one in S3, when it is read whole, the
+    /// last bytes are held back until all of them are, and a range of it cannot be checked.
     async fn read(&self, repository: &Repository, digest: &Digest, from: u64, to: u64) -> Outcome<Body>;
+    /// Where clients are to read this blob instead, unchecked; only when the settings ask for it.
+    async fn redirect(&self, _repository: &Repository, _digest: &Digest) -> Outcome<Option<String>> {
+        Ok(None)
+    }
+    /// Sees to it that the core's content has this blob under the same repository, until it is released.
+    async fn localise(&self, _repository: &Repository, _digest: &Digest) -> Outcome<()> {
+        Ok(())
+    }
+    /// Undoes one `localise`.
+    async fn release(&self, _repository: &Repository, _digest: &Digest) -> Outcome<()> {
+        Ok(())
+    }
     /// Makes a blob of one repository one of another, too. Whether it was there.
     async fn mount(&self, from: &Repository, to: &Repository, digest: &Digest) -> Outcome<bool>;
     /// Takes a blob from a repository. Whether it was there.

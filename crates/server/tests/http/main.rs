@@ -4,6 +4,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[allow(dead_code, reason = "the unit tests use the rest")]
+mod bucket;
 mod connections;
 mod containment;
 mod hostile;
@@ -12,5 +14,6 @@ mod models;
 mod oci;
 mod promote;
 mod rig;
+mod s3;
 mod scopes;
 mod verify;

@@ -9,36 +9,36 @@ use std::io::{Read, Write};
 const IMAGE: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
-struct Reply {
-    status: u16,
-    head: String,
-    body: Vec<u8>,
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Reply {
-    fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.head.lines().find_map(|line| {
             let (key, value) = line.split_once(':')?;
             key.eq_ignore_ascii_case(name).then(|| value.trim())
         })
     }
 
-    fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap()
     }
 
-    fn code(&self) -> String {
+    pub(crate) fn code(&self) -> String {
         self.json()["errors"][0]["code"].as_str().unwrap_or_default().to_owned()
     }
 
     /// The path of its Location.
-    fn location(&self) -> String {
+    pub(crate) fn location(&self) -> String {
         let location = self.header("location").unwrap();
         location.strip_prefix("http://x").unwrap_or(location).to_owned()
     }
 }
 
-fn call(rig: &Rig, method: &str, target: &str, scope: &str, headers: &str, body: &[u8]) -> Reply {
+pub(crate) fn call(rig: &Rig, method: &str, target: &str, scope: &str, headers: &str, body: &[u8]) -> Reply {
     let auth = if scope.is_empty() { String::new() } else { format!("authorization: Bearer {}\r\n", rig.token(scope)) };
     let head = format!(
         "{method} {target} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{auth}{headers}content-length: {}\r\n\r\n",
@@ -55,16 +55,16 @@ fn call(rig: &Rig, method: &str, target: &str, scope: &str, headers: &str, body:
     Reply { status, head, body: bytes[end + 4..].to_vec() }
 }
 
-fn get(rig: &Rig, target: &str, scope: &str) -> Reply {
+pub(crate) fn get(rig: &Rig, target: &str, scope: &str) -> Reply {
     call(rig, "GET", target, scope, "", b"")
 }
 
-fn digest(bytes: &[u8]) -> String {
+pub(crate) fn digest(bytes: &[u8]) -> String {
     format!("sha256:{}", Sha256Digest::of(bytes))
 }
 
 /// Pushes a blob in one request.
-fn blob(rig: &Rig, repository: &str, bytes: &[u8]) -> String {
+pub(crate) fn blob(rig: &Rig, repository: &str, bytes: &[u8]) -> String {
     let digest = digest(bytes);
     let target = format!("/v2/{repository}/blobs/uploads/?digest={digest}");
     let reply = call(rig, "POST", &target, "promote", "", bytes);
@@ -73,13 +73,13 @@ fn blob(rig: &Rig, repository: &str, bytes: &[u8]) -> String {
     digest
 }
 
-fn manifest(rig: &Rig, repository: &str, reference: &str, scope: &str, manifest: &Value) -> Reply {
+pub(crate) fn manifest(rig: &Rig, repository: &str, reference: &str, scope: &str, manifest: &Value) -> Reply {
     let kind = manifest["mediaType"].as_str().unwrap();
     let target = format!("/v2/{repository}/manifests/{reference}");
     call(rig, "PUT", &target, scope, &format!("content-type: {kind}\r\n"), manifest.to_string().as_bytes())
 }
 
-fn image(config: &str, layers: &[(&str, usize)]) -> Value {
+pub(crate) fn image(config: &str, layers: &[(&str, usize)]) -> Value {
     let layers: Vec<Value> = layers
         .iter()
         .map(|(digest, size)| json!({"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": digest, "size": size}))
@@ -290,7 +290,7 @@ fn referrers_are_found_by_subject_filtered_and_imported() {
 }
 
 /// A model as oras pushes it, with Hanzo's types.
-fn model(rig: &Rig, repository: &str, tag: &str, file: &str, title: &str) -> Reply {
+pub(crate) fn model(rig: &Rig, repository: &str, tag: &str, file: &str, title: &str) -> Reply {
     let bytes = fs::read(test_data(file)).unwrap();
     let config = blob(rig, repository, b"{}");
     let weights = blob(rig, repository, &bytes);

@@ -35,12 +35,20 @@ impl Rig {
     }
 
     pub(crate) fn with(limits: Limits) -> Rig {
+        Rig::made(|_| Config { limits, ..Config::default() })
+    }
+
+    /// With this registry.yaml.
+    pub(crate) fn configured(settings: &str) -> Rig {
+        Rig::made(|dir| configuration(dir, settings))
+    }
+
+    fn made(config: impl FnOnce(&Path) -> Config) -> Rig {
         let dir = tempfile::tempdir().unwrap();
         let registry = Registry::open_or_create(&dir.path().join("root")).unwrap();
         let extra = dir.path().join("extra");
         fs::create_dir_all(&extra).unwrap();
-        let config =
-            Config { listen: ([127, 0, 0, 1], 0).into(), staging: vec![extra.clone()], limits, ..Config::default() };
+        let config = Config { listen: ([127, 0, 0, 1], 0).into(), staging: vec![extra.clone()], ..config(dir.path()) };
         let server = Server::bind(registry.clone(), config).unwrap();
         let (addr, stop) = (server.local_addr(), server.shutdown_handle());
         let thread = Some(std::thread::spawn(move || server.run()));
@@ -179,6 +187,14 @@ impl Rig {
     pub(crate) fn shutdown_handle(&self) -> ShutdownHandle {
         self.stop.clone()
     }
+}
+
+/// What this registry.yaml says.
+pub(crate) fn configuration(dir: &Path, settings: &str) -> Config {
+    let file = dir.join("registry.yaml");
+    fs::write(&file, settings).unwrap();
+    fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    Config::load(&dir.join("root"), Some(&file)).unwrap()
 }
 
 impl Drop for Rig {
