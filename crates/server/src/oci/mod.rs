@@ -21,7 +21,6 @@ mod manifests;
 mod path;
 mod reply;
 mod storage;
-mod unpack;
 mod uploads;
 
 use crate::config::Config;
