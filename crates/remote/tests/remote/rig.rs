@@ -177,10 +177,6 @@ impl Proxy {
     pub(crate) fn breaks_left(&self) -> u64 {
         self.state.breaks.load(Ordering::SeqCst)
     }
-
-    pub(crate) fn heal(&self) {
-        self.state.breaks.store(0, Ordering::SeqCst);
-    }
 }
 
 impl ProxyState {
