@@ -109,7 +109,8 @@ fn unpack(archive: impl Read, folder: &Path, limit: u64, files: &mut usize) -> R
             return Err(refused(format!("{path} in a layer is a link or a device: only files and folders are taken")));
         }
         *files += 1;
-        left = left.checked_sub(entry.size()).ok_or_else(|| refused(format!("{path} in a layer unpacks to too much")))?;
+        left =
+            left.checked_sub(entry.size()).ok_or_else(|| refused(format!("{path} in a layer unpacks to too much")))?;
         if *files > MAX_FILES {
             return Err(refused(format!("the layers hold more than {MAX_FILES} files")));
         }

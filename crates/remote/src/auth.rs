@@ -26,6 +26,8 @@ pub(crate) struct Pass {
     scope: String,
     /// What let us in, and how often it was made.
     now: Mutex<(Option<HeaderValue>, u64)>,
+    /// One asks, the others wait for what it gets.
+    turn: tokio::sync::Mutex<()>,
 }
 
 #[derive(Deserialize)]
@@ -39,7 +41,12 @@ struct Given {
 impl Pass {
     /// To pull from a repository, and to push when `actions` says so.
     pub(crate) fn new(credential: Credential, repository: &Repository, actions: &str) -> Pass {
-        Pass { credential, scope: format!("repository:{repository}:{actions}"), now: Mutex::new((None, 0)) }
+        Pass {
+            credential,
+            scope: format!("repository:{repository}:{actions}"),
+            now: Mutex::new((None, 0)),
+            turn: tokio::sync::Mutex::default(),
+        }
     }
 
     /// What to send, and its number for [`Pass::answer`].
@@ -49,6 +56,7 @@ impl Pass {
 
     /// After a 401 to what had the number `seen`: gets what is wanted now.
     pub(crate) async fn answer(&self, client: &Client, headers: &HeaderMap, seen: u64) -> Result<(), Trouble> {
+        let _turn = self.turn.lock().await;
         if self.now.lock().1 != seen {
             // Another request has answered it meanwhile.
             return Ok(());
@@ -64,7 +72,10 @@ impl Pass {
             (None, Some(_), Credential::Token(token)) => format!("Bearer {token}"),
             (None, Some(_), _) => return Err(self.unknown(&registry.host).into()),
             (None, None, _) => {
-                return Err(refused(format!("{registry} asks for a password in no way that is known: Basic and Bearer are")).into());
+                return Err(refused(format!(
+                    "{registry} asks for a password in no way that is known: Basic and Bearer are"
+                ))
+                .into());
             }
         };
         let header = sensitive(&header)?;
@@ -78,7 +89,8 @@ impl Pass {
     }
 
     fn unknown(&self, host: &str) -> Error {
-        let why = format!("{host} wants a password, and none is known: run `docker login {host}` or `podman login {host}`");
+        let why =
+            format!("{host} wants a password, and none is known: run `docker login {host}` or `podman login {host}`");
         Error::new(ErrorKind::Permission, why)
     }
 
@@ -86,7 +98,10 @@ impl Pass {
     pub(crate) fn wrong(&self, host: &str) -> Error {
         match self.credential {
             Credential::None => self.unknown(host),
-            _ => Error::new(ErrorKind::Permission, format!("{host} does not let us in with the password that is known: log in again")),
+            _ => Error::new(
+                ErrorKind::Permission,
+                format!("{host} does not let us in with the password that is known: log in again"),
+            ),
         }
     }
 
@@ -102,7 +117,8 @@ impl Pass {
         let mut body = Body::empty();
         if let Credential::Identity(identity) = &self.credential {
             let mut form = "grant_type=refresh_token&client_id=securereg".to_owned();
-            let fields = [("refresh_token", identity.as_str()), ("service", challenge.parameter("service").unwrap_or_default())];
+            let fields =
+                [("refresh_token", identity.as_str()), ("service", challenge.parameter("service").unwrap_or_default())];
             for (key, value) in fields.into_iter().chain([("scope", scopes.join(" ").as_str())]) {
                 form.push_str(&format!("&{key}={}", encoded(value)));
             }
@@ -145,8 +161,9 @@ fn basic(user: &str, secret: &str) -> String {
 
 /// A header that no log shows.
 fn sensitive(text: &str) -> Result<HeaderValue> {
-    let mut value = HeaderValue::from_str(text)
-        .map_err(|_| Error::new(ErrorKind::InvalidInput, "a password or token holds what no header can: log in again"))?;
+    let mut value = HeaderValue::from_str(text).map_err(|_| {
+        Error::new(ErrorKind::InvalidInput, "a password or token holds what no header can: log in again")
+    })?;
     value.set_sensitive(true);
     Ok(value)
 }

@@ -151,7 +151,8 @@ impl Client {
         }
         let limit = if matches!(ask.method, Method::GET | Method::HEAD) { IDLE } else { ANSWER };
         let answer = timeout(limit, sender.send_request(request)).await;
-        let answer = answer.map_err(|_| Trouble::passing(remote(format!("{origin} does not answer within {limit:?}"))))?;
+        let answer =
+            answer.map_err(|_| Trouble::passing(remote(format!("{origin} does not answer within {limit:?}"))))?;
         let answer = answer.map_err(|e| Trouble::passing(remote(format!("{origin}: the connection broke: {e}"))))?;
         let (parts, body) = answer.into_parts();
         tracing::debug!(method = %ask.method, %origin, status = parts.status.as_u16(), "asked");
@@ -181,7 +182,8 @@ impl Client {
             if !matches!(reply.status.as_u16(), 301 | 302 | 303 | 307 | 308) {
                 return Ok(reply);
             }
-            let to = reply.header(&LOCATION).ok_or_else(|| refused(format!("{} redirects to nowhere", reply.url.origin)))?;
+            let to =
+                reply.header(&LOCATION).ok_or_else(|| refused(format!("{} redirects to nowhere", reply.url.origin)))?;
             let next = Ask { url: reply.url.join(to)?, ..ask.clone() };
             reply = self.send(&next, Body::empty()).await?;
         }

@@ -89,7 +89,8 @@ impl Connector {
         if *origin != self.registry {
             let here = self.reach.get().copied().unwrap_or(Reach::Public);
             if !here.may_lead_to(there) {
-                let why = format!("{} leads to {origin}, which is in a private network: it is not followed", self.registry);
+                let why =
+                    format!("{} leads to {origin}, which is in a private network: it is not followed", self.registry);
                 return Err(refused(why));
             }
         } else if !origin.tls && !self.plain && there != Reach::Loopback {
@@ -107,18 +108,20 @@ impl Connector {
             return self.speak(origin, stream).await;
         }
         let name = ServerName::try_from(origin.bare_host().to_owned()).map_err(|e| failed("its name", &e))?;
-        let stream = self.tls.connect(name, stream).await.map_err(|e| match e.get_ref().and_then(|e| e.downcast_ref()) {
-            // Whoever it is will be the same next time.
-            Some(rustls::Error::InvalidCertificate(why)) => {
-                let text = format!("{origin}: its certificate is not to be trusted: {why:?}: give its authority by --ca");
-                Trouble::Final(Error::new(ErrorKind::Permission, text))
-            }
-            Some(rustls::Error::InvalidMessage(_)) => {
-                let text = format!("{origin} does not speak TLS: give --plain-http to do without");
-                Trouble::Final(Error::new(ErrorKind::Permission, text))
-            }
-            _ => Trouble::passing(failed("TLS", &e)),
-        })?;
+        let stream =
+            self.tls.connect(name, stream).await.map_err(|e| match e.get_ref().and_then(|e| e.downcast_ref()) {
+                // Whoever it is will be the same next time.
+                Some(rustls::Error::InvalidCertificate(why)) => {
+                    let text =
+                        format!("{origin}: its certificate is not to be trusted: {why:?}: give its authority by --ca");
+                    Trouble::Final(Error::new(ErrorKind::Permission, text))
+                }
+                Some(rustls::Error::InvalidMessage(_)) => {
+                    let text = format!("{origin} does not speak TLS: give --plain-http to do without");
+                    Trouble::Final(Error::new(ErrorKind::Permission, text))
+                }
+                _ => Trouble::passing(failed("TLS", &e)),
+            })?;
         self.speak(origin, stream).await
     }
 

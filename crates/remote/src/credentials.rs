@@ -130,7 +130,8 @@ impl Keychain {
                 false => Err(bad(format!("{program}, which it names, failed ({status})"))),
             };
         }
-        let answer: Answer = serde_json::from_slice(&answer).map_err(|_| bad(format!("{program} gave no credentials")))?;
+        let answer: Answer =
+            serde_json::from_slice(&answer).map_err(|_| bad(format!("{program} gave no credentials")))?;
         Ok(match answer {
             Answer { secret, .. } if secret.is_empty() => Credential::None,
             Answer { username, secret } if username == "<token>" => Credential::Identity(secret),

@@ -19,7 +19,6 @@ impl Trouble {
     pub(crate) fn passing(error: Error) -> Trouble {
         Trouble::Passing(error, None)
     }
-
 }
 
 impl From<Error> for Trouble {

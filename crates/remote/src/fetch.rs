@@ -153,7 +153,9 @@ impl Stretch {
         let size = self.partial.size();
         if reply.status == StatusCode::PARTIAL_CONTENT {
             let given = reply.header(&CONTENT_RANGE).and_then(content_range);
-            if !given.is_some_and(|(start, end, total)| start == self.at && end <= self.end && total.is_none_or(|t| t == size)) {
+            if !given.is_some_and(|(start, end, total)| {
+                start == self.at && end <= self.end && total.is_none_or(|t| t == size)
+            }) {
                 let why = format!("{origin} sends another part of a blob than {}-{} of {size}", self.at, self.end - 1);
                 return Err(refused(why).into());
             }

@@ -156,7 +156,11 @@ mod tests {
             (&format!("r.example/a:t@{digest}"), "r.example", None, "a", Some("t")),
         ] {
             let image: ImageRef = text.parse().unwrap();
-            assert_eq!((image.origin(true).host.as_str(), image.origin(true).port), (host, port.unwrap_or(443)), "{text}");
+            assert_eq!(
+                (image.origin(true).host.as_str(), image.origin(true).port),
+                (host, port.unwrap_or(443)),
+                "{text}"
+            );
             assert_eq!((image.repository().as_str(), image.tag().map(Tag::as_str)), (repository, tag), "{text}");
             if !text.contains("docker.io/x") {
                 assert_eq!(image.to_string(), text);
@@ -167,9 +171,27 @@ mod tests {
     #[test]
     fn what_is_no_reference_says_why() {
         for bad in [
-            "", "a", "a:v1", "a/b:v1", "https://r.example/a:v1", "r.example/a", "r.example/:v1", "r.example/A:v1", "r.example/a:", "r.example/a:.v",
-            "r.example/a@sha256:00", "r.example:x/a:v", "r.example:0/a:v", "r.example:70000/a:v", "u@r.example/a:v", "r.ex ample/a:v", ".../a:v",
-            "-r.example/a:v", "[::1/a:v", "[x]/a:v", "r.example\n/a:v",
+            "",
+            "a",
+            "a:v1",
+            "a/b:v1",
+            "https://r.example/a:v1",
+            "r.example/a",
+            "r.example/:v1",
+            "r.example/A:v1",
+            "r.example/a:",
+            "r.example/a:.v",
+            "r.example/a@sha256:00",
+            "r.example:x/a:v",
+            "r.example:0/a:v",
+            "r.example:70000/a:v",
+            "u@r.example/a:v",
+            "r.ex ample/a:v",
+            ".../a:v",
+            "-r.example/a:v",
+            "[::1/a:v",
+            "[x]/a:v",
+            "r.example\n/a:v",
         ] {
             let error = bad.parse::<ImageRef>().unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidInput, "{bad}");

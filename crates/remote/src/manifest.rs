@@ -137,7 +137,6 @@ fn media_type(artifact: &Artifact, path: &str, types: Types) -> String {
     }
 }
 
-
 /// modelpack/model-spec, "config.md".
 fn pack_config(artifact: &Artifact) -> Value {
     let diffs: Vec<String> = artifact.files.iter().map(|file| format!("sha256:{}", file.sha256)).collect();

@@ -92,10 +92,14 @@ impl Partial {
         let readable = Read::by_ref(&mut pieces.list).take(limit).read_to_string(&mut text).is_ok();
         let first = format!("securereg pieces 1 {}\n", self.size);
         let mut good = String::new();
-        if let Some(lines) = text.strip_prefix(&first).filter(|_| readable && self.data.metadata().is_ok_and(|m| m.len() == self.size)) {
+        if let Some(lines) =
+            text.strip_prefix(&first).filter(|_| readable && self.data.metadata().is_ok_and(|m| m.len() == self.size))
+        {
             let mut buffer = vec![0; usize::try_from(PIECE.min(self.size)).unwrap_or(0)];
             for line in lines.split_inclusive('\n') {
-                let Some((index, hash)) = line.strip_suffix('\n').and_then(|line| line.split_once(' ')) else { continue };
+                let Some((index, hash)) = line.strip_suffix('\n').and_then(|line| line.split_once(' ')) else {
+                    continue;
+                };
                 let Some(index) = index.parse().ok().filter(|i| pieces.have.get(*i) == Some(&false)) else { continue };
                 let (start, end) = self.span(index);
                 let piece = &mut buffer[..usize::try_from(end - start).unwrap_or(0)];
@@ -151,7 +155,10 @@ impl Partial {
     pub(crate) fn write(&self, bytes: &[u8], at: u64) -> Result<()> {
         let inside = at.checked_add(bytes.len() as u64).is_some_and(|end| end <= self.size);
         if !inside {
-            return Err(Error::new(ErrorKind::TooLarge, format!("{} is longer than its {} bytes", self.digest, self.size)));
+            return Err(Error::new(
+                ErrorKind::TooLarge,
+                format!("{} is longer than its {} bytes", self.digest, self.size),
+            ));
         }
         self.data.write_all_at(bytes, at).map_err(|e| local(format_args!("writing {}", self.path.display()), e))
     }
@@ -259,7 +266,8 @@ fn lock(path: &Path) -> std::io::Result<File> {
             std::thread::sleep(std::time::Duration::from_millis(50));
             continue;
         }
-        let same = |there: fs::Metadata| file.metadata().is_ok_and(|own| (own.dev(), own.ino()) == (there.dev(), there.ino()));
+        let same =
+            |there: fs::Metadata| file.metadata().is_ok_and(|own| (own.dev(), own.ino()) == (there.dev(), there.ino()));
         if fs::symlink_metadata(path).is_ok_and(same) {
             return Ok(file);
         }

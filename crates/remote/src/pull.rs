@@ -15,7 +15,9 @@ use crate::watch::{Doing, Meter, Step, Watch};
 use crate::{ImageRef, Options};
 use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Method, StatusCode};
-use securereg::{Actor, Error, ErrorKind, ModelName, PromoteRequest, Promotion, Registry, RelPath, Result, Source, Transfer};
+use securereg::{
+    Actor, Error, ErrorKind, ModelName, PromoteRequest, Promotion, Registry, RelPath, Result, Source, Transfer,
+};
 use securereg_layers::Unpacked;
 use securereg_oci::manifest::{DOCKER_IMAGE, DOCKER_LIST, MAX_MANIFEST, OCI_ARTIFACT, OCI_IMAGE, OCI_INDEX};
 use securereg_oci::model::{Family, ModelFile, ModelManifest, Packaging};
@@ -112,7 +114,10 @@ pub fn pull(
 /// `REPO:TAG`.
 fn own_name(from: &ImageRef) -> Result<ModelName> {
     let Some(tag) = from.tag() else {
-        return Err(Error::new(ErrorKind::InvalidInput, format!("{from} has no tag to name the model by: give --name")));
+        return Err(Error::new(
+            ErrorKind::InvalidInput,
+            format!("{from} has no tag to name the model by: give --name"),
+        ));
     };
     let why = |e: Error| Error::new(ErrorKind::InvalidInput, format!("{}: give another by --name", e.message()));
     format!("{}:{tag}", from.repository()).parse().map_err(why)
@@ -171,7 +176,11 @@ async fn manifest(client: &Client, from: &ImageRef) -> Result<Found> {
     model(from, &manifest, digest)
 }
 
-async fn document(client: &Client, ask: &Ask, from: &ImageRef) -> Result<(Option<String>, Option<String>, Vec<u8>), Trouble> {
+async fn document(
+    client: &Client,
+    ask: &Ask,
+    from: &ImageRef,
+) -> Result<(Option<String>, Option<String>, Vec<u8>), Trouble> {
     let reply: Reply = client.read(ask).await?;
     if reply.status != StatusCode::OK {
         return Err(client.failure(reply, &format!("fetching {from}")).await);
@@ -186,8 +195,10 @@ async fn document(client: &Client, ask: &Ask, from: &ImageRef) -> Result<(Option
 fn model(from: &ImageRef, manifest: &Manifest, digest: Digest) -> Result<Found> {
     if manifest.kind().is_index() {
         let list = manifest.manifests().iter().take(8);
-        let list: Vec<String> = list.map(|child| format!("{}/{}@{}", from.host(), from.repository(), child.digest)).collect();
-        let why = format!("{from} is an index of several manifests: pull one of them with --name NAME: {}", list.join(" "));
+        let list: Vec<String> =
+            list.map(|child| format!("{}/{}@{}", from.host(), from.repository(), child.digest)).collect();
+        let why =
+            format!("{from} is an index of several manifests: pull one of them with --name NAME: {}", list.join(" "));
         return Err(refused(why));
     }
     let Some(model) = ModelManifest::recognise(manifest) else {
@@ -222,11 +233,15 @@ fn check_room(staging: &Path, blobs: Vec<(Digest, u64)>) -> Result<()> {
     let mut need: u64 = 0;
     for (digest, size) in blobs {
         let path = partial::folder(staging).join(digest.as_str().replace(':', "-"));
-        let there = fs::symlink_metadata(path).map_or(0, |m| std::os::unix::fs::MetadataExt::blocks(&m).saturating_mul(512));
+        let there =
+            fs::symlink_metadata(path).map_or(0, |m| std::os::unix::fs::MetadataExt::blocks(&m).saturating_mul(512));
         need = need.saturating_add(size.saturating_sub(there));
     }
     if need > free.saturating_sub(reserve) {
-        let why = format!("the model needs {need} bytes more, and {} are free (5 percent are kept)", free.saturating_sub(reserve));
+        let why = format!(
+            "the model needs {need} bytes more, and {} are free (5 percent are kept)",
+            free.saturating_sub(reserve)
+        );
         return Err(Error::new(ErrorKind::NoSpace, why));
     }
     Ok(())
@@ -280,7 +295,8 @@ impl Assembled {
             blobs.get(&file.digest).cloned().ok_or_else(absent)
         };
         // Archives first: a raw layer may be the same blob, and takes it away.
-        let (raw, packed): (Vec<_>, Vec<_>) = found.model.files.iter().partition(|file| file.packaging == Packaging::Raw);
+        let (raw, packed): (Vec<_>, Vec<_>) =
+            found.model.files.iter().partition(|file| file.packaging == Packaging::Raw);
         for file in packed {
             let layer = Watched { file: blob(file)?.data()?, watch, done: 0, total: file.size };
             let unpacked = self.folder.add(layer, file.packaging, file.size);

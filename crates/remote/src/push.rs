@@ -149,7 +149,10 @@ impl Push {
                     let named = reply.header(&HeaderName::from_static("docker-content-digest"));
                     return match named.is_none_or(|named| named == manifest.digest.as_str()) {
                         true => Ok(()),
-                        false => Err(refused(format!("{} has stored another manifest than was sent", self.client.registry()))),
+                        false => Err(refused(format!(
+                            "{} has stored another manifest than was sent",
+                            self.client.registry()
+                        ))),
                     };
                 }
                 Ok(reply) => self.client.failure(reply, &format!("putting {}:{reference}", self.repository)).await,

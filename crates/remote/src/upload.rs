@@ -147,7 +147,11 @@ impl Upload {
             let trouble = match self.client.send(&ask, Body::empty()).await {
                 Ok(reply) if reply.status == StatusCode::NO_CONTENT => {
                     let url = location(&reply).unwrap_or_else(|_| session.url.clone());
-                    return Ok(reply.header(&RANGE).and_then(received).filter(|at| *at <= self.size).map(|at| Session { url, at }));
+                    return Ok(reply
+                        .header(&RANGE)
+                        .and_then(received)
+                        .filter(|at| *at <= self.size)
+                        .map(|at| Session { url, at }));
                 }
                 Ok(reply) if reply.status.is_client_error() && reply.status.as_u16() != 429 => return Ok(None),
                 Ok(reply) => self.client.failure(reply, "asking how far an upload is").await,
@@ -184,7 +188,8 @@ impl Upload {
                 }
             }
         });
-        let range = HeaderValue::from_str(&format!("{start}-{}", end - 1)).map_err(|_| refused("a range is no header"))?;
+        let range =
+            HeaderValue::from_str(&format!("{start}-{}", end - 1)).map_err(|_| refused("a range is no header"))?;
         let ask = Ask::new(Method::PATCH, session.url.clone())
             .header(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"))
             .header(CONTENT_RANGE, range);
@@ -292,6 +297,8 @@ fn received(text: &str) -> Option<u64> {
 
 fn location(reply: &Reply) -> Result<Url> {
     let name: HeaderName = LOCATION;
-    let to = reply.header(&name).ok_or_else(|| refused(format!("{} does not say where an upload goes on", reply.url.origin)))?;
+    let to = reply
+        .header(&name)
+        .ok_or_else(|| refused(format!("{} does not say where an upload goes on", reply.url.origin)))?;
     reply.url.join(to)
 }

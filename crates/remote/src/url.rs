@@ -71,6 +71,9 @@ impl Url {
             _ => return Err(bad()),
         };
         let (host, port) = host_and_port(authority.as_str()).ok_or_else(bad)?;
+        // A registry behind a proxy that ends TLS may not know that it is spoken to through TLS.
+        let own = self.origin.tls && host == self.origin.host && port.unwrap_or(443) == self.origin.port;
+        let tls = tls || own;
         let origin = Origin { tls, host, port: port.unwrap_or(if tls { 443 } else { 80 }) };
         Ok(Url { origin, target: target.unwrap_or_else(|| "/".into()) })
     }
@@ -90,7 +93,9 @@ pub(crate) fn encoded(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
         match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b':' | b'/' | b',' => out.push(byte.into()),
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b':' | b'/' | b',' => {
+                out.push(byte.into())
+            }
             _ => out.push_str(&format!("%{byte:02X}")),
         }
     }
@@ -109,6 +114,9 @@ mod tests {
             ("https://s.example:444/x?sig=a%2Fb", Some("https://s.example:444 /x?sig=a%2Fb")),
             ("http://[::1]:9/x", Some("http://[::1]:9 /x")),
             ("https://S.example", Some("https://s.example /")),
+            ("http://r.example/x", Some("https://r.example /x")),
+            ("http://r.example:443/x", Some("https://r.example /x")),
+            ("http://r.example:80/x", Some("http://r.example /x")),
             ("x/y", None),
             ("", None),
             ("//evil.example/x", None),

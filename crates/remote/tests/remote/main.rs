@@ -7,4 +7,5 @@ mod models;
 mod hostile;
 mod rig;
 mod roundtrip;
+mod tls;
 mod tokens;

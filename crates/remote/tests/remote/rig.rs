@@ -155,13 +155,15 @@ impl Proxy {
     pub(crate) fn new(to: SocketAddr, way: Way, break_after: u64, breaks: u64) -> Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
-        let state = Arc::new(ProxyState { way, passed: AtomicU64::new(0), break_after, breaks: AtomicU64::new(breaks) });
+        let state =
+            Arc::new(ProxyState { way, passed: AtomicU64::new(0), break_after, breaks: AtomicU64::new(breaks) });
         let shared = Arc::clone(&state);
         std::thread::spawn(move || {
             for client in listener.incoming() {
                 let (Ok(client), Ok(server)) = (client, TcpStream::connect(to)) else { return };
                 for (way, from, into) in [(Way::Up, &client, &server), (Way::Down, &server, &client)] {
-                    let (from, into, state) = (from.try_clone().unwrap(), into.try_clone().unwrap(), Arc::clone(&shared));
+                    let (from, into, state) =
+                        (from.try_clone().unwrap(), into.try_clone().unwrap(), Arc::clone(&shared));
                     std::thread::spawn(move || state.pass(way, from, into));
                 }
             }
@@ -188,8 +190,7 @@ impl ProxyState {
                 self.passed.fetch_add(n as u64, Ordering::SeqCst);
                 here += n as u64;
                 let take = |left: u64| left.checked_sub(1);
-                if here > self.break_after
-                    && self.breaks.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take).is_ok()
+                if here > self.break_after && self.breaks.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take).is_ok()
                 {
                     break;
                 }

@@ -40,7 +40,11 @@ fn push_then_pull_into_another_root_gives_the_same_artifact() {
         assert_eq!(artifact.source, format!("{place}@{}", pushed.digest));
         // By its digest, under another name.
         let place = format!("{host}/{name}@{}", pushed.digest);
-        assert_eq!(kind_of(to.pull(&place, None, &pulling)).0, ErrorKind::InvalidInput, "there is no tag to name it by");
+        assert_eq!(
+            kind_of(to.pull(&place, None, &pulling)).0,
+            ErrorKind::InvalidInput,
+            "there is no tag to name it by"
+        );
         to.pull(&place, Some(&format!("copy-{files}")), &pulling).unwrap();
         assert_eq!(to.sha256(&format!("copy-{files}")), from.sha256(name));
         // The server has judged it, too.
