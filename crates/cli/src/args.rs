@@ -4,7 +4,7 @@
 //! that names models is kept as text here, so that what is wrong with a name is said in one place and one way. Leaves out:
 //! what the verbs do (`verbs`), and the exit codes (`exit`), which `--help` prints.
 
-use clap::{ArgAction, Args, Parser, Subcommand, ValueHint};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 use std::path::PathBuf;
 
 /// Promotes AI models into a registry and serves them read-only, every byte checked.
@@ -42,6 +42,10 @@ pub(crate) enum Verb {
     Serve(Serve),
     /// Copy a model into the registry, hash it, check it and register it
     Promote(Promote),
+    /// Publish a promoted model in an OCI registry
+    Push(Push),
+    /// Fetch a model from an OCI registry, check it and register it
+    Pull(Pull),
     /// Say what a file, a folder or a split set is, what is wrong with it, and whether the policy admits it; changes nothing
     Inspect(Inspect),
     /// Print the policy in force: each rule, and what follows from it; or check a policy file
@@ -184,6 +188,51 @@ pub(crate) struct Promote {
     /// Take the source over instead of copying it, where that is provably safe; it is gone from its place afterwards
     #[arg(long = "move")]
     pub(crate) take: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Push {
+    /// The model's name here, such as `llama-3` or `org/llama-3:v1`
+    pub(crate) name: String,
+    /// Where it goes
+    #[arg(value_name = "HOST/REPO:TAG")]
+    pub(crate) to: String,
+    /// Whose media types it is written in
+    #[arg(long = "as", value_name = "TYPES", value_enum, default_value_t)]
+    pub(crate) types: PushTypes,
+    #[command(flatten)]
+    pub(crate) remote: Remote,
+}
+
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+pub(crate) enum PushTypes {
+    /// application/vnd.hanzo.model.v1
+    #[default]
+    Hanzo,
+    /// CNCF ModelPack
+    Modelpack,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Pull {
+    /// Where it is: a tag, or a digest after `@`
+    #[arg(value_name = "HOST/REPO:TAG")]
+    pub(crate) from: String,
+    /// The name to register it under [default: REPO:TAG]
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    #[command(flatten)]
+    pub(crate) remote: Remote,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Remote {
+    /// Speak HTTP without TLS; to this machine itself that is the default
+    #[arg(long, conflicts_with = "ca")]
+    pub(crate) plain_http: bool,
+    /// Trust these certificates too (PEM)
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) ca: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

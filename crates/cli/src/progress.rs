@@ -7,6 +7,7 @@ use crate::out::Form;
 use crate::signals::Signals;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use securereg::{Phase, Task};
+use securereg_remote::{Doing, Step};
 use std::io::IsTerminal;
 
 /// The bar of one long call; erased when dropped.
@@ -29,20 +30,36 @@ impl Bar {
 
     /// A task that moves this bar and that a signal cancels.
     pub(crate) fn task<'a>(&'a self, signals: &'a Signals) -> Task<'a> {
-        let bar = &self.0;
-        let mut shown = None;
-        Task::unattended().cancelled_by(signals.flag()).with_progress(move |progress| {
-            if shown != Some(progress.phase) {
-                shown = Some(progress.phase);
-                bar.set_message(match progress.phase {
-                    Phase::Copy => "copying",
-                    Phase::Verify => "verifying",
-                    Phase::Inspect => "inspecting",
-                });
-            }
-            bar.set_length(progress.total);
-            bar.set_position(progress.done);
-        })
+        Task::unattended()
+            .cancelled_by(signals.flag())
+            .with_progress(|progress| self.show(word(progress.phase), progress.done, progress.total))
+    }
+
+    /// Moves this bar by work over the network.
+    pub(crate) fn step(&self, step: Step) {
+        let word = match step.doing {
+            Doing::Upload => "sending",
+            Doing::Download => "fetching",
+            Doing::Unpack => "unpacking",
+            Doing::Promote(phase) => word(phase),
+        };
+        self.show(word, step.done, step.total);
+    }
+
+    fn show(&self, word: &'static str, done: u64, total: u64) {
+        if self.0.message() != word {
+            self.0.set_message(word);
+        }
+        self.0.set_length(total);
+        self.0.set_position(done);
+    }
+}
+
+fn word(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Copy => "copying",
+        Phase::Verify => "verifying",
+        Phase::Inspect => "inspecting",
     }
 }
 

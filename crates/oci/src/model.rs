@@ -40,6 +40,19 @@ pub enum Family {
     Ollama,
 }
 
+impl Family {
+    /// Its name, for people and programs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Family::Hanzo => "hanzo",
+            Family::ModelPack => "modelpack",
+            Family::Docker => "docker",
+            Family::KitOps => "kitops",
+            Family::Ollama => "ollama",
+        }
+    }
+}
+
 /// How a layer holds its files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Packaging {

@@ -12,6 +12,7 @@ mod guard;
 mod inspect;
 mod look;
 mod promote;
+mod remote;
 mod sample;
 mod verify;
 
@@ -70,6 +71,8 @@ pub(crate) fn run(context: &mut Context, verb: Verb) -> Result<Code> {
         Verb::Mount(args) => daemon::mount(context, args),
         Verb::Serve(args) => daemon::serve(context, args),
         Verb::Promote(args) => promote::promote(context, args),
+        Verb::Push(args) => remote::push(context, args),
+        Verb::Pull(args) => remote::pull(context, args),
         Verb::Inspect(args) => inspect::inspect(context, &args),
         Verb::Policy(args) => inspect::policy(context, &args),
         Verb::List(args) if args.blocked => look::list_blocked(context),

@@ -37,7 +37,7 @@ pub(crate) fn promote(context: &mut Context, args: Promote) -> Result<Code> {
     Ok(Code::Done)
 }
 
-fn sentence(promotion: &Promotion) -> String {
+pub(super) fn sentence(promotion: &Promotion) -> String {
     let artifact = &promotion.artifact;
     let done = match promotion.outcome {
         Outcome::Promoted => "promoted",
@@ -63,7 +63,7 @@ fn sentence(promotion: &Promotion) -> String {
     line
 }
 
-fn outcome(outcome: Outcome) -> &'static str {
+pub(super) fn outcome(outcome: Outcome) -> &'static str {
     match outcome {
         Outcome::Promoted => "promoted",
         Outcome::AlreadyThere => "already_there",
@@ -71,7 +71,7 @@ fn outcome(outcome: Outcome) -> &'static str {
     }
 }
 
-fn method(method: Method) -> &'static str {
+pub(super) fn method(method: Method) -> &'static str {
     match method {
         Method::Copied => "copied",
         Method::Reflinked => "reflinked",

@@ -10,12 +10,12 @@
 //!                           └── refused ── reason in the manifest's document, a referrer, the audit log
 //! ```
 
+use super::Asked;
 use super::document::{State, Stored};
 use super::failure::{Code, Failure};
 use super::glob::Glob;
 use super::manifests::{file_name, stored};
 use super::storage::{Kind, Outcome, Put, Storage};
-use super::{Asked, unpack};
 use crate::blocking::Lane;
 use crate::reply::Reply;
 use crate::routes::App;
@@ -23,6 +23,7 @@ use axum::body::{Body, Bytes};
 use axum::http::StatusCode;
 use parking_lot::Mutex;
 use securereg::{Actor, Error, ErrorKind, ModelName, PromoteRequest, Registry, Source, Task};
+use securereg_layers::{Unpacked, Verified};
 use securereg_oci::manifest::Manifest;
 use securereg_oci::model::{ModelManifest, Packaging};
 use securereg_oci::{Algorithm, Digest};
@@ -241,7 +242,7 @@ fn source_of(
     registry: &Registry,
     repository: &str,
     model: &ModelManifest,
-) -> securereg::Result<(Source, Option<unpack::Unpacked>)> {
+) -> securereg::Result<(Source, Option<Unpacked>)> {
     let (raw, packed): (Vec<_>, Vec<_>) = model.files.iter().partition(|file| file.packaging == Packaging::Raw);
     let content = registry.content();
     let name = repository.parse()?;
@@ -252,7 +253,11 @@ fn source_of(
     if packed.is_empty() {
         return Ok((Source::of_content(&content, &name, files)?, None));
     }
-    let unpacked = unpack::Unpacked::new(registry, &content, &name, &packed)?;
+    let mut unpacked = Unpacked::new(&registry.staging())?;
+    for layer in packed {
+        let file = content.open(&name, &layer.digest.to_string().parse()?)?;
+        unpacked.add(Verified::new(file), layer.packaging, layer.size)?;
+    }
     let from_layers = Source::open(unpacked.path())?;
     if files.is_empty() {
         return Ok((from_layers, Some(unpacked)));

@@ -131,7 +131,12 @@ impl Drop for S3Server {
     }
 }
 
-fn serve(data: &Path, faults: &Arc<Faults>, told: &std::sync::mpsc::Sender<SocketAddr>, stopped: oneshot::Receiver<()>) {
+fn serve(
+    data: &Path,
+    faults: &Arc<Faults>,
+    told: &std::sync::mpsc::Sender<SocketAddr>,
+    stopped: oneshot::Receiver<()>,
+) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let mut builder = S3ServiceBuilder::new(s3s_fs::FileSystem::new(data).unwrap());
     builder.set_auth(SimpleAuth::from_single(KEY, SECRET));

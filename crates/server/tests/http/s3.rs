@@ -102,7 +102,8 @@ impl Killable {
         command.args(["s3::a_server_of_its_own", "--exact", "--nocapture"]).env(CHILD, dir);
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let said = BufReader::new(child.stdout.take().unwrap()).lines();
-        let addr = said.map(Result::unwrap).find_map(|line| line.strip_prefix("listening on ").map(str::to_owned)).unwrap();
+        let addr =
+            said.map(Result::unwrap).find_map(|line| line.strip_prefix("listening on ").map(str::to_owned)).unwrap();
         let token = fs::read_to_string(dir.join("root/tokens/promote.token")).unwrap().trim().to_owned();
         Killable { child, addr, token }
     }

@@ -2,11 +2,13 @@
 //!
 //! Owns: tar, plain, gzip or zstd, unpacked into a private folder. Promises: regular files and folders only, names as the core's
 //! allow-list has them, no file twice, no more bytes than the disk may give; the folder goes when this is dropped; what
-//! is read was checked. Leaves out: judging what was in them.
+//! is read, the caller has checked or checks. Leaves out: judging what was in them.
+
+#![forbid(unsafe_code)]
 
 use flate2::read::MultiGzDecoder;
-use securereg::{Content, Error, ErrorKind, Registry, RelPath, RepositoryName, Result, VerifiedFile};
-use securereg_oci::model::{ModelFile, Packaging};
+use securereg::{Error, ErrorKind, RelPath, Result, VerifiedFile};
+use securereg_oci::model::Packaging;
 use std::fs::{self, OpenOptions};
 use std::io::{BufReader, Read};
 use std::path::Path;
@@ -17,48 +19,61 @@ const MAX_FILES: usize = 10_000;
 /// An archive of more than this many times its size is a bomb: weights hardly compress, text at most so much.
 const MAX_RATIO: u64 = 200;
 
-/// What was in the layers of a model.
-pub(super) struct Unpacked(TempDir);
+/// A private folder, and what was unpacked into it.
+#[derive(Debug)]
+pub struct Unpacked {
+    folder: TempDir,
+    files: usize,
+}
 
 impl Unpacked {
-    pub(super) fn new(
-        registry: &Registry,
-        content: &Content,
-        repository: &RepositoryName,
-        layers: &[&ModelFile],
-    ) -> Result<Unpacked> {
+    /// An empty folder below `parent`.
+    pub fn new(parent: &Path) -> Result<Unpacked> {
         let folder = tempfile::Builder::new()
             .prefix(".unpacked-")
-            .tempdir_in(registry.staging())
+            .tempdir_in(parent)
             .map_err(|e| io("making a folder to unpack into", &e))?;
-        let mut files = 0;
-        for layer in layers {
-            let file = content.open(repository, &layer.digest.to_string().parse()?)?;
-            let limit = layer.size.saturating_mul(MAX_RATIO).saturating_add(1 << 20);
-            let reader = BufReader::with_capacity(1 << 20, Verified { file, at: 0 });
-            match layer.packaging {
-                Packaging::Raw => continue,
-                Packaging::Tar => unpack(reader, folder.path(), limit, &mut files)?,
-                Packaging::TarGzip => unpack(MultiGzDecoder::new(reader), folder.path(), limit, &mut files)?,
-                Packaging::TarZstd => {
-                    let plain = ruzstd::decoding::StreamingDecoder::new(reader)
-                        .map_err(|e| refused(format!("a layer is no zstd: {e}")))?;
-                    unpack(plain, folder.path(), limit, &mut files)?;
-                }
-            }
-        }
-        Ok(Unpacked(folder))
+        Ok(Unpacked { folder, files: 0 })
     }
 
-    pub(super) fn path(&self) -> &Path {
-        self.0.path()
+    /// Unpacks one layer of `size` bytes; of one that is no archive, nothing.
+    ///
+    /// # Errors
+    /// `Refused` when it is no whole archive, holds anything but files and folders, a path that is there already, or too much.
+    pub fn add(&mut self, layer: impl Read, packaging: Packaging, size: u64) -> Result<()> {
+        let limit = size.saturating_mul(MAX_RATIO).saturating_add(1 << 20);
+        let reader = BufReader::with_capacity(1 << 20, layer);
+        let (folder, files) = (self.folder.path(), &mut self.files);
+        match packaging {
+            Packaging::Raw => Ok(()),
+            Packaging::Tar => unpack(reader, folder, limit, files),
+            Packaging::TarGzip => unpack(MultiGzDecoder::new(reader), folder, limit, files),
+            Packaging::TarZstd => {
+                let plain = ruzstd::decoding::StreamingDecoder::new(reader)
+                    .map_err(|e| refused(format!("a layer is no zstd: {e}")))?;
+                unpack(plain, folder, limit, files)
+            }
+        }
+    }
+
+    /// The folder; it goes when this is dropped.
+    pub fn path(&self) -> &Path {
+        self.folder.path()
     }
 }
 
 /// A stored blob as a stream.
-struct Verified {
+#[derive(Debug)]
+pub struct Verified {
     file: VerifiedFile,
     at: u64,
+}
+
+impl Verified {
+    /// From its first byte on.
+    pub fn new(file: VerifiedFile) -> Verified {
+        Verified { file, at: 0 }
+    }
 }
 
 impl Read for Verified {
