@@ -178,7 +178,8 @@ mod tests {
 
     #[test]
     fn a_saved_stream_goes_on_as_if_it_had_not_been() {
-        for (before, after) in [(0, 0), (0, 5), (1, 63), (63, 1), (64, 0), (64, 200), (65, 1), (127, 129), (5000, 5000)] {
+        for (before, after) in [(0, 0), (0, 5), (1, 63), (63, 1), (64, 0), (64, 200), (65, 1), (127, 129), (5000, 5000)]
+        {
             let all = data(before + after, 3);
             let mut first = Stream::new();
             first.update(&all[..before]);

@@ -171,7 +171,7 @@ impl TensorHasher {
     /// Notes the hashes of the tensors that are whole.
     fn close(&mut self) {
         while let Some(range) = self.ranges.get(self.next).filter(|r| r.end <= self.at) {
-            self.digests[range.index] = std::mem::replace(&mut self.stream, Stream::new()).finish();
+            self.digests[range.index] = std::mem::take(&mut self.stream).finish();
             self.next += 1;
         }
     }

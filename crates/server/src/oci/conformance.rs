@@ -155,7 +155,9 @@ async fn bytes_of_every_size_become_a_blob_and_come_back(pair: &Pair) {
         }
         let end = len as u64;
         let middle = end / 2;
-        for (from, to) in [(0, 1), (0, end), (end.saturating_sub(1), end), (middle, (middle + 70_000).min(end)), (1, end)] {
+        for (from, to) in
+            [(0, 1), (0, end), (end.saturating_sub(1), end), (middle, (middle + 70_000).min(end)), (1, end)]
+        {
             if from < to && to <= end {
                 let body = pair.one.read(&a, &digest, from, to).await.expect("read");
                 assert!(collect(body).await.expect("bytes") == bytes[from as usize..to as usize], "{len}: {from}-{to}");
@@ -176,7 +178,9 @@ async fn chunks_of_every_size_make_the_same_blob(pair: &Pair) {
         for (n, piece) in bytes.chunks(chunk).enumerate() {
             let at = (n * chunk) as u64;
             let storage = pair.both()[n % 2];
-            let admit = move |size: u64| if size == at { Ok(()) } else { Err(super::failure::Failure::new(Code::BlobUploadInvalid, "other")) };
+            let admit = move |size: u64| {
+                if size == at { Ok(()) } else { Err(super::failure::Failure::new(Code::BlobUploadInvalid, "other")) }
+            };
             let size = storage.append(&a, &id, &admit, Body::from(piece.to_vec())).await.expect("taken");
             assert_eq!(size, at + piece.len() as u64);
             assert_eq!(pair.two.upload_size(&a, &id).await.expect("asked"), size);
@@ -225,7 +229,8 @@ async fn a_chunk_that_is_not_admitted_changes_nothing(pair: &Pair) {
     let a = repository("a");
     let id = pair.one.begin(&a).await.expect("begun");
     pair.one.append(&a, &id, &any, Body::from("abc")).await.expect("taken");
-    let refuse = |size: u64| Err(super::failure::Failure::new(Code::BlobUploadInvalid, format!("at {size}")).with_status(416));
+    let refuse =
+        |size: u64| Err(super::failure::Failure::new(Code::BlobUploadInvalid, format!("at {size}")).with_status(416));
     let digest = Digest::sha256_of(b"abcdef");
     let append = pair.two.append(&a, &id, &refuse, Body::from("xyz")).await.expect_err("refused");
     let finish = pair.two.finish(&a, &id, &refuse, Body::from("xyz"), &digest).await.expect_err("refused");
@@ -283,7 +288,11 @@ async fn sessions_end_and_belong_to_their_repository(pair: &Pair) {
     let digest = Digest::sha256_of(b"");
     for (repository, id) in [(&b, id.as_str()), (&a, "../x"), (&a, ""), (&a, "0123456789abcdef0123456789abcdef")] {
         assert_eq!(pair.two.upload_size(repository, id).await.err().map(|e| e.status), Some(404), "{id}");
-        assert_eq!(pair.two.append(repository, id, &any, Body::empty()).await.err().map(|e| e.status), Some(404), "{id}");
+        assert_eq!(
+            pair.two.append(repository, id, &any, Body::empty()).await.err().map(|e| e.status),
+            Some(404),
+            "{id}"
+        );
         assert_eq!(pair.two.abandon(repository, id).await.err().map(|e| e.status), Some(404), "{id}");
         let finished = pair.two.finish(repository, id, &any, Body::empty(), &digest).await;
         assert_eq!(finished.err().map(|e| e.status), Some(404), "{id}");
@@ -403,7 +412,8 @@ async fn documents_are_written_under_their_conditions(pair: &Pair) {
 
 async fn documents_are_listed_in_order_and_in_pages(pair: &Pair) {
     let a = repository("a");
-    let mut names = ["10", "2", "A", "_x", "a", "a-b", "a.b", "a_b", "aa", "b", "latest", "v1.0", "v1.0.1"].map(str::to_owned);
+    let mut names =
+        ["10", "2", "A", "_x", "a", "a-b", "a.b", "a_b", "aa", "b", "latest", "v1.0", "v1.0.1"].map(str::to_owned);
     for (n, name) in names.iter().enumerate() {
         pair.both()[n % 2].put(&a, Kind::Tag, name, Bytes::from("x"), Put::New).await.expect("put");
     }

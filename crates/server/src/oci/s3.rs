@@ -254,7 +254,9 @@ fn document(repository: &Repository, kind: Kind<'_>, name: &str) -> Outcome<Stri
     let first = name.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric() || b == b'_');
     let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
     if !first || name.len() > MAX_NAME || !name.bytes().all(allowed) {
-        return Err(Failure::new(Code::NameInvalid, "a document's name is a tag or a digest with a dash").with_status(400));
+        return Err(
+            Failure::new(Code::NameInvalid, "a document's name is a tag or a digest with a dash").with_status(400)
+        );
     }
     Ok(folder(repository, kind) + name)
 }
@@ -391,9 +393,7 @@ impl Storage for S3 {
             Put::Always => self.bucket().put(&key, bytes, When::Always).await?,
             Put::New => self.bucket().put(&key, bytes, When::New).await?,
             Put::Instead(before) => match self.bucket().get(&key).await? {
-                Some((there, version)) if there == before => {
-                    self.bucket().put(&key, bytes, When::Is(&version)).await?
-                }
+                Some((there, version)) if there == before => self.bucket().put(&key, bytes, When::Is(&version)).await?,
                 _ => return Ok(false),
             },
         };
@@ -434,7 +434,8 @@ impl Storage for S3 {
             let batch = self.bucket().list("names/", after.as_deref(), limit - found.len()).await?;
             let Some(last) = batch.last() else { break };
             after = Some(last.key.clone());
-            let names = batch.iter().filter_map(|listed| listed.key.strip_prefix("names/")?.strip_suffix('!')?.parse().ok());
+            let names =
+                batch.iter().filter_map(|listed| listed.key.strip_prefix("names/")?.strip_suffix('!')?.parse().ok());
             // A name stays when all that the repository had has gone.
             let held = stream::iter(names.collect::<Vec<Repository>>()).map(|repository| async move {
                 let any = self.bucket().list(&format!("repos/{repository}/_"), None, 1).await?;

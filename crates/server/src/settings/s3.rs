@@ -97,7 +97,9 @@ impl S3 {
         let kms = matches!(self.sse, Some(Sse::Kms | Sse::Dsse));
         let customer = self.sse == Some(Sse::Customer);
         if kms != self.sse_kms_key_id.is_some() || self.sse_bucket_key.is_some() && !kms {
-            return refuse("sse_kms_key_id goes with sse: kms and sse: dsse, which need it, and sse_bucket_key with them only");
+            return refuse(
+                "sse_kms_key_id goes with sse: kms and sse: dsse, which need it, and sse_bucket_key with them only",
+            );
         }
         if customer != self.sse_customer_key_file.is_some() {
             return refuse("sse_customer_key_file goes with sse: customer, which needs it");
@@ -188,7 +190,12 @@ mod tests {
         let pair = "0123456789abcdef".to_owned();
         assert_eq!(keys(good.clone(), good.clone()).expect("read"), Some((pair.clone(), pair)));
         assert!(keys(None, None).expect("none").is_none());
-        for bad in [at("open", "0123456789abcdef", 0o604), at("odd", "0123456789abcdef x", 0o600), at("short", "ab", 0o600), Some("/none".into())] {
+        for bad in [
+            at("open", "0123456789abcdef", 0o604),
+            at("odd", "0123456789abcdef x", 0o600),
+            at("short", "ab", 0o600),
+            Some("/none".into()),
+        ] {
             assert!(keys(good.clone(), bad.clone()).is_err(), "{bad:?}");
         }
     }

@@ -131,7 +131,12 @@ impl Drop for S3Server {
     }
 }
 
-fn serve(data: &Path, faults: &Arc<Faults>, told: &std::sync::mpsc::Sender<SocketAddr>, stopped: oneshot::Receiver<()>) {
+fn serve(
+    data: &Path,
+    faults: &Arc<Faults>,
+    told: &std::sync::mpsc::Sender<SocketAddr>,
+    stopped: oneshot::Receiver<()>,
+) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let mut builder = S3ServiceBuilder::new(s3s_fs::FileSystem::new(data).unwrap());
     builder.set_auth(SimpleAuth::from_single(KEY, SECRET));
@@ -165,7 +170,7 @@ async fn answer(
     request: Request<Incoming>,
 ) -> Result<Response<s3s::Body>, s3s::HttpError> {
     faults.requests.fetch_add(1, Ordering::Relaxed);
-    if faults.busy.try_update(Ordering::Relaxed, Ordering::Relaxed, |busy| busy.checked_sub(1)).is_ok() {
+    if faults.busy.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |busy| busy.checked_sub(1)).is_ok() {
         let text = "<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>";
         let busy = Response::builder().status(StatusCode::SERVICE_UNAVAILABLE).body(s3s::Body::from(text.to_owned()));
         return Ok(busy.unwrap());

@@ -17,8 +17,8 @@ use object_store::multipart::{MultipartStore, PartId};
 use object_store::path::Path;
 use object_store::signer::Signer;
 use object_store::{
-    BackoffConfig, ClientOptions, Error, GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
-    RetryConfig, UpdateVersion,
+    BackoffConfig, ClientOptions, Error, GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions,
+    PutPayload, RetryConfig, UpdateVersion,
 };
 use std::time::{Duration, SystemTime};
 use tokio::sync::OnceCell;
@@ -151,7 +151,9 @@ impl Bucket {
             if first.is_now() && there.is_now() && again == Written::Not && stale == Written::Not {
                 return Ok(());
             }
-            tracing::error!("the S3 store ignores If-None-Match or If-Match: tags could be lost, so nothing is written to it");
+            tracing::error!(
+                "the S3 store ignores If-None-Match or If-Match: tags could be lost, so nothing is written to it"
+            );
             let why = "the S3 store does not keep conditional writes: use one that honours If-None-Match and If-Match";
             Err(Failure::new(Code::Unsupported, why).with_status(500))
         };

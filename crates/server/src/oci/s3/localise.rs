@@ -18,7 +18,13 @@ pub(super) struct Localised {
 }
 
 impl Localised {
-    pub(super) async fn bring(&self, from: &dyn Storage, local: &Local, repository: &Repository, digest: &Digest) -> Outcome<()> {
+    pub(super) async fn bring(
+        &self,
+        from: &dyn Storage,
+        local: &Local,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Outcome<()> {
         *self.wanted.lock().await.entry((repository.clone(), digest.clone())).or_default() += 1;
         let brought = copy(from, local, repository, digest).await;
         if brought.is_err() {

@@ -147,7 +147,10 @@ mod tests {
                 (&[], "early"),
             ] {
                 let (bytes, error, seen) = read(pieces, 6, Some(digest.clone())).await;
-                assert!(bytes.len() < 6 && error.as_ref().is_some_and(|e| e.contains(why)) && seen, "{pieces:?}: {error:?}");
+                assert!(
+                    bytes.len() < 6 && error.as_ref().is_some_and(|e| e.contains(why)) && seen,
+                    "{pieces:?}: {error:?}"
+                );
             }
         }
         // Of a range only the length is known.

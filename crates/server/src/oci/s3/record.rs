@@ -80,13 +80,23 @@ impl Records {
         }
     }
 
-    pub(super) async fn read(&self, bucket: &Bucket, repository: &Repository, digest: &Digest) -> Outcome<Option<Record>> {
+    pub(super) async fn read(
+        &self,
+        bucket: &Bucket,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Outcome<Option<Record>> {
         let Some((bytes, _)) = bucket.get(&key(repository, digest)).await? else { return Ok(None) };
         parse(&bytes).map(Some)
     }
 
     /// The same, if its bytes are there, as far as can be seen without reading them.
-    pub(super) async fn whole(&self, bucket: &Bucket, repository: &Repository, digest: &Digest) -> Outcome<Option<Record>> {
+    pub(super) async fn whole(
+        &self,
+        bucket: &Bucket,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Outcome<Option<Record>> {
         match self.read(bucket, repository, digest).await? {
             Some(record) if self.is_there(bucket, &record).await? => Ok(Some(record)),
             _ => Ok(None),
@@ -128,14 +138,26 @@ impl Records {
     }
 
     /// Takes back a record that was written too late.
-    pub(super) async fn withdraw(&self, bucket: &Bucket, repository: &Repository, digest: &Digest, object: &str) -> Outcome<()> {
+    pub(super) async fn withdraw(
+        &self,
+        bucket: &Bucket,
+        repository: &Repository,
+        digest: &Digest,
+        object: &str,
+    ) -> Outcome<()> {
         match self.read(bucket, repository, digest).await? {
             Some(there) if there.object == object => bucket.delete(&key(repository, digest)).await,
             _ => Ok(()),
         }
     }
 
-    pub(super) async fn mount(&self, bucket: &Bucket, from: &Repository, to: &Repository, digest: &Digest) -> Outcome<bool> {
+    pub(super) async fn mount(
+        &self,
+        bucket: &Bucket,
+        from: &Repository,
+        to: &Repository,
+        digest: &Digest,
+    ) -> Outcome<bool> {
         let Some(source) = self.whole(bucket, from, digest).await? else { return Ok(false) };
         if from == to {
             return Ok(true);
@@ -167,7 +189,13 @@ impl Records {
         Ok(true)
     }
 
-    async fn drop_unheld(&self, bucket: &Bucket, repository: &Repository, digest: &Digest, record: &Record) -> Outcome<()> {
+    async fn drop_unheld(
+        &self,
+        bucket: &Bucket,
+        repository: &Repository,
+        digest: &Digest,
+        record: &Record,
+    ) -> Outcome<()> {
         if record.source().is_none() {
             return Ok(());
         }

@@ -101,7 +101,9 @@ impl Session {
     fn parse(bytes: &[u8]) -> Outcome<Session> {
         let session: Session = serde_json::from_slice(bytes).map_err(|_| broken())?;
         let tail = session.tail.as_ref().map_or(0, |tail| tail.size);
-        let fits = session.parts.len() <= MAX_PARTS && session.in_parts <= MAX_OBJECT && tail <= part_size(session.parts.len());
+        let fits = session.parts.len() <= MAX_PARTS
+            && session.in_parts <= MAX_OBJECT
+            && tail <= part_size(session.parts.len());
         let parted = session.parts.is_empty() || session.upload.is_some();
         if !fits || !parted || session.parts.is_empty() != (session.in_parts == 0) {
             return Err(broken());
@@ -154,7 +156,10 @@ impl Place {
 
     /// Whether a blob's object came from here.
     pub(super) fn has(&self, object: &str) -> bool {
-        object.strip_prefix("data/").and_then(|rest| rest.strip_prefix(&*self.id)).is_some_and(|rest| rest.starts_with('/'))
+        object
+            .strip_prefix("data/")
+            .and_then(|rest| rest.strip_prefix(&*self.id))
+            .is_some_and(|rest| rest.starts_with('/'))
     }
 
     pub(super) fn unknown(&self) -> Failure {
@@ -168,7 +173,12 @@ impl Place {
     }
 
     /// Writes the session, if it still is as it was.
-    pub(super) async fn save(&self, bucket: &Bucket, session: &mut Session, before: Option<&Version>) -> Outcome<Version> {
+    pub(super) async fn save(
+        &self,
+        bucket: &Bucket,
+        session: &mut Session,
+        before: Option<&Version>,
+    ) -> Outcome<Version> {
         session.stamp = super::random()?;
         let bytes = serde_json::to_vec(session).map_err(|_| damaged("a session cannot be written"))?;
         let when = before.map_or(When::New, When::Is);
@@ -225,7 +235,10 @@ mod tests {
             sum += size;
         }
         assert!(sum >= MAX_OBJECT, "{sum}");
-        assert_eq!((part_size(0), part_size(999), part_size(1000), part_size(usize::MAX)), (8 << 20, 8 << 20, 16 << 20, 4 << 30));
+        assert_eq!(
+            (part_size(0), part_size(999), part_size(1000), part_size(usize::MAX)),
+            (8 << 20, 8 << 20, 16 << 20, 4 << 30)
+        );
         assert_eq!((least_part(0), least_part(1000)), (5 << 20, 10 << 20));
     }
 

@@ -218,8 +218,13 @@ async fn a_session_whose_record_is_there_is_over_and_its_bytes_stay() {
         session.finishing = Some(digest.to_string());
         place.save(storage.bucket(), &mut session, Some(&version)).await.expect("saved");
         if recorded {
-            let record =
-                Record { size: 5, sha256: digest.hex().to_owned(), object: place.tail(1), owner: a.to_string(), mark: None };
+            let record = Record {
+                size: 5,
+                sha256: digest.hex().to_owned(),
+                object: place.tail(1),
+                owner: a.to_string(),
+                mark: None,
+            };
             storage.shared.records.write(storage.bucket(), &a, &digest, &record).await.expect("written");
         }
         id
