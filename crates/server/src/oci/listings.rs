@@ -100,7 +100,7 @@ pub(super) async fn referrers(asked: &Asked, repository: &Repository, subject: &
         .with("content-type", "application/vnd.oci.image.index.v1+json")
         .with_some("link", link)
         .with_some("oci-filters-applied", filter.as_ref().map(|_| "artifactType"));
-    Ok(answer.body(referrers::index(descriptors.into_iter(), filter.as_deref())))
+    Ok(answer.body(referrers::index(descriptors, filter.as_deref())))
 }
 
 /// What clients without the referrers API have noted under the tag `sha256-<hex>`.

@@ -170,7 +170,7 @@ async fn answer(
     request: Request<Incoming>,
 ) -> Result<Response<s3s::Body>, s3s::HttpError> {
     faults.requests.fetch_add(1, Ordering::Relaxed);
-    if faults.busy.try_update(Ordering::Relaxed, Ordering::Relaxed, |busy| busy.checked_sub(1)).is_ok() {
+    if faults.busy.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |busy| busy.checked_sub(1)).is_ok() {
         let text = "<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>";
         let busy = Response::builder().status(StatusCode::SERVICE_UNAVAILABLE).body(s3s::Body::from(text.to_owned()));
         return Ok(busy.unwrap());

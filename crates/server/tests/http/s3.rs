@@ -96,7 +96,6 @@ const CHILD: &str = "SECUREREG_TEST_SERVER";
 
 impl Killable {
     fn start(dir: &Path, settings: &str) -> Killable {
-        Registry::open_or_create(&dir.join("root")).unwrap();
         fs::write(dir.join("settings"), settings).unwrap();
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["s3::a_server_of_its_own", "--exact", "--nocapture"]).env(CHILD, dir);
@@ -136,7 +135,7 @@ impl Drop for Killable {
 fn a_server_of_its_own() {
     let Some(dir) = std::env::var_os(CHILD) else { return };
     let dir = Path::new(&dir);
-    let registry = Registry::open(&dir.join("root")).unwrap();
+    let registry = Registry::open_or_create(&dir.join("root")).unwrap();
     let settings = fs::read_to_string(dir.join("settings")).unwrap();
     let config = Config { listen: ([127, 0, 0, 1], 0).into(), ..configuration(dir, &settings) };
     let server = Server::bind(registry, config).unwrap();
