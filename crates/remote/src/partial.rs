@@ -19,11 +19,15 @@ use std::fs::{self, DirBuilder, File};
 use std::io::{Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// What is kept or lost as one.
 pub(crate) const PIECE: u64 = 4 << 20;
 /// A line of the list is no longer.
 const LINE: u64 = 96;
+
+/// How long parts wait for the pull that goes on with them.
+const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// A blob on its way in, held by this process.
 #[derive(Debug)]
@@ -46,6 +50,30 @@ struct Pieces {
 /// Where blobs wait to be whole.
 pub(crate) fn folder(staging: &Path) -> PathBuf {
     staging.join(".partial")
+}
+
+/// Removes the parts that nobody has gone on with for a week.
+pub(crate) fn sweep(staging: &Path) {
+    let old = |metadata: fs::Metadata| metadata.modified().is_ok_and(|at| at.elapsed().is_ok_and(|age| age > KEPT));
+    for entry in fs::read_dir(folder(staging)).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.extension().is_some() || !entry.metadata().is_ok_and(old) {
+            continue;
+        }
+        let Ok(file) = open(&path) else { continue };
+        // One that is locked is being filled.
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            remove(&path);
+        }
+    }
+}
+
+fn remove(path: &Path) {
+    for path in [list_of(path), path.to_owned()] {
+        if let Err(error) = fs::remove_file(&path) {
+            tracing::debug!(%error, path = %path.display(), "a part stays");
+        }
+    }
 }
 
 impl Partial {
@@ -212,11 +240,7 @@ impl Partial {
 
     /// Forgets it all.
     pub(crate) fn discard(&self) {
-        for path in [list_of(&self.path), self.path.clone()] {
-            if let Err(error) = fs::remove_file(&path) {
-                tracing::debug!(%error, path = %path.display(), "a part stays");
-            }
-        }
+        remove(&self.path);
     }
 
     /// Gives the data, whole and checked, another name. It may come back by [`take_back`].
@@ -263,7 +287,7 @@ fn lock(path: &Path) -> std::io::Result<File> {
             if tries == 0 {
                 return Err(busy.into());
             }
-            std::thread::sleep(std::time::Duration::from_millis(50));
+            std::thread::sleep(Duration::from_millis(50));
             continue;
         }
         let same =
@@ -373,6 +397,22 @@ mod tests {
         std::os::unix::fs::symlink(dir.path().join("victim"), &path).unwrap();
         assert!(Partial::open(dir.path(), &digest, 3).is_err());
         assert_eq!(fs::read_to_string(dir.path().join("victim")).unwrap(), "v");
+    }
+
+    #[test]
+    fn what_nobody_goes_on_with_is_swept_after_a_week() {
+        let dir = tempfile::tempdir().unwrap();
+        let old = std::time::SystemTime::now() - KEPT - Duration::from_secs(60);
+        let held = Partial::open(dir.path(), &Digest::sha256_of(b"held"), 4).unwrap();
+        held.data.set_modified(old).unwrap();
+        for (text, age) in [(b"old".as_slice(), Some(old)), (b"new", None)] {
+            let partial = Partial::open(dir.path(), &Digest::sha256_of(text), 3).unwrap();
+            age.map_or(Ok(()), |age| partial.data.set_modified(age)).unwrap();
+        }
+        sweep(dir.path());
+        let exists = |text| folder(dir.path()).join(Digest::sha256_of(text).as_str().replace(':', "-")).exists();
+        assert_eq!([b"held".as_slice(), b"old", b"new"].map(exists), [true, false, true]);
+        assert_eq!(fs::read_dir(folder(dir.path())).unwrap().count(), 4);
     }
 
     #[test]

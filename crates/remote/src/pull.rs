@@ -81,6 +81,8 @@ pub fn pull(
         let found = manifest(&fetch.client, from).await?;
         meter.expect(found.size_bytes);
         let staging = fetch.staging.clone();
+        let sweep = staging.clone();
+        tokio::task::spawn_blocking(move || partial::sweep(&sweep)).await.map_err(broken)?;
         let need = found.blobs.iter().map(|(digest, size)| (digest.clone(), *size)).collect();
         tokio::task::spawn_blocking(move || check_room(&staging, need)).await.map_err(broken)??;
         let blobs = fetch.all(&found.blobs).await?;
@@ -109,6 +111,11 @@ pub fn pull(
             Err(e)
         }
     }
+}
+
+/// Whether parts of blobs wait for the pull that goes on with them.
+pub fn keeps_parts(registry: &Registry) -> bool {
+    fs::read_dir(partial::folder(&registry.staging())).is_ok_and(|mut entries| entries.next().is_some())
 }
 
 /// `REPO:TAG`.

@@ -11,7 +11,7 @@ use crate::out::remark;
 use crate::progress::Bar;
 use crate::signals::Signals;
 use crate::text;
-use securereg::{ErrorKind, Result};
+use securereg::Result;
 use securereg_remote::{ImageRef, Keychain, Options, Pulled, Pushed, Types, Watch};
 
 pub(crate) fn push(context: &mut Context, args: Push) -> Result<Code> {
@@ -65,8 +65,8 @@ pub(crate) fn pull(context: &mut Context, args: Pull) -> Result<Code> {
     let watch = Watch { cancelled: signals.flag(), tell: &|step| bar.step(step) };
     let pulled = securereg_remote::pull(&registry, &from, name, &options(args.remote), &Context::actor(), &watch);
     drop(bar);
-    if pulled.as_ref().is_err_and(|e| matches!(e.kind(), ErrorKind::Cancelled | ErrorKind::Io)) {
-        remark(context.form(), "what had come is kept: the same pull goes on from there");
+    if pulled.is_err() && securereg_remote::keeps_parts(&registry) {
+        remark(context.form(), "what has come is kept for a week: the same pull goes on from there");
     }
     let pulled = pulled?;
     let promotion = &pulled.promotion;

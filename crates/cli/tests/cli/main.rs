@@ -6,5 +6,6 @@
 mod daemons;
 mod guard;
 mod hostile;
+mod remote;
 mod support;
 mod verbs;

@@ -263,16 +263,12 @@ fn a_model_larger_than_the_disk_is_refused_before_anything_is_fetched() {
 }
 
 #[test]
-fn http_without_tls_leaves_this_machine_only_when_it_is_asked_for() {
+fn certificates_that_cannot_be_read_are_said() {
     let to = Local::new();
-    let options = Options { ca: Some(to.dir.path().join("absent")), ..Options::default() };
-    assert_eq!(kind_of(to.pull("127.0.0.1:1/a:v", None, &options)).0, ErrorKind::NotFound);
-    // TLS with what does not speak it.
-    let fake = Fake::new(|_| answer(200, "", b""));
-    let file = to.dir.path().join("ca.pem");
-    std::fs::write(&file, "no certificate").unwrap();
-    let options = Options { ca: Some(file), ..Options::default() };
-    let (kind, text) = kind_of(to.pull(&format!("{}/a:v", fake.addr), None, &options));
+    let with = |ca| Options { ca: Some(to.dir.path().join(ca)), ..Options::default() };
+    assert_eq!(kind_of(to.pull("127.0.0.1:1/a:v", None, &with("absent"))).0, ErrorKind::NotFound);
+    std::fs::write(to.dir.path().join("ca.pem"), "nothing").unwrap();
+    let (kind, text) = kind_of(to.pull("127.0.0.1:1/a:v", None, &with("ca.pem")));
     assert!(kind == ErrorKind::InvalidInput && text.contains("no certificate"), "{text}");
 }
 
