@@ -4,8 +4,9 @@
 #                         delete), PULL_PASSWORD (may only pull; empty where the server knows no such thing), SERVER_PID.
 #   stop_server DIR       SIGTERM, and it has ended
 #   kill_server DIR       SIGKILL, and it has ended
-# SERVER says which: securereg (the default), or one to try the scripts against: distribution, debian.
-# Needs SECUREREG_BIN (default: the release build).
+# SERVER says which: securereg (the default), or one to try the scripts against, and to stand beside it in benchmarks: distribution,
+# debian. With PEER_OPEN=1 those two ask for no password: theirs costs them more time than most requests take.
+# Needs SECUREREG_BIN (default: the release build). What the file SERVER_CONFIG says is added to registry.yaml: another storage, say.
 
 SERVER=${SERVER:-securereg}
 USER_NAME=tester
@@ -44,6 +45,7 @@ access:
   - { name: tester, token_file: "$dir/config/all.token", repositories: ["**"], rights: [pull, push, delete] }
   - { name: reader, token_file: "$dir/config/pull.token", repositories: ["**"], rights: [pull] }
 YAML
+      [ -z "${SERVER_CONFIG:-}" ] || cat "$SERVER_CONFIG" >>"$dir/config/registry.yaml"
       ;;
     distribution | debian)
       echo "$PEER_HTPASSWD" >"$dir/config/htpasswd"
@@ -52,8 +54,8 @@ version: 0.1
 log: { level: error, accesslog: { disabled: true } }
 storage: { filesystem: { rootdirectory: "$dir/root" }, delete: { enabled: true } }
 http: { addr: "127.0.0.1:$(cat "$dir/port")", secret: for-resumed-uploads }
-auth: { htpasswd: { realm: test, path: "$dir/config/htpasswd" } }
 YAML
+      [ -n "${PEER_OPEN:-}" ] || echo "auth: { htpasswd: { realm: test, path: \"$dir/config/htpasswd\" } }" >>"$dir/config/config.yml"
       ;;
     *) echo "SERVER=$SERVER: securereg, distribution or debian" >&2; return 1 ;;
   esac

@@ -8,12 +8,13 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What each package of the workspace may depend on, of the workspace's own.
-const MAY_USE: [(&str, &[&str]); 6] = [
+const MAY_USE: [(&str, &[&str]); 7] = [
     ("securereg", &[]),
     ("securereg-oci", &[]),
     ("securereg-fusefs", &["securereg"]),
     ("securereg-server", &["securereg", "securereg-oci"]),
     ("securereg-cli", &["securereg", "securereg-fusefs", "securereg-server"]),
+    ("securereg-registry-bench", &[]),
     ("xtask", &[]),
 ];
 
