@@ -8,12 +8,14 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What each package of the workspace may depend on, of the workspace's own.
-const MAY_USE: [(&str, &[&str]); 7] = [
+const MAY_USE: [(&str, &[&str]); 9] = [
     ("securereg", &[]),
     ("securereg-oci", &[]),
     ("securereg-fusefs", &["securereg"]),
-    ("securereg-server", &["securereg", "securereg-oci"]),
-    ("securereg-cli", &["securereg", "securereg-fusefs", "securereg-server"]),
+    ("securereg-layers", &["securereg", "securereg-oci"]),
+    ("securereg-remote", &["securereg", "securereg-oci", "securereg-layers"]),
+    ("securereg-server", &["securereg", "securereg-oci", "securereg-layers"]),
+    ("securereg-cli", &["securereg", "securereg-fusefs", "securereg-remote", "securereg-server"]),
     ("securereg-registry-bench", &[]),
     ("xtask", &[]),
 ];
