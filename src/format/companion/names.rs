@@ -348,7 +348,7 @@ fn values<'a>(line: &'a str, key: &str) -> Vec<&'a str> {
     let mut found = Vec::new();
     for (at, _) in line.match_indices(key) {
         let rest = line[at + key.len()..].trim_start_matches(['"', '\'']).trim_start_matches([' ', '\t']);
-        found.extend(rest.strip_prefix(':').map(|value| &value[..value.floor_char_boundary(64)]));
+        found.extend(rest.strip_prefix(':'));
     }
     found
 }
