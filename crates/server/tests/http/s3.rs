@@ -187,8 +187,13 @@ fn a_pushed_model_is_judged_promoted_and_read_from_the_local_store(server: &S3Se
     wait_until("the weights are here, once, and nothing else", || blobs() == 1);
     let weights = format!("/v2/m/blobs/sha256:{}", there.files[0].sha256);
     assert_eq!(get(&rig, &weights, "read").body, fs::read(test_data(TINY)).unwrap());
-    // Another instance gives it out, too.
-    assert_eq!(get(&instance(server, ""), "/v2/m/manifests/v1.0.0", "read").status, 200);
+    // Another instance gives it out, too, and promotes it when it is told to.
+    let other = instance(server, "");
+    assert_eq!(get(&other, "/v2/m/manifests/v1.0.0", "read").status, 200);
+    assert!(other.registry.catalog().unwrap().artifact(&there.name).is_none());
+    let told = other.call("POST", "/v1/promote", "promote", Some(&serde_json::json!({"name": "m:v1.0.0"})));
+    assert_eq!(told.status, 200, "{}", told.body);
+    assert_eq!(other.registry.catalog().unwrap().artifact(&there.name).unwrap().files, there.files);
     assert_eq!(model(&rig, "m", "latest", OK_MIN, "m.gguf").status, 201);
     wait_until("it is promoted", || artifact("m:latest").is_some());
     // A refused one leaves no bytes here.

@@ -18,17 +18,22 @@ use axum::body::Bytes;
 use futures_util::StreamExt;
 use securereg::Sha256Stream;
 use securereg_oci::{Algorithm, Digest};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, TryReserveError, VecDeque};
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 /// Bytes of parts that one upload has under way, if a part is not larger.
-const UNDER_WAY: u64 = 24 << 20;
+const UNDER_WAY: u64 = 16 << 20;
 /// MiB of parts that all uploads have under way.
 pub(super) const ALL_UNDER_WAY: usize = 128;
 /// How much is sent again, at most, when an instance is killed.
 const CHECKPOINT: u64 = 64 << 20;
+
+/// Up to here a buffer grows as it is filled.
+const SMALL: usize = 1 << 20;
+/// Room for larger parts is made as they come.
+const LARGEST_AT_ONCE: usize = 64 << 20;
 
 /// A part that is cut, with the hash of all bytes up to its end.
 struct Cut {
@@ -108,7 +113,7 @@ impl Filling {
                 if self.size().saturating_add(now.len() as u64) > MAX_OBJECT {
                     return Err(too_large());
                 }
-                self.buffer.try_reserve(now.len()).map_err(|_| damaged("there is no memory for an upload"))?;
+                self.reserve(now.len()).map_err(|_| damaged("there is no memory for an upload"))?;
                 self.buffer.extend_from_slice(now);
                 self.stream.update(now);
                 left = rest;
@@ -118,6 +123,15 @@ impl Filling {
             }
         }
         Ok(())
+    }
+
+    /// Makes room: of what is no small blob, for a whole part at once. Doubling would take twice of it in the end.
+    fn reserve(&mut self, more: usize) -> Result<(), TryReserveError> {
+        let part = usize::try_from(part_size(self.next_part())).unwrap_or(usize::MAX);
+        if self.buffer.len() + more <= SMALL || part > LARGEST_AT_ONCE {
+            return self.buffer.try_reserve(more);
+        }
+        self.buffer.try_reserve_exact(part.saturating_sub(self.buffer.len()).max(more))
     }
 
     /// Takes the tail back, which is not the end any more. The hash has it already.
