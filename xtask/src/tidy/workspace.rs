@@ -12,8 +12,10 @@ const MAY_USE: [(&str, &[&str]); 6] = [
     ("securereg", &[]),
     ("securereg-oci", &[]),
     ("securereg-fusefs", &["securereg"]),
-    ("securereg-server", &["securereg", "securereg-oci"]),
-    ("securereg-cli", &["securereg", "securereg-fusefs", "securereg-server"]),
+    ("securereg-layers", &["securereg", "securereg-oci"]),
+    ("securereg-remote", &["securereg", "securereg-layers", "securereg-oci"]),
+    ("securereg-server", &["securereg", "securereg-layers", "securereg-oci"]),
+    ("securereg-cli", &["securereg", "securereg-fusefs", "securereg-remote", "securereg-server"]),
     ("xtask", &[]),
 ];
 

@@ -1,10 +1,10 @@
 //! What is pushed is what is pulled, also when the network breaks.
 
 use crate::models::{gguf, safetensors, split};
-use crate::rig::{Local, Proxy, Serving, Way, actor, kind_of};
+use crate::rig::{Fake, Local, Proxy, Serving, Way, actor, answer, kind_of};
 use securereg::ErrorKind;
 use securereg_oci::model::Family;
-use securereg_remote::{Step, Types, Watch, pull};
+use securereg_remote::{Options, Step, Types, Watch, pull};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 const MIB: usize = 1 << 20;
@@ -70,6 +70,23 @@ fn without_the_right_password_nothing_is_done() {
     assert_eq!(kind_of(from.push("tiny", &place, Types::Hanzo, &read)).0, ErrorKind::Permission);
     assert_eq!(kind_of(from.pull(&place, None, &read)).0, ErrorKind::NotFound);
     assert_eq!(kind_of(from.push("absent", &place, Types::Hanzo, &read)).0, ErrorKind::NotFound);
+}
+
+#[test]
+fn a_registry_that_takes_a_model_and_does_not_serve_it_is_heard() {
+    let from = Local::new();
+    from.promote("m", &[("m.gguf", &gguf(4096, 1))]);
+    let fake = Fake::new(|request| match request.method.as_str() {
+        "HEAD" => answer(200, "transfer-encoding: chunked\r\n", ""),
+        "PUT" => answer(201, "", ""),
+        _ => answer(403, "", "{\"errors\":[{\"code\":\"DENIED\",\"message\":\"this model was refused: junk\"}]}"),
+    });
+    let pushed = from.push("m", &format!("{}/m:v1", fake.addr), Types::Hanzo, &Options::default()).unwrap();
+    assert!(pushed.remarks[0].contains("refused: junk"), "{:?}", pushed.remarks);
+    // The tag comes last, after what it needs.
+    let seen = fake.seen.lock().unwrap();
+    let tag = seen.iter().position(|r| r.method == "PUT" && r.path().ends_with("/v1")).unwrap();
+    assert!(seen[tag + 1..].iter().all(|request| request.method == "GET"));
 }
 
 #[test]
