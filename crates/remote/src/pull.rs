@@ -10,7 +10,7 @@ use crate::connect::Connector;
 use crate::fail::{Trouble, broken, local, refused, shorten};
 use crate::fetch::Fetch;
 use crate::manifest::LAYOUT;
-use crate::partial::{self, Partial};
+use crate::partial::{self, Whole};
 use crate::watch::{Doing, Meter, Step, Watch};
 use crate::{ImageRef, Options};
 use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue};
@@ -277,7 +277,7 @@ fn check_room(staging: &Path, blobs: Vec<(Digest, u64)>) -> Result<()> {
     Ok(())
 }
 
-type Blobs = HashMap<Digest, Arc<Partial>>;
+type Blobs = HashMap<Digest, Whole>;
 
 impl Fetch {
     async fn all(&self, blobs: &[(Digest, u64)]) -> Result<Blobs> {
@@ -322,7 +322,7 @@ impl Assembled {
     fn fill(&mut self, found: &Found, blobs: &Blobs, watch: &Watch<'_>) -> Result<()> {
         let blob = |file: &ModelFile| {
             let absent = || Error::new(ErrorKind::Io, format!("{} was not fetched", file.digest));
-            blobs.get(&file.digest).cloned().ok_or_else(absent)
+            blobs.get(&file.digest).ok_or_else(absent)
         };
         // Archives first: a raw layer may be the same blob, and takes it away.
         let (raw, packed): (Vec<_>, Vec<_>) =

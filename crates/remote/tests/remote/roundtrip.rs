@@ -2,7 +2,7 @@
 
 use crate::models::{gguf, safetensors, split};
 use crate::rig::{Fake, Local, Proxy, Serving, Way, actor, answer, kind_of};
-use securereg::ErrorKind;
+use securereg::{ErrorKind, PromoteRequest, Source, Task, Transfer};
 use securereg_oci::model::Family;
 use securereg_remote::{Options, Step, Types, Watch, pull};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -116,8 +116,14 @@ fn a_download_goes_on_where_it_broke_and_the_next_pull_where_the_last_ended() {
     let proxy = Proxy::new(server.addr, Way::Down, 9 * MIB as u64, 3);
     let host = proxy.addr.to_string();
     let options = to.options(&[(&host, &login)]);
-    to.pull(&format!("{host}/big:v1"), None, &options).unwrap();
+    let pulled = to.pull(&format!("{host}/big:v1"), None, &options).unwrap();
     assert_eq!(to.sha256("big:v1"), from.sha256("big"));
+    // The file itself is taken over, where the file system lets any be.
+    let own = to.registry.staging().join("own.gguf");
+    std::fs::write(&own, gguf(4096, 1)).unwrap();
+    let request = PromoteRequest { transfer: Transfer::Move, ..PromoteRequest::new("own".parse().unwrap()) };
+    let own = to.registry.promote(request, Source::open(&own).unwrap(), &actor(), &Task::unattended()).unwrap();
+    assert_eq!(pulled.promotion.method, own.method);
     assert_eq!(proxy.breaks_left(), 0);
     assert!(proxy.passed() < (size + 2 * MIB) as u64, "{} bytes came down for {size}", proxy.passed());
     // Is stopped in the middle: what is whole stays, and is not fetched again.
