@@ -38,10 +38,10 @@ pub(crate) struct Connector {
 impl Connector {
     pub(crate) fn new(image: &ImageRef, options: &Options) -> Result<Connector> {
         let local = is_this_machine(&image.origin(true));
-        let tls = !options.plain_http && !(local && options.ca.is_none());
+        let plain = options.plain_http || local && options.ca.is_none();
         Ok(Connector {
             tls: tls::connector(options.ca.as_deref())?,
-            registry: image.origin(tls),
+            registry: image.origin(!plain),
             plain: options.plain_http,
             reach: OnceLock::new(),
         })

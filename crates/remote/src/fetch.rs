@@ -6,7 +6,7 @@
 
 use crate::client::{Ask, Client, Patience, Reply};
 use crate::fail::{Trouble, broken, refused};
-use crate::partial::{PIECE, Partial};
+use crate::partial::{PIECE, Partial, Whole};
 use crate::watch::Meter;
 use hyper::Method;
 use hyper::StatusCode;
@@ -48,7 +48,7 @@ impl Fetch {
     ///
     /// # Errors
     /// `DigestMismatch` when the bytes are others: they are thrown away. What is there when anything else goes wrong stays for the next time.
-    pub(crate) async fn blob(&self, digest: Digest, size: u64) -> Result<Arc<Partial>> {
+    pub(crate) async fn blob(&self, digest: Digest, size: u64) -> Result<Whole> {
         let (staging, wanted) = (self.staging.clone(), digest.clone());
         let open = move || Partial::open(&staging, &wanted, size);
         let partial = Arc::new(tokio::task::spawn_blocking(open).await.map_err(broken)??);
@@ -62,7 +62,7 @@ impl Fetch {
         let found = hash.await.map_err(broken)??;
         drop(hashing);
         match found {
-            Some(found) if found == digest => Ok(partial),
+            Some(found) if found == digest => partial.whole(),
             Some(found) => {
                 partial.discard();
                 let why = format!("{} sends other bytes than {digest}", self.client.registry());

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! quarantine/.partial/sha256-HEX          the data, with holes
-//!                     sha256-HEX.pieces   "securereg pieces 1 SIZE", then a line a piece: INDEX BLAKE3
+//!                     sha256-HEX.pieces   "securereg pieces 1 SIZE", then a line a piece: INDEX BLAKE3; locked by who fills it
 //! ```
 
 use crate::fail::local;
@@ -60,16 +60,16 @@ pub(crate) fn sweep(staging: &Path) {
         if path.extension().is_some() || !entry.metadata().is_ok_and(old) {
             continue;
         }
-        let Ok(file) = open(&path) else { continue };
+        let Ok(list) = open(&list_of(&path)) else { continue };
         // One that is locked is being filled.
-        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
+        if flock(&list, FlockOperation::NonBlockingLockExclusive).is_ok() {
             remove(&path);
         }
     }
 }
 
 fn remove(path: &Path) {
-    for path in [list_of(path), path.to_owned()] {
+    for path in [path.to_owned(), list_of(path)] {
         if let Err(error) = fs::remove_file(&path) {
             tracing::debug!(%error, path = %path.display(), "a part stays");
         }
@@ -89,13 +89,13 @@ impl Partial {
             _ => {}
         }
         let path = folder.join(digest.as_str().replace(':', "-"));
-        let data = lock(&path).map_err(|e| match e.kind() {
+        let list = lock(&list_of(&path)).map_err(|e| match e.kind() {
             std::io::ErrorKind::WouldBlock => {
                 Error::new(ErrorKind::Conflict, format!("another pull is fetching {digest}: wait for it"))
             }
             _ => local(what(), e),
         })?;
-        let list = open(&list_of(&path)).map_err(|e| local(what(), e))?;
+        let data = open(&path).map_err(|e| local(what(), e))?;
         let count = usize::try_from(size.div_ceil(PIECE)).map_err(|_| too_large(digest))?;
         let mut have = Vec::new();
         have.try_reserve_exact(count).map_err(|_| too_large(digest))?;
@@ -179,7 +179,7 @@ impl Partial {
         stretches
     }
 
-    /// Writes data where it belongs.
+    /// Writes data where it belongs, inside one piece; of a piece that is there, nothing.
     pub(crate) fn write(&self, bytes: &[u8], at: u64) -> Result<()> {
         let inside = at.checked_add(bytes.len() as u64).is_some_and(|end| end <= self.size);
         if !inside {
@@ -187,6 +187,11 @@ impl Partial {
                 ErrorKind::TooLarge,
                 format!("{} is longer than its {} bytes", self.digest, self.size),
             ));
+        }
+        let index = usize::try_from(at / PIECE).ok();
+        // What was hashed is what stays, whatever comes after it.
+        if index.is_some_and(|index| self.pieces.lock().have.get(index) == Some(&true)) {
+            return Ok(());
         }
         self.data.write_all_at(bytes, at).map_err(|e| local(format_args!("writing {}", self.path.display()), e))
     }
@@ -200,6 +205,9 @@ impl Partial {
     /// Notes that a piece is there. A list that cannot be written costs the next process a piece, and no more.
     pub(crate) fn note(&self, index: usize, hash: &blake3::Hash) {
         let mut pieces = self.pieces.lock();
+        if pieces.have.get(index) != Some(&false) {
+            return;
+        }
         if let Err(error) = pieces.list.write_all(format!("{index} {}\n", hash.to_hex()).as_bytes()) {
             tracing::debug!(%error, "a piece could not be noted");
         }
@@ -243,7 +251,23 @@ impl Partial {
         remove(&self.path);
     }
 
-    /// Gives the data, whole and checked, another name. It may come back by [`take_back`].
+    /// What is left to do with it once it has its digest. Nobody has its data open any more, so that the core can take the file over.
+    pub(crate) fn whole(&self) -> Result<Whole> {
+        let lock = self.pieces.lock().list.try_clone();
+        let lock = lock.map_err(|e| local(format_args!("keeping {}", self.path.display()), e))?;
+        Ok(Whole { _lock: lock, path: self.path.clone() })
+    }
+}
+
+/// A blob that is whole and has its digest; still this process's.
+#[derive(Debug)]
+pub(crate) struct Whole {
+    _lock: File,
+    path: PathBuf,
+}
+
+impl Whole {
+    /// Gives the data another name. It may come back by [`Whole::take_back`].
     pub(crate) fn place(&self, to: &Path) -> Result<()> {
         fs::rename(&self.path, to).map_err(|e| local(format_args!("placing {}", to.display()), e))
     }
@@ -260,6 +284,11 @@ impl Partial {
         if let Err(error) = fs::rename(from, &self.path) {
             tracing::debug!(%error, "a fetched blob is not kept");
         }
+    }
+
+    /// Forgets it.
+    pub(crate) fn discard(&self) {
+        remove(&self.path);
     }
 }
 
@@ -378,6 +407,9 @@ mod tests {
         drop(other);
         let last = open();
         (0..3).for_each(|i| put(&last, i));
+        // What is there stays as it was hashed, whatever a server sends for it.
+        last.write(b"!!!", PIECE + 7).unwrap();
+        last.note(1, &blake3::hash(b"!!!"));
         assert_eq!(last.hash().unwrap(), Some(digest.clone()));
         last.discard();
         assert_eq!(fs::read_dir(folder(dir.path())).unwrap().count(), 0);

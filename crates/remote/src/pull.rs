@@ -10,13 +10,14 @@ use crate::connect::Connector;
 use crate::fail::{Trouble, broken, local, refused, shorten};
 use crate::fetch::Fetch;
 use crate::manifest::LAYOUT;
-use crate::partial::{self, Partial};
+use crate::partial::{self, Whole};
 use crate::watch::{Doing, Meter, Step, Watch};
 use crate::{ImageRef, Options};
 use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Method, StatusCode};
 use securereg::{
-    Actor, Error, ErrorKind, ModelName, PromoteRequest, Promotion, Registry, RelPath, Result, Source, Transfer,
+    Actor, Error, ErrorKind, ModelName, PromoteRequest, Promotion, Registry, RelPath, Result, Sha256Digest, Source,
+    Transfer,
 };
 use securereg_layers::Unpacked;
 use securereg_oci::manifest::{DOCKER_IMAGE, DOCKER_LIST, MAX_MANIFEST, OCI_ARTIFACT, OCI_IMAGE, OCI_INDEX};
@@ -96,7 +97,10 @@ pub fn pull(
     request.transfer = Transfer::Move;
     request.evidence.insert("oci_manifest".into(), found.digest.to_string().into());
     let assembled = Assembled::new(registry, &found, &blobs, watch)?;
-    let promoted = assembled.source(&found).and_then(|source| registry.promote(request, source, actor, &watch.task()));
+    let promoted = assembled.source(&found).and_then(|(source, sha256)| {
+        request.sha256 = sha256;
+        registry.promote(request, source, actor, &watch.task())
+    });
     match promoted {
         Ok(promotion) => {
             blobs.values().for_each(|blob| blob.discard());
@@ -152,6 +156,25 @@ struct Found {
     /// Each blob once.
     blobs: Vec<(Digest, u64)>,
     size_bytes: u64,
+}
+
+impl Found {
+    /// Each file and what it must be, by its path; none when that does not stand in the manifest.
+    fn claimed(&self) -> Option<Vec<(&str, Sha256Digest)>> {
+        let mut files = Vec::new();
+        for file in &self.model.files {
+            let bytes = file.digest.sha256_bytes().filter(|_| file.packaging == Packaging::Raw)?;
+            files.push((file.path.as_str(), Sha256Digest::from_bytes(bytes)));
+        }
+        files.sort_unstable();
+        Some(files)
+    }
+}
+
+/// What `sha256sum` says of the list that it makes of the files: an artifact's SHA-256.
+fn list_digest(files: &[(&str, Sha256Digest)]) -> Sha256Digest {
+    let lines: String = files.iter().map(|(path, sha256)| format!("{sha256}  {path}\n")).collect();
+    Sha256Digest::of(lines.as_bytes())
 }
 
 async fn manifest(client: &Client, from: &ImageRef) -> Result<Found> {
@@ -254,7 +277,7 @@ fn check_room(staging: &Path, blobs: Vec<(Digest, u64)>) -> Result<()> {
     Ok(())
 }
 
-type Blobs = HashMap<Digest, Arc<Partial>>;
+type Blobs = HashMap<Digest, Whole>;
 
 impl Fetch {
     async fn all(&self, blobs: &[(Digest, u64)]) -> Result<Blobs> {
@@ -299,7 +322,7 @@ impl Assembled {
     fn fill(&mut self, found: &Found, blobs: &Blobs, watch: &Watch<'_>) -> Result<()> {
         let blob = |file: &ModelFile| {
             let absent = || Error::new(ErrorKind::Io, format!("{} was not fetched", file.digest));
-            blobs.get(&file.digest).cloned().ok_or_else(absent)
+            blobs.get(&file.digest).ok_or_else(absent)
         };
         // Archives first: a raw layer may be the same blob, and takes it away.
         let (raw, packed): (Vec<_>, Vec<_>) =
@@ -332,8 +355,9 @@ impl Assembled {
         Ok(())
     }
 
-    /// What is promoted: a file, a split set by its first shard, else the folder.
-    fn source(&self, found: &Found) -> Result<Source> {
+    /// What is promoted, a file, a split set by its first shard, else the folder; and the SHA-256 that follows from the manifest, so that
+    /// the core, too, holds against it what it takes in. It follows when no layer is an archive.
+    fn source(&self, found: &Found) -> Result<(Source, Option<Sha256Digest>)> {
         let folder = self.folder.path();
         let what = |e| local("looking at what was pulled", e);
         let mut names = Vec::new();
@@ -344,10 +368,17 @@ impl Assembled {
         }
         names.sort();
         let only_files = names.iter().all(|(_, is_file)| *is_file);
+        let files = found.claimed();
+        let list = files.as_deref().map(list_digest);
         match names.first() {
-            Some((only, true)) if names.len() == 1 && !found.folder => Source::open(&folder.join(only)),
-            Some((first, _)) if only_files && is_first_of(first, names.len()) => Source::open(&folder.join(first)),
-            _ => Source::open(folder),
+            Some((only, true)) if names.len() == 1 && !found.folder => {
+                let own = files.and_then(|files| files.first().map(|(_, sha256)| *sha256));
+                Ok((Source::open(&folder.join(only))?, own))
+            }
+            Some((first, _)) if only_files && is_first_of(first, names.len()) => {
+                Ok((Source::open(&folder.join(first))?, list))
+            }
+            _ => Ok((Source::open(folder)?, list)),
         }
     }
 

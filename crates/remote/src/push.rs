@@ -7,12 +7,12 @@ use crate::auth::Pass;
 use crate::body::Body;
 use crate::client::{Ask, Client, Patience};
 use crate::connect::Connector;
-use crate::fail::{broken, refused};
+use crate::fail::{Trouble, broken, refused};
 use crate::manifest::{self, Document, GUARD_MANIFEST, Types};
 use crate::upload::{Content, Done, Upload};
 use crate::watch::{Doing, Meter, Watch};
 use crate::{ImageRef, Options};
-use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Method, StatusCode};
 use securereg::{Artifact, Error, ErrorKind, ModelName, ReadMode, Registry, Result};
 use securereg_oci::manifest::OCI_IMAGE;
@@ -36,7 +36,7 @@ pub struct Pushed {
     pub sent: usize,
     /// Files that were there already.
     pub there: usize,
-    /// What could not be done and does not matter to the model.
+    /// What does not make the push fail, and is worth to know: what was not sent along, and why the registry does not serve the model.
     pub remarks: Vec<String>,
 }
 
@@ -79,6 +79,7 @@ pub fn push(
             remarks.push(format!("gguf-guard's manifest was not sent along: {e}"));
         }
         push.manifest(&manifest, tag.as_str()).await?;
+        remarks.extend(push.refusal(tag.as_str()).await);
         Ok(Pushed { artifact, digest: manifest.digest.clone(), sent, there, remarks })
     })
 }
@@ -136,6 +137,21 @@ impl Push {
         self.document(&config).await?;
         self.document(guard).await?;
         self.manifest(&referrer, referrer.digest.as_str()).await
+    }
+
+    /// What a registry that judges says of a model that it has taken and does not serve.
+    async fn refusal(&self, tag: &str) -> Option<String> {
+        let target = format!("/v2/{}/manifests/{tag}", self.repository);
+        let ask = Ask::new(Method::GET, self.client.registry().at(target))
+            .header(ACCEPT, HeaderValue::from_static(OCI_IMAGE));
+        let reply = self.client.send(&ask, Body::empty()).await.ok()?;
+        if reply.status != StatusCode::FORBIDDEN {
+            return None;
+        }
+        match self.client.failure(reply, "the registry has the model, and does not serve it").await {
+            Trouble::Final(error) => Some(error.message().to_owned()),
+            Trouble::Passing(..) => None,
+        }
     }
 
     async fn manifest(&self, manifest: &Document, reference: &str) -> Result<()> {

@@ -117,14 +117,20 @@ impl Upload {
 
     async fn is_there(&self) -> Result<bool, Trouble> {
         let target = format!("/v2/{}/blobs/{}", self.repository, self.digest);
-        let reply = self.client.read(&Ask::new(Method::HEAD, self.client.registry().at(target))).await?;
+        let ask = Ask::new(Method::HEAD, self.client.registry().at(target));
+        let reply = self.client.send(&ask, Body::empty()).await?;
         match reply.status {
+            // Elsewhere, but there; where it leads may answer to a GET only.
+            status if status.is_redirection() => Ok(true),
             StatusCode::OK => {
                 let length = reply.header(&CONTENT_LENGTH).and_then(|length| length.parse().ok());
                 // One of another length is not what we mean, whatever the registry calls it.
                 Ok(length.is_none_or(|length: u64| length == self.size))
             }
-            StatusCode::NOT_FOUND => Ok(false),
+            StatusCode::NOT_FOUND => {
+                self.client.keep(reply);
+                Ok(false)
+            }
             _ => Err(self.client.failure(reply, &format!("asking for {}", self.digest)).await),
         }
     }
@@ -136,7 +142,9 @@ impl Upload {
         if reply.status != StatusCode::ACCEPTED {
             return Err(self.client.failure(reply, "beginning an upload").await);
         }
-        Ok(Session { url: location(&reply)?, at: 0 })
+        let session = Session { url: location(&reply)?, at: 0 };
+        self.client.keep(reply);
+        Ok(session)
     }
 
     /// Where a broken upload stands; none when the registry has forgotten it.

@@ -1,10 +1,10 @@
 //! What is pushed is what is pulled, also when the network breaks.
 
 use crate::models::{gguf, safetensors, split};
-use crate::rig::{Local, Proxy, Serving, Way, actor, kind_of};
-use securereg::ErrorKind;
+use crate::rig::{Fake, Local, Proxy, Serving, Way, actor, answer, kind_of};
+use securereg::{ErrorKind, PromoteRequest, Source, Task, Transfer};
 use securereg_oci::model::Family;
-use securereg_remote::{Step, Types, Watch, pull};
+use securereg_remote::{Options, Step, Types, Watch, pull};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 const MIB: usize = 1 << 20;
@@ -73,6 +73,23 @@ fn without_the_right_password_nothing_is_done() {
 }
 
 #[test]
+fn a_registry_that_takes_a_model_and_does_not_serve_it_is_heard() {
+    let from = Local::new();
+    from.promote("m", &[("m.gguf", &gguf(4096, 1))]);
+    let fake = Fake::new(|request| match request.method.as_str() {
+        "HEAD" => answer(200, "transfer-encoding: chunked\r\n", ""),
+        "PUT" => answer(201, "", ""),
+        _ => answer(403, "", "{\"errors\":[{\"code\":\"DENIED\",\"message\":\"this model was refused: junk\"}]}"),
+    });
+    let pushed = from.push("m", &format!("{}/m:v1", fake.addr), Types::Hanzo, &Options::default()).unwrap();
+    assert!(pushed.remarks[0].contains("refused: junk"), "{:?}", pushed.remarks);
+    // The tag comes last, after what it needs.
+    let seen = fake.seen.lock().unwrap();
+    let tag = seen.iter().position(|r| r.method == "PUT" && r.path().ends_with("/v1")).unwrap();
+    assert!(seen[tag + 1..].iter().all(|request| request.method == "GET"));
+}
+
+#[test]
 fn an_upload_goes_on_where_it_broke() {
     let (server, from) = (Serving::new(), Local::new());
     let size = 12 * MIB;
@@ -99,8 +116,14 @@ fn a_download_goes_on_where_it_broke_and_the_next_pull_where_the_last_ended() {
     let proxy = Proxy::new(server.addr, Way::Down, 9 * MIB as u64, 3);
     let host = proxy.addr.to_string();
     let options = to.options(&[(&host, &login)]);
-    to.pull(&format!("{host}/big:v1"), None, &options).unwrap();
+    let pulled = to.pull(&format!("{host}/big:v1"), None, &options).unwrap();
     assert_eq!(to.sha256("big:v1"), from.sha256("big"));
+    // The file itself is taken over, where the file system lets any be.
+    let own = to.registry.staging().join("own.gguf");
+    std::fs::write(&own, gguf(4096, 1)).unwrap();
+    let request = PromoteRequest { transfer: Transfer::Move, ..PromoteRequest::new("own".parse().unwrap()) };
+    let own = to.registry.promote(request, Source::open(&own).unwrap(), &actor(), &Task::unattended()).unwrap();
+    assert_eq!(pulled.promotion.method, own.method);
     assert_eq!(proxy.breaks_left(), 0);
     assert!(proxy.passed() < (size + 2 * MIB) as u64, "{} bytes came down for {size}", proxy.passed());
     // Is stopped in the middle: what is whole stays, and is not fetched again.
