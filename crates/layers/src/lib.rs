@@ -9,9 +9,11 @@
 use flate2::read::MultiGzDecoder;
 use securereg::{Error, ErrorKind, RelPath, Result, VerifiedFile};
 use securereg_oci::model::Packaging;
+use std::cell::Cell;
 use std::fs::{self, OpenOptions};
-use std::io::{BufReader, Read};
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
+use std::rc::Rc;
 use tempfile::TempDir;
 
 /// Files of one model, as the core has it.
@@ -39,20 +41,27 @@ impl Unpacked {
     /// Unpacks one layer of `size` bytes; of one that is no archive, nothing.
     ///
     /// # Errors
-    /// `Refused` when it is no whole archive, holds anything but files and folders, a path that is there already, or too much.
+    /// `Refused` when it is no whole archive, holds anything but files and folders, a path that is there already, or too much; or when
+    /// another reader would find more in it than this one.
     pub fn add(&mut self, layer: impl Read, packaging: Packaging, size: u64) -> Result<()> {
         let limit = size.saturating_mul(MAX_RATIO).saturating_add(1 << 20);
-        let reader = BufReader::with_capacity(1 << 20, layer);
+        let mut reader = BufReader::with_capacity(1 << 20, layer);
         let (folder, files) = (self.folder.path(), &mut self.files);
         match packaging {
-            Packaging::Raw => Ok(()),
-            Packaging::Tar => unpack(reader, folder, limit, files),
-            Packaging::TarGzip => unpack(MultiGzDecoder::new(reader), folder, limit, files),
+            Packaging::Raw => return Ok(()),
+            Packaging::Tar => unpack(&mut reader, folder, limit, files)?,
+            Packaging::TarGzip => unpack(MultiGzDecoder::new(&mut reader), folder, limit, files)?,
             Packaging::TarZstd => {
-                let plain = ruzstd::decoding::StreamingDecoder::new(reader)
+                let plain = ruzstd::decoding::StreamingDecoder::new(&mut reader)
                     .map_err(|e| refused(format!("a layer is no zstd: {e}")))?;
-                unpack(plain, folder, limit, files)
+                unpack(plain, folder, limit, files)?;
             }
+        }
+        // A second frame, say, which some decoders take and this one does not.
+        match reader.fill_buf() {
+            Ok([]) => Ok(()),
+            Ok(_) => Err(refused("a layer has bytes behind its end: pack it in one piece".into())),
+            Err(e) => Err(io("reading a layer", &e)),
         }
     }
 
@@ -88,16 +97,43 @@ fn refused(why: String) -> Error {
     Error::new(ErrorKind::Refused, why)
 }
 
+/// A stream that may give so much, and so much at once outside of files: long names and the like are read into memory.
+struct Bounded<R> {
+    inner: R,
+    left: u64,
+    /// Bytes until the next file's; unbounded inside of one.
+    between: Rc<Cell<u64>>,
+}
+
+/// What stands between two files: padding, headers, long names, attributes.
+const BETWEEN: u64 = 256 << 10;
+
+impl<R: Read> Read for Bounded<R> {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        let n = self.inner.read(out)? as u64;
+        self.left = self.left.checked_sub(n).ok_or_else(|| std::io::Error::other("it unpacks to too much"))?;
+        let between = self.between.get().checked_sub(n);
+        self.between
+            .set(between.ok_or_else(|| std::io::Error::other("it has a name or attributes that are too long"))?);
+        Ok(n as usize)
+    }
+}
+
 fn unpack(archive: impl Read, folder: &Path, limit: u64, files: &mut usize) -> Result<()> {
     let broken = |e: std::io::Error| refused(format!("a layer is no whole archive: {e}"));
-    let mut archive = tar::Archive::new(archive.take(limit));
-    let mut left = limit;
+    let between = Rc::new(Cell::new(BETWEEN));
+    let mut archive = tar::Archive::new(Bounded { inner: archive, left: limit, between: Rc::clone(&between) });
     for entry in archive.entries().map_err(broken)? {
         let mut entry = entry.map_err(broken)?;
         let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
         let kind = entry.header().entry_type();
+        check_attributes(&mut entry, &name)?;
+        *files += 1;
+        if *files > MAX_FILES {
+            return Err(refused(format!("the layers hold more than {MAX_FILES} files and folders")));
+        }
         let plain = name.strip_prefix("./").unwrap_or(&name).trim_end_matches('/');
-        if kind.is_dir() && (plain.is_empty() || plain == ".") || kind.is_pax_global_extensions() {
+        if kind.is_dir() && (plain.is_empty() || plain == ".") {
             continue;
         }
         let path: RelPath = plain.parse()?;
@@ -107,12 +143,6 @@ fn unpack(archive: impl Read, folder: &Path, limit: u64, files: &mut usize) -> R
         }
         if !kind.is_file() {
             return Err(refused(format!("{path} in a layer is a link or a device: only files and folders are taken")));
-        }
-        *files += 1;
-        left =
-            left.checked_sub(entry.size()).ok_or_else(|| refused(format!("{path} in a layer unpacks to too much")))?;
-        if *files > MAX_FILES {
-            return Err(refused(format!("the layers hold more than {MAX_FILES} files")));
         }
         let to = folder.join(&path);
         if let Some(above) = to.parent() {
@@ -124,9 +154,41 @@ fn unpack(archive: impl Read, folder: &Path, limit: u64, files: &mut usize) -> R
             _ => io(&format!("unpacking {path}"), &e),
         })?;
         let size = entry.size();
-        let written = std::io::copy(&mut entry, &mut file).map_err(|e| io(&format!("unpacking {path}"), &e))?;
+        between.set(u64::MAX);
+        let written = std::io::copy(&mut entry, &mut file).map_err(|e| match e.kind() {
+            std::io::ErrorKind::Other => refused(format!("{path} in a layer: {e}")),
+            _ => io(&format!("unpacking {path}"), &e),
+        })?;
+        between.set(BETWEEN);
         if written != size {
             return Err(refused(format!("{path} in a layer ends early")));
+        }
+    }
+    // Behind the end of an archive stand zeros; a reader that goes on behind them must find nothing.
+    between.set(u64::MAX);
+    let mut rest = archive.into_inner();
+    let mut bytes = vec![0; 64 << 10];
+    loop {
+        match rest.read(&mut bytes).map_err(broken)? {
+            0 => return Ok(()),
+            n if bytes[..n].iter().all(|b| *b == 0) => {}
+            _ => return Err(refused("a layer has something behind the end of its archive".into())),
+        }
+    }
+}
+
+/// Attributes (POSIX pax) that make other readers see another name, size or content than this one: sparse files and global headers.
+fn check_attributes<R: Read>(entry: &mut tar::Entry<'_, R>, name: &str) -> Result<()> {
+    if entry.header().entry_type().is_pax_global_extensions() {
+        return Err(refused(
+            "a layer has a global header, which readers take in different ways: pack it without".into(),
+        ));
+    }
+    let extensions = entry.pax_extensions().map_err(|e| refused(format!("a layer is no whole archive: {e}")))?;
+    for extension in extensions.into_iter().flatten() {
+        let extension = extension.map_err(|e| refused(format!("a layer is no whole archive: {e}")))?;
+        if extension.key_bytes().starts_with(b"GNU.sparse") {
+            return Err(refused(format!("{name:?} in a layer is a sparse file: pack it as it is")));
         }
     }
     Ok(())

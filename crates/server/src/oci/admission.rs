@@ -102,13 +102,28 @@ pub(super) async fn resume(app: &Arc<App>) {
             let tags = storage.list(repository, Kind::Tag, None, usize::MAX).await.unwrap_or_default();
             for tag in tags.iter().filter_map(|tag| tag.parse::<Tag>().ok()) {
                 let Ok(Some((digest, found))) = tagged(&*storage, repository, &tag).await else { continue };
-                if found.head.model == Some(State::Pending) {
+                // Admitted under another tag, or before it was moved here: this tag's model may be missing.
+                let missing = found.head.model == Some(State::Admitted) && !is_promoted(app, repository, &tag, &digest);
+                if found.head.model == Some(State::Pending) || missing {
                     tracing::info!(%repository, %tag, "judging what was pushed before this start");
                     let _ = judge(app, repository, &tag, &digest, &Actor::this_process("oci")).await;
                 }
             }
         }
     }
+}
+
+/// Whether the catalog has what this tag points to.
+fn is_promoted(app: &App, repository: &Repository, tag: &Tag, digest: &Digest) -> bool {
+    let name = format!("{repository}:{tag}").parse::<ModelName>();
+    let source = source_text(&repository.to_string(), &digest.to_string());
+    let catalog = app.registry.catalog();
+    matches!((name, catalog), (Ok(name), Ok(catalog)) if catalog.artifact(&name).is_some_and(|a| a.source == source))
+}
+
+/// What a model's entry says of where it came from.
+fn source_text(repository: &str, digest: &str) -> String {
+    format!("oci {repository}@{digest}")
 }
 
 async fn tagged(storage: &dyn Storage, repository: &Repository, tag: &Tag) -> Outcome<Option<(Digest, Stored)>> {
@@ -140,6 +155,7 @@ pub(super) async fn judge(
     let manifest = Manifest::parse(&found.bytes, Some(&found.head.media_type))?;
     let Some(model) = ModelManifest::recognise(&manifest) else { return Ok(State::Admitted) };
     let promoted = promote(app, repository, &name, digest, model, actor).await;
+    let by_name = matches!(&promoted, Err(e) if matches!(e.kind(), ErrorKind::Conflict | ErrorKind::InvalidInput));
     let state = match promoted {
         Ok(()) => State::Admitted,
         Err(e) if is_verdict(e.kind()) => State::Refused { reason: e.to_string(), at: securereg::now() },
@@ -148,8 +164,14 @@ pub(super) async fn judge(
             return Ok(State::Pending);
         }
     };
-    note(storage, repository, digest, &state).await?;
-    if let State::Refused { reason, .. } = &state {
+    // Another tag's name, or place in the mount, says nothing of content that was admitted.
+    let of_the_name = by_name && found.head.model == Some(State::Admitted);
+    if !of_the_name {
+        note(storage, repository, digest, &state).await?;
+    }
+    if let State::Refused { reason, .. } = &state
+        && !of_the_name
+    {
         tracing::warn!(name, reason, "a pushed model was refused");
         if let Err(e) = refer(storage, repository, digest, &found, reason).await {
             tracing::error!(name, error = %e.message, "the verdict could not be stored beside the manifest");
@@ -218,7 +240,7 @@ async fn promote_local(
     let actor = actor.clone();
     let work = move || {
         let mut request = PromoteRequest::new(name.parse::<ModelName>()?);
-        request.source = format!("oci {repository}@{digest}");
+        request.source = source_text(&repository, &digest);
         request.evidence.insert("oci_manifest".into(), digest.into());
         let (source, _unpacked) = match source_of(&registry, &repository, &model) {
             Ok(source) => source,
@@ -318,14 +340,46 @@ async fn refer(
     Ok(())
 }
 
-/// Refuses a manifest that was not admitted to who may not see such.
-pub(super) fn check_manifest(repository: &Repository, reference: &Reference, stored: &Stored) -> Outcome<()> {
+/// Refuses a manifest that was not admitted, or whose bytes are under quarantine since, to who may not see such.
+pub(super) fn check_manifest(
+    app: &App,
+    repository: &Repository,
+    reference: &Reference,
+    stored: &Stored,
+) -> Outcome<()> {
     let why = match &stored.head.model {
-        None | Some(State::Admitted) => return Ok(()),
+        None => return Ok(()),
+        Some(State::Admitted) => match quarantined(app, stored)? {
+            None => return Ok(()),
+            Some(why) => format!("{repository}, {reference}: {why}"),
+        },
         Some(State::Pending) => format!("{repository}, {reference}: this model has not been judged yet"),
         Some(State::Refused { reason, .. }) => format!("{repository}, {reference}: this model was refused: {reason}"),
     };
     Err(Failure::new(Code::Denied, why))
+}
+
+/// Why the bytes of an admitted model are no longer given out, if they are not.
+fn quarantined(app: &App, stored: &Stored) -> Outcome<Option<String>> {
+    let closed = |_| Failure::new(Code::Unavailable, "the registry's manifest cannot be read: nothing is given out");
+    let catalog = app.registry.catalog().map_err(closed)?;
+    let manifest = Manifest::parse(&stored.bytes, Some(&stored.head.media_type))?;
+    let Some(model) = ModelManifest::recognise(&manifest) else { return Ok(None) };
+    for file in &model.files {
+        // By what the store says it is, whatever digest the manifest names it by.
+        let Some(bytes) = file.digest.sha256_bytes() else { continue };
+        let sha256 = securereg::Sha256Digest::from_bytes(bytes);
+        let incident = |a: &&Arc<securereg::Artifact>| {
+            a.quarantine.as_ref().is_some_and(|q| q.cause == securereg::Cause::Incident)
+        };
+        if let Some(held) = catalog.holders(&sha256).find(incident) {
+            return Ok(Some(format!("{} is under an incident", held.name)));
+        }
+        if catalog.blocked().any(|blocked| blocked.weights.iter().any(|w| w.sha256 == sha256)) {
+            return Ok(Some("its weights are those of a model that was deleted under an incident".into()));
+        }
+    }
+    Ok(None)
 }
 
 /// Refuses a blob that only models hold which were not admitted.
@@ -333,8 +387,13 @@ pub(super) async fn check_blob(asked: &Asked, repository: &Repository, holders: 
     let mut refusal = Ok(());
     for holder in holders {
         let Ok(digest) = holder.replacen('-', ":", 1).parse::<Digest>() else { continue };
-        let Some(found) = stored(asked, repository, &digest).await? else { continue };
-        match check_manifest(repository, &Reference::Digest(digest), &found) {
+        let Some(found) = stored(asked, repository, &digest).await? else {
+            // Of an admitted model, its holders' documents went with the manifest.
+            let why = format!("{repository}: a model that was not admitted held this, and was deleted");
+            refusal = Err(Failure::new(Code::Denied, why));
+            continue;
+        };
+        match check_manifest(&asked.app, repository, &Reference::Digest(digest), &found) {
             Ok(()) => return Ok(()),
             Err(refused) => refusal = Err(refused),
         }
@@ -349,6 +408,10 @@ pub(super) async fn forget(asked: &Asked, repository: &Repository, tag: &Tag) {
     let actor = Actor::new("oci", asked.caller.who.clone());
     let turn = asked.oci().admission.turn(&name);
     let _turn = turn.lock().await;
+    if !matches!(asked.storage().get(repository, Kind::Tag, tag.as_str()).await, Ok(None)) {
+        // It is back already.
+        return;
+    }
     let work = move || {
         let name: ModelName = name.parse()?;
         // Only what came this way.

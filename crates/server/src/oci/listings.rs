@@ -17,11 +17,14 @@ use securereg_oci::page::{self, Page};
 use securereg_oci::referrers;
 use securereg_oci::{Repository, Tag};
 use serde_json::Value;
+use std::collections::HashSet;
 
 /// Entries of a page that asks for no number.
 const PAGE: usize = 10_000;
 /// Descriptors of a page of referrers.
 const REFERRERS: usize = 1_000;
+/// Bytes of them.
+const BYTES: usize = 4 << 20;
 
 pub(super) async fn tags(asked: &Asked, repository: &Repository) -> Outcome<Response> {
     let page = Page::parse(asked.parts.uri.query().unwrap_or_default())?;
@@ -75,15 +78,23 @@ pub(super) async fn referrers(asked: &Asked, repository: &Repository, subject: &
     let filter = asked.parameter("artifactType").filter(|filter| !filter.is_empty());
     let n = page.n.unwrap_or(REFERRERS).clamp(1, REFERRERS);
     let mut names = asked.storage().list(repository, Kind::Referrer(subject), page.last.as_deref(), n + 1).await?;
-    let more = names.len() > n;
+    let mut more = names.len() > n;
     names.truncate(n);
     let mut descriptors: Vec<Value> = Vec::new();
-    for name in &names {
+    let mut left = BYTES;
+    for (i, name) in names.iter().enumerate() {
         let Some(bytes) = asked.storage().get(repository, Kind::Referrer(subject), name).await? else { continue };
+        // At least one a page.
+        if bytes.len() > left && i > 0 {
+            names.truncate(i);
+            more = true;
+            break;
+        }
+        left = left.saturating_sub(bytes.len());
         descriptors.extend(serde_json::from_slice::<Value>(&bytes));
     }
     if !more {
-        for imported in fallback(asked, repository, subject).await? {
+        for imported in fallback(asked, repository, subject, left).await? {
             if !descriptors.iter().any(|known| known["digest"] == imported["digest"]) {
                 descriptors.push(imported);
             }
@@ -104,14 +115,20 @@ pub(super) async fn referrers(asked: &Asked, repository: &Repository, subject: &
 }
 
 /// What clients without the referrers API have noted under the tag `sha256-<hex>`.
-async fn fallback(asked: &Asked, repository: &Repository, subject: &Digest) -> Outcome<Vec<Value>> {
+async fn fallback(asked: &Asked, repository: &Repository, subject: &Digest, budget: usize) -> Outcome<Vec<Value>> {
     let Ok(tag) = file_name(subject).parse::<Tag>() else { return Ok(Vec::new()) };
     let Some(digest) = resolve(asked, repository, &tag).await? else { return Ok(Vec::new()) };
     let Some(index) = stored(asked, repository, &digest).await? else { return Ok(Vec::new()) };
     let Ok(index) = Manifest::parse(&index.bytes, Some(&index.head.media_type)) else { return Ok(Vec::new()) };
-    let mut found = Vec::new();
-    for child in index.manifests() {
+    let (mut found, mut seen, mut left) = (Vec::new(), HashSet::new(), budget);
+    for child in index.manifests().iter().take(REFERRERS) {
+        if !seen.insert(&child.digest) {
+            continue;
+        }
         let Some(there) = stored(asked, repository, &child.digest).await? else { continue };
+        // A descriptor has a copy of the manifest's annotations.
+        let Some(rest) = left.checked_sub(there.bytes.len()) else { break };
+        left = rest;
         if let Ok(manifest) = Manifest::parse(&there.bytes, Some(&there.head.media_type)) {
             found.push(referrers::descriptor_of(&manifest, &child.digest, there.bytes.len() as u64));
         }

@@ -137,7 +137,8 @@ impl Batches {
                 Err(_) => return Err(late()),
             };
             if let Ok(bytes) = frame.into_data() {
-                size += bytes.len();
+                // Each has a price of its own: a body may come byte by byte.
+                size += bytes.len() + 64;
                 batch.push(bytes);
             }
         }

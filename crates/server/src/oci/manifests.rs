@@ -43,7 +43,7 @@ pub(super) async fn get(asked: &Asked, repository: &Repository, reference: &Refe
     };
     let found = stored(asked, repository, &digest).await?.ok_or_else(unknown)?;
     if asked.judged_only(repository) {
-        admission::check_manifest(repository, reference, &found)?;
+        admission::check_manifest(&asked.app, repository, reference, &found)?;
     }
     if Digest::of(digest.algorithm(), &found.bytes) != digest {
         tracing::error!(%repository, %digest, "a stored manifest is damaged");
@@ -73,6 +73,15 @@ pub(super) async fn put(
     }
     check_blobs(asked, repository, &manifest).await?;
     let model = ModelManifest::recognise(&manifest);
+    if model.as_ref().is_some_and(|model| model.files.len() > securereg::MAX_FILES) {
+        let why = format!("a model has at most {} files", securereg::MAX_FILES);
+        return Err(Failure::new(Code::ManifestInvalid, why));
+    }
+    if model.is_some() && manifest.layers().iter().any(|layer| layer.may_be_missing()) {
+        let why =
+            "a model's layers must be in the repository: none may have urls or be of a type that is not distributed";
+        return Err(Failure::new(Code::ManifestInvalid, why));
+    }
     let head = Head { media_type: manifest.media_type().to_owned(), model: model.as_ref().map(|_| State::Pending) };
     let name = file_name(&digest);
     if let Some(model) = &model {
@@ -229,7 +238,10 @@ pub(super) async fn delete(asked: &Asked, repository: &Repository, reference: &R
                 if let Some(subject) = manifest.subject() {
                     asked.storage().remove(repository, Kind::Referrer(&subject.digest), &name).await?;
                 }
-                if let Some(model) = ModelManifest::recognise(&manifest) {
+                // What was not admitted stays held back.
+                if found.head.model == Some(State::Admitted)
+                    && let Some(model) = ModelManifest::recognise(&manifest)
+                {
                     for file in &model.files {
                         asked.storage().remove(repository, Kind::Holder(&file.digest), &name).await?;
                     }

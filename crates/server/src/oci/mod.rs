@@ -81,8 +81,8 @@ impl Oci {
 
     /// Goes on with what was pushed and not judged when the last process ended; from time to time, ends uploads that nobody goes on with.
     pub(crate) async fn resume(app: &Arc<App>) {
-        admission::resume(app).await;
         loop {
+            admission::resume(app).await;
             match app.oci.storage.expire(EXPIRY).await {
                 Ok(0) => {}
                 Ok(ended) => tracing::info!(ended, "uploads that nobody went on with have expired"),

@@ -4,11 +4,11 @@
 //! the range it has, and nothing that was accepted is lost; whether a blob exists elsewhere shows only to who may pull it
 //! there. Leaves out: hashing and storing (the back end).
 
-use super::Asked;
 use super::access::Right;
 use super::failure::{Code, Failure};
 use super::reply::Answer;
-use super::storage::Outcome;
+use super::storage::{Kind, Outcome};
+use super::{Asked, admission};
 use axum::body::Body;
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -25,6 +25,7 @@ pub(super) async fn begin(asked: &Asked, repository: &Repository, body: Body) ->
             None => anywhere(asked, &digest).await?,
         };
         if let Some(from) = from.filter(|from| asked.caller.may(Right::Pull, from))
+            && may_have(asked, &from, &digest).await?
             && asked.storage().mount(&from, repository, &digest).await?
         {
             return Ok(stored(asked, repository, &digest));
@@ -43,6 +44,12 @@ pub(super) async fn begin(asked: &Asked, repository: &Repository, body: Body) ->
     }
     let id = asked.storage().begin(repository).await?;
     Ok(session(asked, StatusCode::ACCEPTED, repository, &id, 0).empty())
+}
+
+/// Whether the caller could pull the blob there: what a model holds that was not admitted does not move to another repository.
+async fn may_have(asked: &Asked, from: &Repository, digest: &Digest) -> Outcome<bool> {
+    let holders = asked.storage().list(from, Kind::Holder(digest), None, usize::MAX).await?;
+    Ok(asked.caller.may(Right::Quarantined, from) || admission::check_blob(asked, from, &holders).await.is_ok())
 }
 
 /// Repositories that are looked through for a blob whose place the client does not know.
