@@ -125,6 +125,7 @@ fn unpack(archive: impl Read, folder: &Path, limit: u64, files: &mut usize) -> R
     let mut archive = tar::Archive::new(Bounded { inner: archive, left: limit, between: Rc::clone(&between) });
     for entry in archive.entries().map_err(broken)? {
         let mut entry = entry.map_err(broken)?;
+        between.set(BETWEEN);
         let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
         let kind = entry.header().entry_type();
         check_attributes(&mut entry, &name)?;
@@ -197,4 +198,123 @@ fn check_attributes<R: Read>(entry: &mut tar::Entry<'_, R>, name: &str) -> Resul
 fn io(what: &str, e: &std::io::Error) -> Error {
     let kind = if e.kind() == std::io::ErrorKind::StorageFull { ErrorKind::NoSpace } else { ErrorKind::Io };
     Error::new(kind, format!("{what}: {e}"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+    use super::*;
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+    use std::io::Write;
+
+    fn archive(files: &[(&str, &[u8])]) -> tar::Builder<Vec<u8>> {
+        let mut builder = tar::Builder::new(Vec::new());
+        for (name, bytes) in files {
+            let mut header = tar::Header::new_ustar();
+            header.set_size(bytes.len() as u64);
+            header.set_mode(0o644);
+            builder.append_data(&mut header, name, *bytes).unwrap();
+        }
+        builder
+    }
+
+    fn whole(files: &[(&str, &[u8])]) -> Vec<u8> {
+        archive(files).into_inner().unwrap()
+    }
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn zstd(bytes: &[u8]) -> Vec<u8> {
+        ruzstd::encoding::compress_to_vec(bytes, ruzstd::encoding::CompressionLevel::Fastest)
+    }
+
+    fn add(layer: &[u8], packaging: Packaging) -> std::result::Result<Vec<String>, String> {
+        let dir = tempfile::tempdir().unwrap();
+        let mut unpacked = Unpacked::new(dir.path()).unwrap();
+        unpacked.add(layer, packaging, layer.len() as u64).map_err(|e| e.to_string())?;
+        let mut names: Vec<String> =
+            fs::read_dir(unpacked.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        Ok(names)
+    }
+
+    #[test]
+    fn ordinary_archives_are_unpacked() {
+        let plain = whole(&[("a.txt", b"a"), ("dir/b.txt", b"b")]);
+        for (layer, packaging) in [
+            (plain.clone(), Packaging::Tar),
+            (gzip(&plain), Packaging::TarGzip),
+            (zstd(&plain), Packaging::TarZstd),
+            ([plain.clone(), vec![0; 10_240]].concat(), Packaging::Tar),
+        ] {
+            assert_eq!(add(&layer, packaging).unwrap(), ["a.txt", "dir"], "{packaging:?}");
+        }
+    }
+
+    /// What one reader unpacks and another does not would be pulled by some without having been judged.
+    #[test]
+    fn archives_that_readers_take_in_different_ways_are_refused() {
+        let (one, two) = (whole(&[("a", b"1")]), whole(&[("b", b"2")]));
+        let unended = one[..1024].to_vec();
+        let pax = |key: &str| {
+            let mut builder = archive(&[]);
+            builder.append_pax_extensions([(key, b"x".as_slice())]).unwrap();
+            let mut header = tar::Header::new_ustar();
+            header.set_size(1);
+            builder.append_data(&mut header, "a", b"1".as_slice()).unwrap();
+            builder.into_inner().unwrap()
+        };
+        let global = {
+            let mut header = tar::Header::new_ustar();
+            header.set_entry_type(tar::EntryType::XGlobalHeader);
+            header.set_size(0);
+            header.set_cksum();
+            [header.as_bytes().as_slice(), &one].concat()
+        };
+        for (layer, packaging, why) in [
+            ([zstd(&unended), zstd(&two)].concat(), Packaging::TarZstd, "behind its end"),
+            ([zstd(&one), b"x".to_vec()].concat(), Packaging::TarZstd, "behind its end"),
+            ([one.clone(), two.clone()].concat(), Packaging::Tar, "behind the end of its archive"),
+            (gzip(&[one.clone(), two].concat()), Packaging::TarGzip, "behind the end of its archive"),
+            (pax("GNU.sparse.major"), Packaging::Tar, "sparse"),
+            (pax("GNU.sparse.name"), Packaging::Tar, "sparse"),
+            (global, Packaging::Tar, "global header"),
+            (whole(&[("a", b"1"), ("a", b"2")]), Packaging::Tar, "twice"),
+            (one[..700].to_vec(), Packaging::Tar, "whole archive"),
+            (b"not a gzip".to_vec(), Packaging::TarGzip, "whole archive"),
+        ] {
+            let refused = add(&layer, packaging).unwrap_err();
+            assert!(refused.contains(why), "{refused} should say {why:?}");
+        }
+        assert!(add(&pax("comment"), Packaging::Tar).is_ok());
+    }
+
+    #[test]
+    fn bombs_are_refused_before_they_fill_anything() {
+        let zeros = vec![0; 64 << 20];
+        let bomb = gzip(&whole(&[("a", &zeros)]));
+        assert!(add(&bomb, Packaging::TarGzip).unwrap_err().contains("too much"));
+        // At the limit, nothing is taken for the end.
+        let long = "x".repeat(1 << 20);
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::GNULongName);
+        header.set_size(long.len() as u64);
+        header.set_cksum();
+        let name = [header.as_bytes().as_slice(), long.as_bytes(), &whole(&[("a", b"1")])].concat();
+        assert!(add(&name, Packaging::Tar).unwrap_err().contains("too long"));
+        let mut folders = archive(&[]);
+        for n in 0..=MAX_FILES {
+            let mut header = tar::Header::new_ustar();
+            header.set_entry_type(tar::EntryType::Directory);
+            header.set_size(0);
+            folders.append_data(&mut header, format!("d/{n}"), std::io::empty()).unwrap();
+        }
+        assert!(add(&folders.into_inner().unwrap(), Packaging::Tar).unwrap_err().contains("more than"));
+    }
 }

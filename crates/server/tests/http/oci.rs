@@ -370,6 +370,80 @@ fn a_refused_model_is_pushed_and_never_served() {
     });
 }
 
+/// A refused model's bytes stay where they are: no mount, no deletion and no other tag's name changes who gets them.
+#[test]
+fn a_verdict_holds_wherever_the_bytes_go() {
+    let rig = Rig::new();
+    let hostile = fs::read_dir(test_data("hostile")).unwrap().filter_map(|e| e.unwrap().file_name().into_string().ok());
+    let bad = hostile.filter(|n| n.ends_with(".gguf") && !n.contains("_ok")).min().unwrap();
+    let pushed = model(&rig, "team/bad", "latest", &format!("hostile/{bad}"), "m.gguf");
+    let own = pushed.header("docker-content-digest").unwrap().to_owned();
+    let weights = digest(&fs::read(test_data(&format!("hostile/{bad}"))).unwrap());
+    let blob = format!("/v2/team/bad/blobs/{weights}");
+    wait_until("it is judged", || {
+        get(&rig, &format!("/v2/team/bad/manifests/{own}"), "read").json().to_string().contains("refused")
+    });
+    for from in ["&from=team/bad", ""] {
+        let mount = format!("/v2/team/other/blobs/uploads/?mount={weights}{from}");
+        assert_eq!(call(&rig, "POST", &mount, "promote", "", b"").status, 202, "{from}");
+    }
+    assert_eq!(get(&rig, &format!("/v2/team/other/blobs/{weights}"), "read").status, 404);
+    assert_eq!(call(&rig, "DELETE", &format!("/v2/team/bad/manifests/{own}"), "admin", "", b"").status, 202);
+    assert_eq!(get(&rig, &blob, "read").code(), "DENIED", "its manifest has gone, the verdict has not");
+    // One that was admitted, under a name that another's case takes.
+    assert_eq!(model(&rig, "team/good", "v1", OK_MIN, "m.gguf").status, 201);
+    let name = "team/good:v1".parse().unwrap();
+    wait_until("it is promoted", || rig.registry.catalog().unwrap().artifact(&name).is_some());
+    assert_eq!(model(&rig, "team/good", "V1", OK_MIN, "m.gguf").status, 201);
+    wait_until("the other tag is refused", || {
+        rig.audit_events().iter().any(|(e, n, _)| e == "refuse" && n == "team/good:V1")
+    });
+    assert_eq!(get(&rig, "/v2/team/good/manifests/v1", "read").status, 200, "it goes on being pulled");
+    // Under an incident nobody pulls it.
+    let body = json!({"action": "quarantine", "incident_id": "i", "model_name": "team/good:v1", "reason": "r"});
+    assert_eq!(rig.call("POST", "/api/v1/quarantine", "containment", Some(&body)).status, 200);
+    let sound = digest(&fs::read(test_data(OK_MIN)).unwrap());
+    for target in ["/v2/team/good/manifests/v1".to_owned(), format!("/v2/team/good/blobs/{sound}")] {
+        let reply = get(&rig, &target, "read");
+        assert_eq!((reply.status, reply.code().as_str()), (403, "DENIED"), "{target}");
+        assert_eq!(get(&rig, &target, "admin").status, 200, "{target}");
+    }
+}
+
+/// An index that names one manifest many times, and referrers with large annotations: bounded.
+#[test]
+fn referrers_cost_what_a_page_may() {
+    let rig = Rig::new();
+    let config = blob(&rig, "a", b"{}");
+    let mut artifact = image(&config, &[]);
+    artifact["annotations"] = json!({"k": "x".repeat(1 << 20)});
+    let subject = digest(b"subject");
+    artifact["subject"] = json!({"mediaType": IMAGE, "digest": subject, "size": 7});
+    for n in 0..6 {
+        artifact["annotations"]["n"] = n.to_string().into();
+        let own = digest(artifact.to_string().as_bytes());
+        assert_eq!(manifest(&rig, "a", &own, "promote", &artifact).status, 201);
+    }
+    let child = digest(artifact.to_string().as_bytes());
+    let size = artifact.to_string().len();
+    let children: Vec<Value> =
+        (0..10_000).map(|_| json!({"mediaType": IMAGE, "digest": child, "size": size})).collect();
+    let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": children});
+    let tag = subject.replace(':', "-");
+    assert_eq!(manifest(&rig, "a", &tag, "promote", &index).status, 201);
+    let mut target = format!("/v2/a/referrers/{subject}");
+    let mut seen = 0;
+    loop {
+        let page = get(&rig, &target, "read");
+        assert_eq!(page.status, 200);
+        assert!(page.body.len() < 6 << 20, "{} bytes", page.body.len());
+        seen += page.json()["manifests"].as_array().unwrap().len();
+        let Some(link) = page.header("link") else { break };
+        target = link[1..link.find('>').unwrap()].to_owned();
+    }
+    assert_eq!(seen, 6, "each once");
+}
+
 /// The session is on the disk: a server that starts again goes on with it.
 #[test]
 fn an_upload_survives_a_restart() {
