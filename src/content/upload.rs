@@ -259,7 +259,9 @@ impl Upload {
         ready.sync(&self.file, (!is_stored).then_some(&tree))?;
         let mut published = false;
         let outcome = holds::shared(layout).and_then(|_kept| {
-            let mut folders = vec![records.as_fd()];
+            // Also when the bytes are there: who has published them may not have synced the folders yet.
+            let stored = [Folder::Blobs, Folder::Trees].map(|folder| layout.folder(folder).as_fd());
+            let folders = [records.as_fd(), stored[0], stored[1]];
             if !inner.has_good(&sha256) {
                 if is_stored {
                     ready.sync(&self.file, Some(&tree))?;
@@ -268,7 +270,6 @@ impl Upload {
                 let name = blob_name(&sha256);
                 layout.publish_from(&self.folder, &self.id, Folder::Blobs, &name)?;
                 ready.tree.iter().try_for_each(|temp| layout.publish(temp, Folder::Trees, &name))?;
-                folders.extend([Folder::Blobs, Folder::Trees].map(|folder| layout.folder(folder).as_fd()));
             }
             for (name, temp) in &ready.records {
                 layout.publish_in(temp, &records, name)?;
