@@ -73,6 +73,19 @@ impl ErrorKind {
         ErrorKind::NoMemory,
     ];
 
+    /// Whether a promotion that failed so says something of the bytes or names it was given, and would say it again.
+    pub fn is_verdict(self) -> bool {
+        matches!(
+            self,
+            ErrorKind::Refused
+                | ErrorKind::InvalidInput
+                | ErrorKind::DigestMismatch
+                | ErrorKind::TooLarge
+                | ErrorKind::Unsupported
+                | ErrorKind::Quarantined
+        )
+    }
+
     /// A stable word for logs and JSON, `snake_case`.
     pub fn as_str(self) -> &'static str {
         match self {

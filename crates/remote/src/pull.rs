@@ -106,7 +106,7 @@ pub fn pull(
             blobs.values().for_each(|blob| blob.discard());
             Ok(Pulled { promotion, digest: found.digest, family: found.model.family, size_bytes: found.size_bytes })
         }
-        Err(e) if is_verdict(e.kind()) => {
+        Err(e) if e.kind().is_verdict() => {
             blobs.values().for_each(|blob| blob.discard());
             Err(e)
         }
@@ -132,19 +132,6 @@ fn own_name(from: &ImageRef) -> Result<ModelName> {
     };
     let why = |e: Error| Error::new(ErrorKind::InvalidInput, format!("{}: give another by --name", e.message()));
     format!("{}:{tag}", from.repository()).parse().map_err(why)
-}
-
-/// Whether the model was judged, and is not wanted.
-fn is_verdict(kind: ErrorKind) -> bool {
-    matches!(
-        kind,
-        ErrorKind::Refused
-            | ErrorKind::InvalidInput
-            | ErrorKind::DigestMismatch
-            | ErrorKind::TooLarge
-            | ErrorKind::Unsupported
-            | ErrorKind::Quarantined
-    )
 }
 
 /// A manifest that is a model.
@@ -311,7 +298,7 @@ impl Assembled {
         let mut assembled = Assembled { folder: Unpacked::new(&registry.staging())?, placed: Vec::new() };
         let result = assembled.fill(found, blobs, watch);
         if let Err(e) = &result {
-            match is_verdict(e.kind()) {
+            match e.kind().is_verdict() {
                 true => blobs.values().for_each(|blob| blob.discard()),
                 false => assembled.take_back(blobs),
             }

@@ -116,13 +116,13 @@ pub(super) async fn resume(app: &Arc<App>) {
 /// Whether the catalog has what this tag points to.
 fn is_promoted(app: &App, repository: &Repository, tag: &Tag, digest: &Digest) -> bool {
     let name = format!("{repository}:{tag}").parse::<ModelName>();
-    let source = source_text(&repository.to_string(), &digest.to_string());
+    let source = source_text(repository, digest);
     let catalog = app.registry.catalog();
     matches!((name, catalog), (Ok(name), Ok(catalog)) if catalog.artifact(&name).is_some_and(|a| a.source == source))
 }
 
 /// What a model's entry says of where it came from.
-fn source_text(repository: &str, digest: &str) -> String {
+fn source_text(repository: &Repository, digest: &Digest) -> String {
     format!("oci {repository}@{digest}")
 }
 
@@ -158,7 +158,7 @@ pub(super) async fn judge(
     let by_name = matches!(&promoted, Err(e) if matches!(e.kind(), ErrorKind::Conflict | ErrorKind::InvalidInput));
     let state = match promoted {
         Ok(()) => State::Admitted,
-        Err(e) if is_verdict(e.kind()) => State::Refused { reason: e.to_string(), at: securereg::now() },
+        Err(e) if by_name || e.kind().is_verdict() => State::Refused { reason: e.to_string(), at: securereg::now() },
         Err(e) => {
             tracing::error!(name, error = %e, "a pushed model could not be judged; it is tried again at the next start");
             return Ok(State::Pending);
@@ -178,20 +178,6 @@ pub(super) async fn judge(
         }
     }
     Ok(state)
-}
-
-/// Whether it was judged, and not only not done.
-fn is_verdict(kind: ErrorKind) -> bool {
-    matches!(
-        kind,
-        ErrorKind::Refused
-            | ErrorKind::InvalidInput
-            | ErrorKind::DigestMismatch
-            | ErrorKind::Conflict
-            | ErrorKind::Quarantined
-            | ErrorKind::TooLarge
-            | ErrorKind::Unsupported
-    )
 }
 
 async fn promote(
@@ -235,12 +221,12 @@ async fn promote_local(
     actor: &Actor,
 ) -> securereg::Result<()> {
     let registry = app.registry.clone();
-    let (name, digest) = (name.to_owned(), digest.to_string());
-    let repository = repository.to_string();
+    let (name, source) = (name.to_owned(), source_text(repository, digest));
+    let (repository, digest) = (repository.to_string(), digest.to_string());
     let actor = actor.clone();
     let work = move || {
         let mut request = PromoteRequest::new(name.parse::<ModelName>()?);
-        request.source = source_text(&repository, &digest);
+        request.source = source;
         request.evidence.insert("oci_manifest".into(), digest.into());
         let (source, _unpacked) = match source_of(&registry, &repository, &model) {
             Ok(source) => source,
@@ -349,7 +335,7 @@ pub(super) fn check_manifest(
 ) -> Outcome<()> {
     let why = match &stored.head.model {
         None => return Ok(()),
-        Some(State::Admitted) => match quarantined(app, stored)? {
+        Some(State::Admitted) => match quarantined(app, repository, stored)? {
             None => return Ok(()),
             Some(why) => format!("{repository}, {reference}: {why}"),
         },
@@ -359,21 +345,29 @@ pub(super) fn check_manifest(
     Err(Failure::new(Code::Denied, why))
 }
 
-/// Why the bytes of an admitted model are no longer given out, if they are not.
-fn quarantined(app: &App, stored: &Stored) -> Outcome<Option<String>> {
+/// Why the bytes of an admitted model are no longer given out, if they are not: what was promoted from this manifest is under an
+/// incident, or a model that holds one of its files is, or was when it was deleted.
+fn quarantined(app: &App, repository: &Repository, stored: &Stored) -> Outcome<Option<String>> {
     let closed = |_| Failure::new(Code::Unavailable, "the registry's manifest cannot be read: nothing is given out");
     let catalog = app.registry.catalog().map_err(closed)?;
+    let incident =
+        |a: &&Arc<securereg::Artifact>| a.quarantine.as_ref().is_some_and(|q| q.cause == securereg::Cause::Incident);
+    let under = |held: &Arc<securereg::Artifact>| Ok(Some(format!("{} is under an incident", held.name)));
+    let mut incidents = catalog.artifacts().filter(incident).peekable();
+    if incidents.peek().is_some() {
+        // Packed layers, and files that the manifest names by SHA-512, have other digests in the catalog.
+        let from = [Algorithm::Sha256, Algorithm::Sha512]
+            .map(|algorithm| source_text(repository, &Digest::of(algorithm, &stored.bytes)));
+        if let Some(held) = incidents.find(|a| from.contains(&a.source)) {
+            return under(held);
+        }
+    }
     let manifest = Manifest::parse(&stored.bytes, Some(&stored.head.media_type))?;
     let Some(model) = ModelManifest::recognise(&manifest) else { return Ok(None) };
-    for file in &model.files {
-        // By what the store says it is, whatever digest the manifest names it by.
-        let Some(bytes) = file.digest.sha256_bytes() else { continue };
+    for bytes in model.files.iter().filter_map(|file| file.digest.sha256_bytes()) {
         let sha256 = securereg::Sha256Digest::from_bytes(bytes);
-        let incident = |a: &&Arc<securereg::Artifact>| {
-            a.quarantine.as_ref().is_some_and(|q| q.cause == securereg::Cause::Incident)
-        };
         if let Some(held) = catalog.holders(&sha256).find(incident) {
-            return Ok(Some(format!("{} is under an incident", held.name)));
+            return under(held);
         }
         if catalog.blocked().any(|blocked| blocked.weights.iter().any(|w| w.sha256 == sha256)) {
             return Ok(Some("its weights are those of a model that was deleted under an incident".into()));

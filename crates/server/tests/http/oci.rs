@@ -410,6 +410,44 @@ fn a_verdict_holds_wherever_the_bytes_go() {
     }
 }
 
+/// A file in an archive of one (POSIX ustar).
+fn packed(name: &str, bytes: &[u8]) -> Vec<u8> {
+    let mut header = [0; 512];
+    let mut put = |at: usize, text: &str| header[at..at + text.len()].copy_from_slice(text.as_bytes());
+    put(0, name);
+    put(100, "0000644\0");
+    put(124, &format!("{:011o}\0", bytes.len()));
+    put(156, "0");
+    put(257, "ustar\x0000");
+    put(148, "        ");
+    let sum: u32 = header.iter().map(|b| u32::from(*b)).sum();
+    header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    [&header[..], bytes, &vec![0; bytes.len().next_multiple_of(512) - bytes.len() + 1024]].concat()
+}
+
+/// The catalog knows what was in a layer, not the layer: an incident holds that back, too.
+#[test]
+fn a_packed_model_under_an_incident_is_not_pulled() {
+    let rig = Rig::new();
+    let layer = packed("m.gguf", &fs::read(test_data(OK_MIN)).unwrap());
+    let (config, weights) = (blob(&rig, "team/p", b"{}"), blob(&rig, "team/p", &layer));
+    let pushed = json!({
+        "schemaVersion": 2,
+        "mediaType": IMAGE,
+        "artifactType": "application/vnd.cncf.model.manifest.v1+json",
+        "config": {"mediaType": "application/vnd.cncf.model.config.v1+json", "digest": config, "size": 2},
+        "layers": [{"mediaType": "application/vnd.cncf.model.weight.v1.tar", "digest": weights, "size": layer.len()}],
+    });
+    assert_eq!(manifest(&rig, "team/p", "v1", "promote", &pushed).status, 201);
+    let name = "team/p:v1".parse().unwrap();
+    wait_until("it is promoted", || rig.registry.catalog().unwrap().artifact(&name).is_some());
+    let targets = ["/v2/team/p/manifests/v1".to_owned(), format!("/v2/team/p/blobs/{weights}")];
+    targets.iter().for_each(|target| assert_eq!(get(&rig, target, "read").status, 200, "{target}"));
+    let body = json!({"action": "quarantine", "incident_id": "i", "model_name": "team/p:v1", "reason": "r"});
+    assert_eq!(rig.call("POST", "/api/v1/quarantine", "containment", Some(&body)).status, 200);
+    targets.iter().for_each(|target| assert_eq!(get(&rig, target, "read").status, 403, "{target}"));
+}
+
 /// An index that names one manifest many times, and referrers with large annotations: bounded.
 #[test]
 fn referrers_cost_what_a_page_may() {
