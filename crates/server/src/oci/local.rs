@@ -20,34 +20,46 @@ use tokio::task::JoinHandle;
 
 /// Bytes that are handed to the core at once.
 const BATCH: usize = 1 << 20;
-/// Calls that block at once.
+/// Calls that block at once, of those that read and of those that write.
 const CALLS: usize = 24;
 
 /// The core's content, for requests.
 pub(crate) struct Local {
     content: Content,
-    permits: Arc<Semaphore>,
+    /// Calls that hash, write and change: an upload may keep one for as long as it is large.
+    writes: Arc<Semaphore>,
+    /// Calls that read, which wait for none of those.
+    reads: Arc<Semaphore>,
     /// Time for the next bytes of a body.
     patience: Duration,
 }
 
 impl Local {
     pub(crate) fn new(registry: &Registry, patience: Duration) -> Local {
-        Local { content: registry.content(), permits: Arc::new(Semaphore::new(CALLS)), patience }
+        let (writes, reads) = (Arc::new(Semaphore::new(CALLS)), Arc::new(Semaphore::new(CALLS)));
+        Local { content: registry.content(), writes, reads, patience }
     }
 
     /// Threads that its calls can take together.
     pub(crate) const fn threads() -> usize {
-        CALLS
+        2 * CALLS
     }
 
-    /// Starts a call on a thread that may block.
+    /// Starts a call that writes on a thread that may block.
     async fn start<T, F>(&self, call: F) -> JoinHandle<Outcome<T>>
     where
         T: Send + 'static,
         F: FnOnce(&Content) -> Result<T, Error> + Send + 'static,
     {
-        let permit = Arc::clone(&self.permits).acquire_owned().await;
+        self.start_among(&self.writes, call).await
+    }
+
+    async fn start_among<T, F>(&self, permits: &Arc<Semaphore>, call: F) -> JoinHandle<Outcome<T>>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Content) -> Result<T, Error> + Send + 'static,
+    {
+        let permit = Arc::clone(permits).acquire_owned().await;
         let content = self.content.clone();
         tokio::task::spawn_blocking(move || {
             let outcome = call(&content).map_err(failure);
@@ -62,6 +74,15 @@ impl Local {
         F: FnOnce(&Content) -> Result<T, Error> + Send + 'static,
     {
         ended(self.start(call).await).await
+    }
+
+    /// A call that only reads.
+    async fn look<T, F>(&self, call: F) -> Outcome<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Content) -> Result<T, Error> + Send + 'static,
+    {
+        ended(self.start_among(&self.reads, call).await).await
     }
 
     /// Takes a session, and adds `body` to it as it comes; a batch is hashed while the next one arrives.
@@ -238,7 +259,7 @@ impl Storage for Local {
 
     async fn upload_size(&self, repository: &Repository, id: &str) -> Outcome<u64> {
         let (name, id) = (plain(repository)?, id.to_owned());
-        self.call(move |content| content.upload_size(&name, &id)).await
+        self.look(move |content| content.upload_size(&name, &id)).await
     }
 
     async fn append(&self, repository: &Repository, id: &str, admit: Admit<'_>, body: Body) -> Outcome<u64> {
@@ -272,7 +293,7 @@ impl Storage for Local {
 
     async fn blob(&self, repository: &Repository, digest: &Digest) -> Outcome<Option<u64>> {
         let (name, digest) = (plain(repository)?, digest_of(digest)?);
-        self.call(move |content| Ok(content.blob(&name, &digest)?.map(|held| held.size_bytes))).await
+        self.look(move |content| Ok(content.blob(&name, &digest)?.map(|held| held.size_bytes))).await
     }
 
     async fn read(&self, repository: &Repository, digest: &Digest, from: u64, to: u64) -> Outcome<Body> {
@@ -282,12 +303,12 @@ impl Storage for Local {
             let bytes = piece(&file, from, to)?;
             Ok((Arc::new(file), bytes))
         };
-        let (file, bytes) = self.call(first).await?;
+        let (file, bytes) = self.look(first).await?;
         let at = from + bytes.len() as u64;
         if at == to {
             return Ok(Body::from(bytes));
         }
-        Ok(Body::new(StreamBody::new(Reading::new(file, Arc::clone(&self.permits), bytes, at, to))))
+        Ok(Body::new(StreamBody::new(Reading::new(file, Arc::clone(&self.reads), bytes, at, to))))
     }
 
     async fn mount(&self, from: &Repository, to: &Repository, digest: &Digest) -> Outcome<bool> {
@@ -327,7 +348,7 @@ impl Storage for Local {
 
     async fn get(&self, repository: &Repository, kind: Kind<'_>, name: &str) -> Outcome<Option<Bytes>> {
         let (repository, kind, name) = (plain(repository)?, OwnKind::of(kind), name.to_owned());
-        self.call(move |content| Ok(content.get(&repository, &kind.core(), &name)?.map(Bytes::from))).await
+        self.look(move |content| Ok(content.get(&repository, &kind.core(), &name)?.map(Bytes::from))).await
     }
 
     async fn remove(&self, repository: &Repository, kind: Kind<'_>, name: &str) -> Outcome<bool> {
@@ -343,12 +364,12 @@ impl Storage for Local {
         limit: usize,
     ) -> Outcome<Vec<String>> {
         let (repository, kind, after) = (plain(repository)?, OwnKind::of(kind), after.map(str::to_owned));
-        self.call(move |content| content.list(&repository, &kind.core(), after.as_deref(), limit)).await
+        self.look(move |content| content.list(&repository, &kind.core(), after.as_deref(), limit)).await
     }
 
     async fn repositories(&self, after: Option<&str>, limit: usize) -> Outcome<Vec<Repository>> {
         let after = after.map(str::to_owned);
-        let names = self.call(move |content| content.repositories(after.as_deref(), limit)).await?;
+        let names = self.look(move |content| content.repositories(after.as_deref(), limit)).await?;
         Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
     }
 }
@@ -427,5 +448,32 @@ impl futures_core::Stream for Reading {
             }
             Err(_) => Poll::Ready(Some(Err(Error::new(ErrorKind::Io, "a read did not return")))),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use securereg_oci::Algorithm;
+
+    #[tokio::test]
+    async fn reads_do_not_wait_for_writes() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let registry = Registry::open_or_create(&dir.path().join("root")).expect("a root");
+        let local = Local::new(&registry, Duration::from_secs(5));
+        let repository: Repository = "a".parse().expect("a name");
+        let bytes = vec![7; 3 * BATCH];
+        let digest = Digest::of(Algorithm::Sha256, &bytes);
+        let id = local.begin(&repository).await.expect("begun");
+        local.finish(&repository, &id, &|_| Ok(()), Body::from(bytes.clone()), &digest).await.expect("stored");
+        let _all = local.writes.acquire_many(CALLS as u32).await.expect("free");
+        let reading = async {
+            assert_eq!(local.blob(&repository, &digest).await.expect("there"), Some(bytes.len() as u64));
+            let body = local.read(&repository, &digest, 0, bytes.len() as u64).await.expect("there");
+            assert_eq!(local.list(&repository, Kind::Tag, None, 9).await.expect("read"), [] as [&str; 0]);
+            axum::body::to_bytes(body, usize::MAX).await.expect("whole")
+        };
+        let read = tokio::time::timeout(Duration::from_secs(30), reading).await.expect("it waits for nobody");
+        assert!(read == bytes);
     }
 }
