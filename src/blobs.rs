@@ -81,18 +81,22 @@ impl Blobs {
 
     /// Opens a blob: at once when its stamp is the one recorded, else after a full re-check.
     pub(crate) fn open(&self, entry: &FileEntry, direct: bool) -> Result<OpenBlob> {
-        let stored = Stored::open(&self.layout, &entry.sha256, direct)?;
-        let tree = self.tree_file(&entry.sha256)?;
-        if self.knows(&entry.sha256, &stamps_of(&stored.file, &tree)?) {
-            return Ok(OpenBlob { stored, tree: self.tree(entry, tree)? });
+        for _ in 0..TRIES {
+            let stored = Stored::open(&self.layout, &entry.sha256, direct)?;
+            let tree = self.tree_file(&entry.sha256)?;
+            if self.knows(&entry.sha256, &stamps_of(&stored.file, &tree)?) {
+                return Ok(OpenBlob { stored, tree: self.tree(entry, tree)? });
+            }
+            let turn = self.turn(&entry.sha256);
+            let _turn = turn.lock();
+            // Whoever had the turn before may have answered the question.
+            if self.knows(&entry.sha256, &stamps_of(&stored.file, &tree)?) || self.recheck(entry, &stored, &tree)? {
+                return Ok(OpenBlob { stored, tree: self.tree(entry, tree)? });
+            }
+            // Another process has published the same bytes meanwhile: its file is looked at.
         }
-        let turn = self.turn(&entry.sha256);
-        let _turn = turn.lock();
-        // Whoever had the turn before may have answered the question.
-        if !self.knows(&entry.sha256, &stamps_of(&stored.file, &tree)?) {
-            self.recheck(entry, &stored, &tree)?;
-        }
-        Ok(OpenBlob { stored, tree: self.tree(entry, tree)? })
+        let why = format!("the stored file of {} keeps being replaced: open it again", entry.path);
+        Err(Error::new(ErrorKind::Unreadable, why))
     }
 
     /// Whether [`Blobs::open`] would answer without a re-check.
@@ -249,15 +253,15 @@ impl Blobs {
         recorded
     }
 
-    fn recheck(&self, entry: &FileEntry, stored: &Stored, tree: &File) -> Result<()> {
+    /// Hashes every byte. False when the file was replaced meanwhile, and says nothing of the one that is there now.
+    fn recheck(&self, entry: &FileEntry, stored: &Stored, tree: &File) -> Result<bool> {
         tracing::info!(sha256 = %entry.sha256, "the stored file's stamp is not the one recorded: re-checking every byte");
         for _ in 0..TRIES {
             let before = stamps_of(&stored.file, tree)?;
             Tree::open(duplicate(tree)?, entry.size_bytes, entry.blake3)?.check_all()?;
             let fresh = Stored::open(&self.layout, &entry.sha256, true)?;
             if stamp_of(&fresh.file)?.ino() != stamp_of(&stored.file)?.ino() {
-                let why = format!("the stored file of {} was replaced meanwhile: open it again", entry.path);
-                return Err(Error::new(ErrorKind::Unreadable, why));
+                return Ok(false);
             }
             let job = Job { stored: fresh, len: entry.size_bytes };
             let meter = Meter { task: &Task::unattended(), done: AtomicU64::new(0), total: entry.size_bytes };
@@ -276,7 +280,7 @@ impl Blobs {
             }
             if stamps_of(&stored.file, tree)? == before {
                 self.learn(&entry.sha256, before);
-                return Ok(());
+                return Ok(true);
             }
         }
         Err(Error::new(
