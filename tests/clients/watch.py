@@ -20,6 +20,14 @@ def stat():
     return fields[0], fields[19]
 
 
+def runs():
+    """Whether it has not ended yet: it can be reaped at any moment, also while it is looked at."""
+    try:
+        return stat()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def written():
     with open(f"/proc/{pid}/io") as io:
         return next(int(line.split()[1]) for line in io if line.startswith("wchar:"))
@@ -34,6 +42,6 @@ while (grown := written() - before) < int(sys.argv[2]):
         sys.exit(f"only {grown} bytes were written within 30 seconds")
     time.sleep(0.001)
 os.kill(int(pid), signal.SIGKILL)
-while os.path.exists(f"/proc/{pid}") and stat()[0] != "Z":
+while runs():
     time.sleep(0.001)
 print(grown)
