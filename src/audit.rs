@@ -37,7 +37,8 @@ pub struct AuditLine {
     pub seq: u64,
     /// RFC 3339, UTC.
     pub time: String,
-    /// `promote`, `refuse`, `verify_failed`, `quarantine`, `release`, `restore`, `delete`, `open`.
+    /// `promote`, `refuse`, `verify_failed`, `quarantine`, `release`, `restore`, `delete`, `open`; of repositories `move_tag`,
+    /// `delete_content`, `read_refused`.
     pub event: String,
     /// `intent`, `applied`, `aborted` for what changes the manifest; `noted` for what does not.
     pub phase: String,
@@ -62,6 +63,30 @@ pub struct AuditSummary {
     pub lines: u64,
     /// SHA-256 of the last line.
     pub head: String,
+}
+
+/// What is written down though it does not change the manifest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Noted {
+    /// A promotion was refused.
+    Refuse,
+    /// A tag that does not move was moved by who may.
+    MoveTag,
+    /// A tag, a manifest or a blob of a repository is deleted.
+    DeleteContent,
+    /// A model that was not admitted is given to who may see such.
+    ReadRefused,
+}
+
+impl Noted {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Noted::Refuse => "refuse",
+            Noted::MoveTag => "move_tag",
+            Noted::DeleteContent => "delete_content",
+            Noted::ReadRefused => "read_refused",
+        }
+    }
 }
 
 /// What a line says.

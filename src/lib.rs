@@ -74,7 +74,7 @@ mod verify;
 mod watch;
 
 pub use artifact::{Artifact, Blocked, Cause, FileEntry, Format, Layout, Quarantine, Weights, list_digest};
-pub use audit::{AuditLine, AuditSummary, now};
+pub use audit::{AuditLine, AuditSummary, Noted, now};
 pub use buffer::ReadBuf;
 pub use catalog::{Catalog, holder_of_path};
 pub use content::{Content, ContentDigest, Held, Kind, Put, RepositoryName, Upload};

@@ -8,7 +8,7 @@ mod look;
 mod publish;
 
 use crate::artifact::{Artifact, FileEntry, Format, Layout as Shape, list_digest};
-use crate::audit::{self, Event, now};
+use crate::audit::{Noted, now};
 use crate::digest::Sha256Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ingest::{self, Meter, Staged};
@@ -121,7 +121,7 @@ pub(crate) fn promote(
     let outcome = attempt(inner, request, source, actor, task);
     outcome.map_err(|e| {
         let why = format!("{}: {}", e.kind().as_str(), e.message());
-        if let Err(log) = inner.note_refusal(request.name.as_str(), &why, actor) {
+        if let Err(log) = inner.note(Noted::Refuse, request.name.as_str(), &why, actor) {
             tracing::error!(error = %log, "a refusal could not be written to the audit log");
         }
         e.on(&request.name)
@@ -286,13 +286,6 @@ fn sent_along(request: &PromoteRequest) -> Result<Option<Vec<u8>>> {
         return Err(Error::new(ErrorKind::TooLarge, why));
     }
     Ok(Some(text))
-}
-
-/// A refusal's line in the audit log.
-pub(crate) fn note_refusal(inner: &Inner, name: &str, why: &str, actor: &Actor) -> Result<()> {
-    let generation = inner.latest().generation();
-    audit::append(inner.layout(), actor, &[Event { event: "refuse", phase: audit::NOTED, name, why, generation }])
-        .map(drop)
 }
 
 #[cfg(test)]

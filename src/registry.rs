@@ -5,7 +5,7 @@
 //! out: how anything is done.
 
 use crate::artifact::{Artifact, Blocked, FileEntry};
-use crate::audit::{self, AuditLine, AuditSummary};
+use crate::audit::{self, AuditLine, AuditSummary, Event, Noted};
 use crate::blobs::{Blobs, OpenBlob};
 use crate::buffer::ReadBuf;
 use crate::catalog::Catalog;
@@ -328,9 +328,9 @@ impl Registry {
         self.inner.store.verify_log()
     }
 
-    /// Writes down a refusal that was decided before the core was asked.
-    pub fn audit_refusal(&self, name: &str, why: &str, actor: &Actor) -> Result<()> {
-        self.inner.note_refusal(name, why, actor)
+    /// Writes down what was decided outside the core.
+    pub fn audit_note(&self, noted: Noted, name: &str, why: &str, actor: &Actor) -> Result<()> {
+        self.inner.note(noted, name, why, actor)
     }
 }
 
@@ -423,8 +423,10 @@ impl Inner {
         &self.shelf
     }
 
-    pub(crate) fn note_refusal(&self, name: &str, why: &str, actor: &Actor) -> Result<()> {
-        promote::note_refusal(self, name, why, actor)
+    pub(crate) fn note(&self, noted: Noted, name: &str, why: &str, actor: &Actor) -> Result<()> {
+        let generation = self.latest().generation();
+        let event = Event { event: noted.as_str(), phase: audit::NOTED, name, why, generation };
+        audit::append(&self.layout, actor, &[event]).map(drop)
     }
 
     pub(crate) fn require_promoted(&self, artifact: &Artifact) -> Result<()> {

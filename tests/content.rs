@@ -133,6 +133,25 @@ fn what_a_killed_process_had_written_is_hashed_once_and_goes_on() {
     assert!(read(&content, "r", &sha256(&bytes)).unwrap() == bytes);
 }
 
+/// A chunk that is refused for its range costs nothing: else each would cost the hashing of all that is there.
+#[test]
+fn what_a_killed_process_had_written_is_hashed_only_when_there_is_more() {
+    let root = Root::new();
+    let content = root.registry.content();
+    drop(content.begin(&repo("r")).unwrap());
+    let id = "0123456789abcdef0123456789abcdef";
+    // A hole, which would take many minutes to hash.
+    let size = 1 << 40;
+    std::fs::File::create(root.path().join("oci/r/_uploads").join(id)).unwrap().set_len(size).unwrap();
+    for leave in [|upload: securereg::Upload| upload.suspend().unwrap(), drop] {
+        let upload = content.resume(&repo("r"), id).unwrap();
+        assert_eq!(upload.size(), size);
+        leave(upload);
+    }
+    assert_eq!(content.upload_size(&repo("r"), id).unwrap(), size);
+    content.abandon(&repo("r"), id).unwrap();
+}
+
 /// Hashes that were kept are of the file as it was.
 #[test]
 fn a_session_that_was_changed_behind_us_is_hashed_again() {

@@ -182,7 +182,7 @@ fn grow_the_log(root: &Root) {
     // Each quote takes two bytes there.
     let long = "\"".repeat(2048);
     while log.metadata().unwrap().len() < before + (5 << 18) {
-        root.registry.audit_refusal(&long, &long, &Actor::new("test", long.as_str())).unwrap();
+        root.registry.audit_note(Noted::Refuse, &long, &long, &Actor::new("test", long.as_str())).unwrap();
     }
 }
 

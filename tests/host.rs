@@ -99,7 +99,7 @@ fn a_limit_on_file_sizes_is_an_error_and_not_the_end_of_the_process() {
     over_the_limit("a move", &promote("n", &moved, Transfer::Move).expect_err("its tree would be written"));
     over_the_limit("a quarantine", &registry.quarantine(&name("b"), "why", None, &me()).expect_err("a change"));
     over_the_limit("a delete", &registry.delete(&name("b"), &me()).expect_err("a change"));
-    over_the_limit("a line", &registry.audit_refusal("m", "why", &me()).expect_err("a line"));
+    over_the_limit("a line", &registry.audit_note(Noted::Refuse, "m", "why", &me()).expect_err("a line"));
     over_the_limit("a record", &registry.record_mount(Path::new("/m/of/a/longer/name")).expect_err("a record"));
     over_the_limit("a result", &registry.verify_all(&me(), &Task::unattended()).expect_err("it would be kept"));
     let new = root.dir.path().join("new");

@@ -63,7 +63,7 @@ fn a_registry_opened_to_read_only_serves_and_writes_nothing() {
         reader.release(&name("none"), "why", &me(), &watched).expect_err("a change"),
         reader.release_deleted(&name("m"), "why", &me()).expect_err("a change"),
         reader.make_immutable().expect_err("a change"),
-        reader.audit_refusal("m", "why", &me()).expect_err("a line"),
+        reader.audit_note(Noted::Refuse, "m", "why", &me()).expect_err("a line"),
         reader.record_mount(std::path::Path::new("/m")).expect_err("a record"),
         {
             let source = Source::open(&root.source("n.gguf", &gguf(99, 3))).unwrap();
@@ -390,7 +390,7 @@ fn no_quarantine_between_two_looks_goes_untold() {
     quarantine("e");
     root.registry.delete(&name("e"), &me()).unwrap();
     let why = "y".repeat(2000);
-    (0..700).for_each(|_| root.registry.audit_refusal("x", &why, &me()).unwrap());
+    (0..700).for_each(|_| root.registry.audit_note(Noted::Refuse, "x", &why, &me()).unwrap());
     assert_eq!(drain(&mut events), [one(Quarantined, "e", 0), one(Deleted, "e", 0)]);
 }
 

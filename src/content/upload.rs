@@ -45,6 +45,8 @@ pub struct Upload {
     folder: OwnedFd,
     file: File,
     hashes: Hashes,
+    /// Bytes in the file that another process wrote, or whose hashes were forgotten: hashed when there is something to add to them.
+    unhashed: u64,
     /// Whether the session is over, or another's.
     over: bool,
 }
@@ -99,13 +101,14 @@ impl Content {
             folder,
             file: File::from(file),
             hashes: Hashes::default(),
+            unhashed: 0,
             over: false,
         };
         upload.lock()?;
         Ok(upload)
     }
 
-    /// Goes on with an upload: at once when this process had it last, else after what is there was hashed.
+    /// Goes on with an upload. When this process did not have it last, what is there is hashed before more is taken.
     ///
     /// # Errors
     /// `NotFound` when there is none, `Conflict` while another has it.
@@ -114,7 +117,7 @@ impl Content {
         let stamp = Stamp::of(&upload.file).map_err(|e| Error::io("reading an upload", e))?;
         match self.inner.shelf().suspended.take(id) {
             Some((then, hashes)) if then == stamp => upload.hashes = hashes,
-            _ => upload.hash_again(stamp.size())?,
+            _ => upload.unhashed = stamp.size(),
         }
         upload.over = false;
         Ok(upload)
@@ -138,6 +141,7 @@ impl Content {
             folder,
             file,
             hashes: Hashes::default(),
+            unhashed: 0,
             over: true,
         };
         upload.lock()?;
@@ -204,7 +208,7 @@ impl Upload {
 
     /// Its size so far, in bytes.
     pub fn size(&self) -> u64 {
-        self.hashes.size()
+        self.unhashed + self.hashes.size()
     }
 
     /// Takes the next bytes, however many.
@@ -214,6 +218,7 @@ impl Upload {
     pub fn append(&mut self, mut bytes: &[u8]) -> Result<()> {
         self.check_here()?;
         let mut taken = || {
+            self.catch_up()?;
             while !bytes.is_empty() {
                 bytes = self.hashes.tail.gather(bytes)?;
                 if self.hashes.tail.len == PIECE {
@@ -243,6 +248,7 @@ impl Upload {
     }
 
     fn complete(&mut self, claimed: &ContentDigest) -> Result<Held> {
+        self.catch_up()?;
         self.write_tail()?;
         let size_bytes = self.size();
         let (sha256, blake3, tree) = self.hashes.finish()?;
@@ -346,20 +352,26 @@ impl Upload {
 
     /// Writes what is gathered, unhashed, and keeps the hashes for who resumes it here.
     fn leave(&mut self) -> Result<()> {
-        self.check_space(self.hashes.tail.len)?;
-        write_at(&self.file, self.hashes.tail.bytes(), self.hashes.hashed)?;
-        let stamp = Stamp::of(&self.file).map_err(|e| Error::io("reading an upload", e))?;
-        let mut hashes = std::mem::take(&mut self.hashes);
-        hashes.tail.shrink();
-        // Before anyone else can have it.
-        self.content.inner.shelf().suspended.put(&self.id, stamp, hashes);
+        if self.unhashed == 0 {
+            self.check_space(self.hashes.tail.len)?;
+            write_at(&self.file, self.hashes.tail.bytes(), self.hashes.hashed)?;
+            let stamp = Stamp::of(&self.file).map_err(|e| Error::io("reading an upload", e))?;
+            let mut hashes = std::mem::take(&mut self.hashes);
+            hashes.tail.shrink();
+            // Before anyone else can have it.
+            self.content.inner.shelf().suspended.put(&self.id, stamp, hashes);
+        }
         self.over = true;
         self.unlock();
         Ok(())
     }
 
     /// Hashes what another process has written.
-    fn hash_again(&mut self, size: u64) -> Result<()> {
+    fn catch_up(&mut self) -> Result<()> {
+        let size = std::mem::take(&mut self.unhashed);
+        if size == 0 {
+            return Ok(());
+        }
         let mut hashes = Hashes::default();
         let mut buf = buffer::filled(0, usize::try_from(size).unwrap_or(PIECE).min(PIECE))?;
         while hashes.size() < size {

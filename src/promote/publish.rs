@@ -38,6 +38,22 @@ impl Staging<'_> {
         self.sidecars.push((digest, self.inner.layout().write_temp(&text)?));
         Ok(Some(digest))
     }
+
+    fn stored(&self) -> impl Iterator<Item = &FileEntry> {
+        self.staged.iter().filter(|staged| matches!(staged.place, Place::Stored)).map(|staged| &staged.entry)
+    }
+
+    /// Whether what was stored before is still there, and known to be good.
+    fn check_stored(&self) -> Result<()> {
+        let Some(entry) = self.stored().find(|entry| !self.inner.has_good(&entry.sha256)) else { return Ok(()) };
+        let why = format!("the stored file of {} was deleted, or touched, meanwhile: promote again", entry.path);
+        Err(Error::new(ErrorKind::SourceChanged, why))
+    }
+
+    /// Hashes what is stored and not known to be good: with no lock held, since it may be large.
+    fn look_again(&self) -> Result<()> {
+        self.stored().try_for_each(|entry| self.inner.open_entry(None, entry))
+    }
 }
 
 impl Drop for Staging<'_> {
@@ -49,7 +65,10 @@ impl Drop for Staging<'_> {
     }
 }
 
-/// Under the commit lock: asks once more, publishes the files, writes the catalog.
+/// How often a stored file that another push of the same bytes has replaced is looked at anew.
+const TRIES: usize = 4;
+
+/// Publishes what is staged, and writes the catalog.
 pub(super) fn publish(
     staging: &Staging<'_>,
     candidate: &Artifact,
@@ -59,14 +78,51 @@ pub(super) fn publish(
     actor: &Actor,
     task: &Task<'_>,
 ) -> Result<(Arc<Artifact>, Outcome, Method)> {
+    for _ in 1..TRIES {
+        match commit(staging, candidate, verdict, transfer, source, actor, task) {
+            Err(Failed::Stale(_)) => staging.look_again()?,
+            outcome => return outcome.map_err(Failed::into_error),
+        }
+    }
+    commit(staging, candidate, verdict, transfer, source, actor, task).map_err(Failed::into_error)
+}
+
+/// Why nothing was published.
+enum Failed {
+    /// A stored file is not known to be good: deleted, touched, or replaced by another push of the same bytes.
+    Stale(Error),
+    Other(Error),
+}
+
+impl Failed {
+    fn into_error(self) -> Error {
+        match self {
+            Failed::Stale(e) | Failed::Other(e) => e,
+        }
+    }
+}
+
+/// Under the commit lock: asks once more, publishes the files, writes the catalog.
+fn commit(
+    staging: &Staging<'_>,
+    candidate: &Artifact,
+    verdict: &Verdict,
+    transfer: Transfer,
+    source: &Source,
+    actor: &Actor,
+    task: &Task<'_>,
+) -> std::result::Result<(Arc<Artifact>, Outcome, Method), Failed> {
     let inner = staging.inner;
     let layout = inner.layout();
     let mut method = Method::Shared;
     let fresh: RefCell<Vec<Sha256Digest>> = RefCell::default();
+    let mut stale = false;
     let decide = |catalog: &Catalog| {
         // The lock may have been long in coming.
         task.go_on()?;
         let outcome = place(catalog, candidate)?;
+        // Before anything is published, so that it can be asked again; and nobody drops one while the lock is held.
+        staging.check_stored().inspect_err(|_| stale = true)?;
         for (staged, file) in staging.staged.iter().zip(&source.files) {
             method = method.max(publish_file(inner, catalog, staged, file, transfer, &mut fresh.borrow_mut())?);
         }
@@ -109,9 +165,9 @@ pub(super) fn publish(
             tracing::debug!(%sha256, error = %e, "its stamp was not taken; the next open re-checks");
         }
     }
-    let (catalog, outcome) = committed?;
+    let (catalog, outcome) = committed.map_err(if stale { Failed::Stale } else { Failed::Other })?;
     inner.absolve(&fresh);
-    let artifact = Arc::clone(catalog.require(&candidate.name)?);
+    let artifact = Arc::clone(catalog.require(&candidate.name).map_err(Failed::Other)?);
     Ok((artifact, outcome, method))
 }
 
@@ -163,13 +219,7 @@ fn publish_file(
     }
     let (bytes, tree) = match &staged.place {
         Place::Temp { bytes, tree } => (bytes, tree),
-        // Nobody drops it while the commit lock is held.
-        Place::Stored if inner.has_good(&sha256) => return Ok(Method::Shared),
-        Place::Stored => {
-            let why =
-                format!("the stored file of {} was deleted, or touched, meanwhile: promote again", staged.entry.path);
-            return Err(Error::new(ErrorKind::SourceChanged, why));
-        }
+        Place::Stored => return Ok(Method::Shared),
     };
     let mut holders = catalog.holders(&sha256).peekable();
     let held = holders.peek().is_some();

@@ -22,7 +22,7 @@ use crate::routes::App;
 use axum::body::{Body, Bytes};
 use axum::http::StatusCode;
 use parking_lot::Mutex;
-use securereg::{Actor, Error, ErrorKind, ModelName, PromoteRequest, Registry, Source, Task};
+use securereg::{Actor, Error, ErrorKind, ModelName, Noted, PromoteRequest, Registry, Source, Task};
 use securereg_layers::{Unpacked, Verified};
 use securereg_oci::manifest::Manifest;
 use securereg_oci::model::{ModelManifest, Packaging};
@@ -67,16 +67,6 @@ impl Admission {
         names.insert(name.to_owned(), Arc::downgrade(&turn));
         turn
     }
-
-    /// Writes something to the audit log that is not the core's to say.
-    pub(super) async fn note(&self, app: &Arc<App>, name: &str, why: &str, who: &str) {
-        let (registry, name, why) = (app.registry.clone(), name.to_owned(), why.to_owned());
-        let actor = Actor::new("oci", who);
-        let noted = tokio::task::spawn_blocking(move || registry.audit_refusal(&name, &why, &actor)).await;
-        if !matches!(noted, Ok(Ok(()))) {
-            tracing::error!("a line could not be written to the audit log");
-        }
-    }
 }
 
 /// Judges what a tag points to now, unless a person is to ask for it; waits a moment for the verdict.
@@ -85,14 +75,14 @@ pub(super) async fn begin(asked: &Asked, repository: &Repository, tag: &Tag, dig
         return;
     }
     let (app, repository, tag, digest) = (Arc::clone(&asked.app), repository.clone(), tag.clone(), digest.clone());
-    let actor = Actor::new("oci", asked.caller.who.clone());
+    let actor = asked.actor();
     let judging = tokio::spawn(async move { judge(&app, &repository, &tag, &digest, &actor).await.map(drop) });
     // It goes on by itself.
     let _ = tokio::time::timeout(PATIENCE, judging).await;
 }
 
-/// What was pushed and not judged.
-pub(super) async fn resume(app: &Arc<App>) {
+/// What was pushed and not judged; at a start, also what was admitted and is not in the catalog.
+pub(super) async fn resume(app: &Arc<App>, start: bool) {
     let storage = Arc::clone(&app.oci.storage);
     let mut after: Option<String> = None;
     while let Ok(batch) = storage.repositories(after.as_deref(), 1000).await {
@@ -103,9 +93,10 @@ pub(super) async fn resume(app: &Arc<App>) {
             for tag in tags.iter().filter_map(|tag| tag.parse::<Tag>().ok()) {
                 let Ok(Some((digest, found))) = tagged(&*storage, repository, &tag).await else { continue };
                 // Admitted under another tag, or before it was moved here: this tag's model may be missing.
-                let missing = found.head.model == Some(State::Admitted) && !is_promoted(app, repository, &tag, &digest);
+                let missing =
+                    start && found.head.model == Some(State::Admitted) && !is_promoted(app, repository, &tag, &digest);
                 if found.head.model == Some(State::Pending) || missing {
-                    tracing::info!(%repository, %tag, "judging what was pushed before this start");
+                    tracing::info!(%repository, %tag, "judging what was pushed before");
                     let _ = judge(app, repository, &tag, &digest, &Actor::this_process("oci")).await;
                 }
             }
@@ -232,11 +223,8 @@ async fn promote_local(
             Ok(source) => source,
             Err(e) => {
                 // The core has not been asked, and so has written nothing down.
-                registry.audit_refusal(
-                    request.name.as_str(),
-                    &format!("{}: {}", e.kind().as_str(), e.message()),
-                    &actor,
-                )?;
+                let why = format!("{}: {}", e.kind().as_str(), e.message());
+                registry.audit_note(Noted::Refuse, request.name.as_str(), &why, &actor)?;
                 return Err(e);
             }
         };
@@ -399,7 +387,7 @@ pub(super) async fn check_blob(asked: &Asked, repository: &Repository, holders: 
 pub(super) async fn forget(asked: &Asked, repository: &Repository, tag: &Tag) {
     let registry = asked.app.registry.clone();
     let name = format!("{repository}:{tag}");
-    let actor = Actor::new("oci", asked.caller.who.clone());
+    let actor = asked.actor();
     let turn = asked.oci().admission.turn(&name);
     let _turn = turn.lock().await;
     if !matches!(asked.storage().get(repository, Kind::Tag, tag.as_str()).await, Ok(None)) {

@@ -10,15 +10,17 @@ use super::{Asked, admission};
 use axum::body::Body;
 use axum::http::{Method, StatusCode};
 use axum::response::Response;
+use securereg::Noted;
 use securereg_oci::Digest;
 use securereg_oci::Repository;
 use securereg_oci::range;
 
 pub(super) async fn get(asked: &Asked, repository: &Repository, digest: &Digest) -> Outcome<Response> {
     let Some(size) = asked.storage().blob(repository, digest).await? else { return Err(unknown(repository, digest)) };
+    let holders = asked.storage().list(repository, Kind::Holder(digest), None, usize::MAX).await?;
+    let admitted = admission::check_blob(asked, repository, &holders).await;
     if asked.judged_only(repository) {
-        let holders = asked.storage().list(repository, Kind::Holder(digest), None, usize::MAX).await?;
-        admission::check_blob(asked, repository, &holders).await?;
+        admitted.clone()?;
     }
     let answer = |status| {
         Answer::new(status)
@@ -36,6 +38,11 @@ pub(super) async fn get(asked: &Asked, repository: &Repository, digest: &Digest)
             (StatusCode::PARTIAL_CONTENT, from, last + 1, Some(format!("bytes {from}-{last}/{size}")))
         }
     };
+    if from == 0
+        && let Err(refused) = admitted
+    {
+        asked.note(Noted::ReadRefused, &format!("{repository}@{digest}"), refused.message.clone()).await?;
+    }
     if let Some(url) = asked.storage().redirect(repository, digest).await? {
         return Ok(answer(StatusCode::TEMPORARY_REDIRECT).with("location", url).empty());
     }
@@ -45,6 +52,10 @@ pub(super) async fn get(asked: &Asked, repository: &Repository, digest: &Digest)
 }
 
 pub(super) async fn delete(asked: &Asked, repository: &Repository, digest: &Digest) -> Outcome<Response> {
+    if asked.storage().blob(repository, digest).await?.is_none() {
+        return Err(unknown(repository, digest));
+    }
+    asked.note(Noted::DeleteContent, &format!("{repository}@{digest}"), "the blob".to_owned()).await?;
     if !asked.storage().remove_blob(repository, digest).await? {
         return Err(unknown(repository, digest));
     }

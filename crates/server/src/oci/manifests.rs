@@ -13,6 +13,7 @@ use super::{Asked, admission};
 use axum::body::{Body, Bytes, to_bytes};
 use axum::http::{Method, StatusCode};
 use axum::response::Response;
+use securereg::Noted;
 use securereg_oci::manifest::{MAX_MANIFEST, Manifest};
 use securereg_oci::model::ModelManifest;
 use securereg_oci::referrers;
@@ -42,8 +43,13 @@ pub(super) async fn get(asked: &Asked, repository: &Repository, reference: &Refe
         Reference::Tag(tag) => resolve(asked, repository, tag).await?.ok_or_else(unknown)?,
     };
     let found = stored(asked, repository, &digest).await?.ok_or_else(unknown)?;
-    if asked.judged_only(repository) {
-        admission::check_manifest(&asked.app, repository, reference, &found)?;
+    if let Err(refused) = admission::check_manifest(&asked.app, repository, reference, &found) {
+        if asked.judged_only(repository) {
+            return Err(refused);
+        }
+        if asked.parts.method == Method::GET {
+            asked.note(Noted::ReadRefused, &format!("{repository}@{digest}"), refused.message.clone()).await?;
+        }
     }
     if Digest::of(digest.algorithm(), &found.bytes) != digest {
         tracing::error!(%repository, %digest, "a stored manifest is damaged");
@@ -175,8 +181,7 @@ async fn check_movable(asked: &Asked, repository: &Repository, tag: &Tag, digest
     let forced = asked.parameter("force").as_deref() == Some("true");
     if forced && asked.caller.may(Right::Quarantined, repository) {
         let why = format!("tag moved by force to {digest}");
-        asked.app.oci.admission.note(&asked.app, &format!("{repository}:{tag}"), &why, &asked.caller.who).await;
-        return Ok(());
+        return asked.note(Noted::MoveTag, &format!("{repository}:{tag}"), why).await;
     }
     let why = format!(
         "{repository}:{tag} is a version and does not move: push another tag, or let an administrator push with ?force=true"
@@ -219,6 +224,9 @@ pub(super) async fn delete(asked: &Asked, repository: &Repository, reference: &R
     let unknown = || Failure::new(Code::ManifestUnknown, format!("{repository} has no manifest {reference}"));
     match reference {
         Reference::Tag(tag) => {
+            let digest = resolve(asked, repository, tag).await?.ok_or_else(unknown)?;
+            let why = format!("the tag, which points to {digest}");
+            asked.note(Noted::DeleteContent, &format!("{repository}:{tag}"), why).await?;
             if !asked.storage().remove(repository, Kind::Tag, tag.as_str()).await? {
                 return Err(unknown());
             }
@@ -226,6 +234,8 @@ pub(super) async fn delete(asked: &Asked, repository: &Repository, reference: &R
         }
         Reference::Digest(digest) => {
             let found = stored(asked, repository, digest).await?.ok_or_else(unknown)?;
+            let why = "the manifest, and the tags that point to it".to_owned();
+            asked.note(Noted::DeleteContent, &format!("{repository}@{digest}"), why).await?;
             for tag in asked.storage().list(repository, Kind::Tag, None, usize::MAX).await? {
                 let Ok(tag) = tag.parse::<Tag>() else { continue };
                 if resolve(asked, repository, &tag).await?.as_ref() == Some(digest) {

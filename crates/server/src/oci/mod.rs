@@ -39,7 +39,7 @@ use axum::response::Response;
 use failure::{Code, Failure};
 use path::Target;
 use s3::S3;
-use securereg::Registry;
+use securereg::{Actor, Noted, Registry};
 use securereg_oci::Repository;
 use securereg_oci::tags::TagRules;
 use std::sync::Arc;
@@ -81,8 +81,9 @@ impl Oci {
 
     /// Goes on with what was pushed and not judged when the last process ended; from time to time, ends uploads that nobody goes on with.
     pub(crate) async fn resume(app: &Arc<App>) {
+        let mut start = true;
         loop {
-            admission::resume(app).await;
+            admission::resume(app, std::mem::take(&mut start)).await;
             match app.oci.storage.expire(EXPIRY).await {
                 Ok(0) => {}
                 Ok(ended) => tracing::info!(ended, "uploads that nobody went on with have expired"),
@@ -114,6 +115,23 @@ impl Asked {
     fn judged_only(&self, repository: &Repository) -> bool {
         let pushes = self.parts.method == Method::HEAD && self.caller.may(Right::Push, repository);
         !pushes && !self.caller.may(Right::Quarantined, repository)
+    }
+
+    /// Writes a line to the audit log, before what it announces is done; without the line it is not done.
+    async fn note(&self, noted: Noted, name: &str, why: String) -> Outcome<()> {
+        let (registry, name, actor) = (self.app.registry.clone(), name.to_owned(), self.actor());
+        let written = tokio::task::spawn_blocking(move || registry.audit_note(noted, &name, &why, &actor)).await;
+        match written {
+            Ok(Ok(())) => Ok(()),
+            failed => {
+                tracing::error!(?failed, "a line could not be written to the audit log");
+                Err(Failure::new(Code::Unavailable, "the audit log cannot be written, so this was not done"))
+            }
+        }
+    }
+
+    fn actor(&self) -> Actor {
+        Actor::new("oci", self.caller.who.clone())
     }
 
     fn header(&self, name: &str) -> Option<&str> {

@@ -15,7 +15,7 @@ use crate::staging::MAX_PATH;
 use axum::Extension;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
-use securereg::{Actor, Error, ModelName, PromoteRequest, Registry};
+use securereg::{Actor, Error, ModelName, Noted, PromoteRequest, Registry};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -189,7 +189,7 @@ fn run(app: &App, job: &Job, asked: Promote, actor: &Actor) -> Answer {
 /// The answer to a refusal decided here, which is written down like those of the core.
 fn refused(registry: &Registry, name: &ModelName, refusal: Error, actor: &Actor) -> Reply {
     let why = format!("{}: {}", refusal.kind().as_str(), refusal.message());
-    match registry.audit_refusal(name.as_str(), &why, actor) {
+    match registry.audit_note(Noted::Refuse, name.as_str(), &why, actor) {
         Ok(()) => refusal.on(name).into(),
         // Refused either way; that the log cannot be written is the graver fault, so that is told.
         Err(e) => e.into(),

@@ -255,7 +255,46 @@ fn a_version_does_not_move_but_by_force_of_an_administrator() {
         let now = get(&rig, &format!("/v2/a/manifests/{tag}"), "read");
         assert_eq!(now.body, two.to_string().as_bytes(), "{tag}");
     }
-    assert!(rig.audit_events().iter().any(|(_, name, why)| name == "a:v1.2.3" && why.contains("by force")));
+    let moves = rig.audit_events().into_iter().filter(|(event, ..)| event == "move_tag").collect::<Vec<_>>();
+    assert_eq!(moves.len(), 3, "one for each that was moved: {moves:?}");
+    assert!(moves.iter().any(|(_, name, why)| name == "a:v1.2.3" && why.contains("by force")));
+}
+
+/// What changes repositories, or gives out what was refused, is in the audit log first, or is not done.
+#[test]
+fn what_cannot_be_written_down_is_not_done() {
+    let rig = Rig::new();
+    let config = blob(&rig, "a", b"{}");
+    let (one, two) = (image(&config, &[]), image(&config, &[(&config, 2)]));
+    assert_eq!(manifest(&rig, "a", "v1.0.0", "promote", &one).status, 201);
+    let own = digest(one.to_string().as_bytes());
+    let log = rig.registry.root().join("audit.jsonl");
+    let aside = rig.registry.root().join("aside");
+    let had_log = log.exists();
+    if had_log {
+        fs::rename(&log, &aside).unwrap();
+    }
+    fs::create_dir(&log).unwrap();
+    let targets = ["manifests/v1.0.0", &format!("manifests/{own}"), &format!("blobs/{config}")];
+    let forced = manifest(&rig, "a", "v1.0.0?force=true", "admin", &two);
+    assert_eq!(forced.status, 503);
+    assert!(forced.json().to_string().contains("audit log"), "{}", forced.json());
+    for target in targets {
+        assert_eq!(call(&rig, "DELETE", &format!("/v2/a/{target}"), "admin", "", b"").status, 503, "{target}");
+    }
+    fs::remove_dir(&log).unwrap();
+    if had_log {
+        fs::rename(&aside, &log).unwrap();
+    }
+    assert_eq!(get(&rig, "/v2/a/manifests/v1.0.0", "read").body, one.to_string().as_bytes(), "nothing was done");
+    for target in targets {
+        assert_eq!(get(&rig, &format!("/v2/a/{target}"), "read").status, 200, "{target}");
+        assert_eq!(call(&rig, "DELETE", &format!("/v2/a/{target}"), "admin", "", b"").status, 202, "{target}");
+        assert_eq!(call(&rig, "DELETE", &format!("/v2/a/{target}"), "admin", "", b"").status, 404, "{target}");
+    }
+    let deleted: Vec<_> = rig.audit_events().into_iter().filter(|(event, ..)| event == "delete_content").collect();
+    let names: Vec<&str> = deleted.iter().map(|(_, name, _)| name.as_str()).collect();
+    assert_eq!(names, ["a:v1.0.0", &format!("a@{own}"), &format!("a@{config}")], "each once");
 }
 
 #[test]
@@ -352,6 +391,11 @@ fn a_refused_model_is_pushed_and_never_served() {
     }
     let weights = digest(&fs::read(test_data(&format!("hostile/{bad}"))).unwrap());
     assert_eq!(get(&rig, &format!("/v2/team/m/blobs/{weights}"), "read").code(), "DENIED");
+    assert_eq!(get(&rig, &format!("/v2/team/m/blobs/{weights}"), "admin").status, 200);
+    let read: Vec<_> = rig.audit_events().into_iter().filter(|(event, ..)| event == "read_refused").collect();
+    let names: Vec<&str> = read.iter().map(|(_, name, _)| name.as_str()).collect();
+    assert_eq!(names, [&*format!("team/m@{own}"), &format!("team/m@{own}"), &format!("team/m@{weights}")]);
+    assert!(read.iter().all(|(.., why)| why.contains("was refused")), "{read:?}");
     // Who pushes is told that it is there, and not given it.
     for target in [format!("/v2/team/m/blobs/{weights}"), manifest.clone()] {
         assert_eq!(call(&rig, "HEAD", &target, "promote", "", b"").status, 200, "{target}");
