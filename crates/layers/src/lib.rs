@@ -7,11 +7,14 @@
 #![forbid(unsafe_code)]
 
 use flate2::read::MultiGzDecoder;
+use rustix::fs::{FlockOperation, Mode, OFlags};
 use securereg::{Error, ErrorKind, RelPath, Result, VerifiedFile};
 use securereg_oci::model::Packaging;
 use std::cell::Cell;
 use std::fs::{self, OpenOptions};
 use std::io::{BufRead, BufReader, Read};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::rc::Rc;
 use tempfile::TempDir;
@@ -25,17 +28,48 @@ const MAX_RATIO: u64 = 200;
 #[derive(Debug)]
 pub struct Unpacked {
     folder: TempDir,
+    /// Locked for as long as the folder is in use.
+    _in_use: OwnedFd,
     files: usize,
+}
+
+const PREFIX: &str = ".unpacked-";
+
+/// Removes what processes that were killed had unpacked below `parent`; how many folders.
+pub fn sweep(parent: &Path) -> Result<usize> {
+    // While nobody makes one, which would not be locked yet.
+    let _alone = locked(parent, FlockOperation::LockExclusive)?;
+    let mut swept = 0;
+    for entry in fs::read_dir(parent).map_err(|e| io("looking for what was unpacked", &e))? {
+        let entry = entry.map_err(|e| io("looking for what was unpacked", &e))?;
+        let left = entry.file_name().as_bytes().starts_with(PREFIX.as_bytes())
+            && entry.file_type().is_ok_and(|kind| kind.is_dir())
+            && locked(&entry.path(), FlockOperation::NonBlockingLockExclusive).is_ok();
+        if left {
+            fs::remove_dir_all(entry.path()).map_err(|e| io("removing what was unpacked", &e))?;
+            swept += 1;
+        }
+    }
+    Ok(swept)
+}
+
+fn locked(folder: &Path, how: FlockOperation) -> Result<OwnedFd> {
+    let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let opened = rustix::fs::open(folder, flags, Mode::empty());
+    let locked = opened.and_then(|folder| rustix::fs::flock(&folder, how).map(|()| folder));
+    locked.map_err(|e| io("locking a folder to unpack into", &e.into()))
 }
 
 impl Unpacked {
     /// An empty folder below `parent`.
     pub fn new(parent: &Path) -> Result<Unpacked> {
+        let _unswept = locked(parent, FlockOperation::LockShared)?;
         let folder = tempfile::Builder::new()
-            .prefix(".unpacked-")
+            .prefix(PREFIX)
             .tempdir_in(parent)
             .map_err(|e| io("making a folder to unpack into", &e))?;
-        Ok(Unpacked { folder, files: 0 })
+        let in_use = locked(folder.path(), FlockOperation::LockShared)?;
+        Ok(Unpacked { folder, _in_use: in_use, files: 0 })
     }
 
     /// Unpacks one layer of `size` bytes; of one that is no archive, nothing.
@@ -242,6 +276,24 @@ mod tests {
             fs::read_dir(unpacked.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         Ok(names)
+    }
+
+    /// What a killed process leaves is swept, what is in use or not ours is not.
+    #[test]
+    fn folders_of_killed_processes_are_swept() {
+        let dir = tempfile::tempdir().unwrap();
+        let used = Unpacked::new(dir.path()).unwrap();
+        for left in [".unpacked-left", "mine"] {
+            fs::create_dir_all(dir.path().join(left).join("sub")).unwrap();
+            fs::write(dir.path().join(left).join("sub/weights"), b"w").unwrap();
+        }
+        std::os::unix::fs::symlink("mine", dir.path().join(".unpacked-link")).unwrap();
+        assert_eq!(sweep(dir.path()).unwrap(), 1);
+        assert!(!dir.path().join(".unpacked-left").exists());
+        assert!(used.path().exists() && dir.path().join("mine/sub/weights").exists());
+        drop(used);
+        assert_eq!(sweep(dir.path()).unwrap(), 0);
+        assert!(sweep(&dir.path().join("none")).is_err());
     }
 
     #[test]

@@ -84,6 +84,12 @@ impl Oci {
         let mut start = true;
         loop {
             admission::resume(app, std::mem::take(&mut start)).await;
+            let staging = app.registry.staging();
+            match tokio::task::spawn_blocking(move || securereg_layers::sweep(&staging)).await {
+                Ok(Ok(0)) => {}
+                Ok(Ok(swept)) => tracing::info!(swept, "folders that a killed process had unpacked were removed"),
+                failed => tracing::error!(?failed, "unpacked folders were not looked for"),
+            }
             match app.oci.storage.expire(EXPIRY).await {
                 Ok(0) => {}
                 Ok(ended) => tracing::info!(ended, "uploads that nobody went on with have expired"),
