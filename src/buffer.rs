@@ -34,6 +34,11 @@ impl ReadBuf {
         Ok(&mut self.store[start..start + len])
     }
 
+    /// Whether so much can be taken without more memory.
+    pub(crate) fn has_room(&self, len: usize) -> bool {
+        self.store.len() >= len.saturating_add(ALIGN)
+    }
+
     /// The first `len` bytes of what was last taken.
     pub(crate) fn bytes(&self, len: usize) -> &[u8] {
         let start = self.start();

@@ -101,5 +101,5 @@ pub use sha256::Stream as Sha256Stream;
 pub use source::{MAX_FILES, Source};
 pub use task::{Actor, Phase, Progress, Task};
 pub use tree::{GROUP, SPAN};
-pub use verified::{ReadMode, VerifiedFile};
+pub use verified::{CheckedBytes, ReadMode, VerifiedFile};
 pub use watch::Watch;

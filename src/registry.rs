@@ -562,8 +562,19 @@ impl Inner {
         Policy::parse(&read_bounded(&file, POLICY, policy::MAX_BYTES).map_err(|e| bad(&e))?)
     }
 
-    pub(crate) fn borrow_buffer(&self) -> ReadBuf {
-        self.buffers.lock().pop().unwrap_or_default()
+    /// A buffer, one that has room for `len` bytes if there is such.
+    pub(crate) fn borrow_buffer(&self, len: usize) -> ReadBuf {
+        let mut spare = self.buffers.lock();
+        match spare.iter().position(|buf| buf.has_room(len)) {
+            Some(at) => spare.swap_remove(at),
+            None => spare.pop().unwrap_or_default(),
+        }
+    }
+
+    pub(crate) fn keep_buffer(&self, buf: Option<ReadBuf>) {
+        if let Some(buf) = buf {
+            self.return_buffer(buf);
+        }
     }
 
     pub(crate) fn return_buffer(&self, buf: ReadBuf) {

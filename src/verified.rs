@@ -21,6 +21,7 @@ use crate::scan::Stored;
 use crate::tree::{GROUP, Tree};
 use parking_lot::Mutex;
 use std::io::{BufReader, Read};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -64,6 +65,26 @@ struct Last {
     group: Option<u64>,
     len: usize,
     buf: ReadBuf,
+}
+
+/// Bytes of a [`VerifiedFile`], checked, in memory that goes back to the registry when this is dropped.
+#[derive(Debug)]
+pub struct CheckedBytes {
+    buf: ReadBuf,
+    range: Range<usize>,
+    inner: Arc<Inner>,
+}
+
+impl AsRef<[u8]> for CheckedBytes {
+    fn as_ref(&self) -> &[u8] {
+        if self.range.is_empty() { &[] } else { &self.buf.bytes(self.range.end)[self.range.clone()] }
+    }
+}
+
+impl Drop for CheckedBytes {
+    fn drop(&mut self) {
+        self.inner.return_buffer(std::mem::take(&mut self.buf));
+    }
 }
 
 /// No single read is longer: it needs as much memory.
@@ -132,10 +153,23 @@ impl VerifiedFile {
     /// `Corrupt` when a 64 KiB group the range touches is not what was promoted (the model is quarantined by then),
     /// `Unreadable` when the disk fails, `Quarantined` when the model is under an incident, `NoMemory` when `buf` cannot grow.
     pub fn read<'b>(&self, offset: u64, len: usize, buf: &'b mut ReadBuf) -> Result<&'b [u8]> {
+        let range = self.read_into(buf, offset, len)?;
+        Ok(&buf.bytes(range.end)[range])
+    }
+
+    /// The same in memory of their own, for who sends them on: nothing is copied.
+    pub fn read_bytes(&self, offset: u64, len: usize) -> Result<CheckedBytes> {
+        let mut buf = self.inner.borrow_buffer(len);
+        let range = self.read_into(&mut buf, offset, len)?;
+        Ok(CheckedBytes { buf, range, inner: Arc::clone(&self.inner) })
+    }
+
+    /// Where in `buf` the bytes lie, checked.
+    fn read_into(&self, buf: &mut ReadBuf, offset: u64, len: usize) -> Result<Range<usize>> {
         self.check_status()?;
         let end = offset.saturating_add(len as u64).min(self.len());
         if offset >= end {
-            return Ok(&[]);
+            return Ok(0..0);
         }
         if end - offset > MAX_READ {
             return Err(Error::new(ErrorKind::InvalidInput, format!("a read may have at most {MAX_READ} bytes")));
@@ -167,7 +201,7 @@ impl VerifiedFile {
                 return Err(self.fail(Error::new(ErrorKind::Corrupt, what)));
             }
         }
-        Ok(&bytes[(offset - start) as usize..(end - start) as usize])
+        Ok((offset - start) as usize..(end - start) as usize)
     }
 
     /// Fills `out` from `offset`; the count is less than `out.len()` only at the end of the file. Errors as
@@ -178,7 +212,7 @@ impl VerifiedFile {
         if out.len() < GROUP as usize / 2 && out.len() as u64 <= GROUP - offset % GROUP {
             return self.read_small(out, offset);
         }
-        let mut buf = self.inner.borrow_buffer();
+        let mut buf = self.inner.borrow_buffer(out.len().min(PIECE));
         let mut done = 0;
         while done < out.len() {
             let at = offset.saturating_add(done as u64);
@@ -200,7 +234,7 @@ impl VerifiedFile {
         let group = offset / GROUP;
         let start = group * GROUP;
         let Some(mut last) = self.last.try_lock() else {
-            let mut buf = self.inner.borrow_buffer();
+            let mut buf = self.inner.borrow_buffer(GROUP as usize);
             let n = self.read(offset, out.len(), &mut buf).map(|bytes| fill(out, bytes));
             self.inner.return_buffer(buf);
             return n;

@@ -22,10 +22,13 @@ rounds=${1:-3}
 read -ra servers <<<"securereg ${PEERS-distribution debian}"
 
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/securereg-bench.XXXXXX")
+# ext4 without a journal gives no inode out again for minutes, and looks at each that was deleted before it finds another: each root
+# in a block group of its own, or whoever comes later pays for what was deleted before.
+chattr +T "$scratch" 2>/dev/null || true
 results=${RESULTS:-$scratch/results}
 : >"$results"
 clean_up() {
-  kill_server "$scratch/server" 2>/dev/null || true
+  [ -z "${root:-}" ] || kill_server "$root" 2>/dev/null || true
   rm -rf "$scratch"
 }
 trap clean_up EXIT
@@ -37,14 +40,15 @@ for round in $(seq "$rounds"); do
     for SERVER in "${servers[@]}"; do
       connections=4 credentials=()
       [ "${section%/*}" = "$section" ] || connections=${section##*/}
-      start_server "$scratch/server"
+      root=$scratch/$SERVER-$round-${section//[^a-zA-Z0-9]/-}
+      start_server "$root"
       [ "$SERVER" != securereg ] || credentials=("$USER_NAME:$PASSWORD")
       sync -f "$scratch"
       line=$("$bench" --connections "$connections" "${section%/*}" "$HOST" "${credentials[@]}")
       line="${line%\}},\"server\":\"$SERVER\",\"round\":$round,\"peak_kib\":$(server_peak)}"
       echo "$line" | tee -a "$results" >&2
-      stop_server "$scratch/server"
-      rm -rf "$scratch/server"
+      stop_server "$root"
+      rm -rf "$root"
     done
   done
 done

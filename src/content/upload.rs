@@ -12,7 +12,7 @@
 //!      suspend|  |resume          the blob is not shown then, and nobody was told that it is there
 //! ```
 
-use super::hashes::{Hashes, PIECE, STEP, write_at};
+use super::hashes::{DIRECT, Hashes, PIECE, STEP, Writer, write_at};
 use super::{Content, ContentDigest, Held, RepositoryName, documents, folders, holds};
 use crate::buffer;
 use crate::digest::hex;
@@ -28,6 +28,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 /// A repository has no more sessions at once.
@@ -43,7 +44,7 @@ pub struct Upload {
     repo: RepositoryName,
     id: String,
     folder: OwnedFd,
-    file: File,
+    writer: Writer,
     hashes: Hashes,
     /// Bytes in the file that another process wrote, or whose hashes were forgotten: hashed when there is something to add to them.
     unhashed: u64,
@@ -99,7 +100,7 @@ impl Content {
             repo: repo.clone(),
             id,
             folder,
-            file: File::from(file),
+            writer: Writer::new(File::from(file)),
             hashes: Hashes::default(),
             unhashed: 0,
             over: false,
@@ -114,7 +115,7 @@ impl Content {
     /// `NotFound` when there is none, `Conflict` while another has it.
     pub fn resume(&self, repo: &RepositoryName, id: &str) -> Result<Upload> {
         let mut upload = self.take(repo, id)?;
-        let stamp = Stamp::of(&upload.file).map_err(|e| Error::io("reading an upload", e))?;
+        let stamp = Stamp::of(&upload.writer.file).map_err(|e| Error::io("reading an upload", e))?;
         match self.inner.shelf().suspended.take(id) {
             Some((then, hashes)) if then == stamp => upload.hashes = hashes,
             _ => upload.unhashed = stamp.size(),
@@ -139,7 +140,7 @@ impl Content {
             repo: repo.clone(),
             id: id.to_owned(),
             folder,
-            file,
+            writer: Writer::new(file),
             hashes: Hashes::default(),
             unhashed: 0,
             over: true,
@@ -191,7 +192,7 @@ impl Content {
         for (repo, id) in found {
             // One that is in use, or has ended by itself, is none of ours.
             let Ok(mut upload) = self.take(&repo, &id) else { continue };
-            if is_old(&upload.file) {
+            if is_old(&upload.writer.file) {
                 upload.discard();
                 ended += 1;
             }
@@ -220,7 +221,7 @@ impl Upload {
         let mut taken = || {
             self.catch_up()?;
             while !bytes.is_empty() {
-                bytes = self.hashes.tail.gather(bytes)?;
+                bytes = self.hashes.tail.gather(bytes, || self.content.inner.borrow_buffer(PIECE))?;
                 if self.hashes.tail.len == PIECE {
                     self.write_tail()?;
                 }
@@ -250,6 +251,7 @@ impl Upload {
     fn complete(&mut self, claimed: &ContentDigest) -> Result<Held> {
         self.catch_up()?;
         self.write_tail()?;
+        self.settle()?;
         let size_bytes = self.size();
         let (sha256, blake3, tree) = self.hashes.finish()?;
         let held = Held { sha256, size_bytes, blake3 };
@@ -262,7 +264,7 @@ impl Upload {
         ready.write_records(claimed, &held)?;
         // Synced before the lock is taken, unless it turns out there that the bytes are needed after all.
         let is_stored = inner.has_good(&sha256);
-        ready.sync(&self.file, (!is_stored).then_some(&tree))?;
+        ready.sync(&self.writer.file, (!is_stored).then_some(&tree))?;
         let mut published = false;
         let outcome = holds::shared(layout).and_then(|_kept| {
             // Also when the bytes are there: who has published them may not have synced the folders yet.
@@ -270,7 +272,7 @@ impl Upload {
             let folders = [records.as_fd(), stored[0], stored[1]];
             if !inner.has_good(&sha256) {
                 if is_stored {
-                    ready.sync(&self.file, Some(&tree))?;
+                    ready.sync(&self.writer.file, Some(&tree))?;
                 }
                 published = true;
                 let name = blob_name(&sha256);
@@ -318,7 +320,7 @@ impl Upload {
         let mut at = 0;
         while at < held.size_bytes {
             let step = &mut buf[..(held.size_bytes - at).min(STEP as u64) as usize];
-            self.file.read_exact_at(step, at).map_err(|e| Error::io("reading an upload back", e))?;
+            self.writer.file.read_exact_at(step, at).map_err(|e| Error::io("reading an upload back", e))?;
             sha512.update(&*step);
             blake3.update(step);
             at += step.len() as u64;
@@ -330,13 +332,29 @@ impl Upload {
         Ok(ContentDigest::Sha512(sha512.finalize().into()))
     }
 
-    /// Hashes and writes what is gathered.
+    /// Hashes what is gathered; much of it goes on being written meanwhile.
     fn write_tail(&mut self) -> Result<()> {
-        let mut tail = std::mem::take(&mut self.hashes.tail);
+        let tail = std::mem::take(&mut self.hashes.tail);
         self.check_space(tail.len)?;
-        self.hashes.piece(tail.bytes(), Some(&self.file))?;
-        tail.len = 0;
-        self.hashes.tail = tail;
+        let at = self.hashes.hashed;
+        if tail.len < DIRECT {
+            self.content.inner.keep_buffer(self.writer.settle()?.into_piece());
+            write_at(&self.writer.file, tail.bytes(), at)?;
+            self.hashes.piece(tail.bytes())?;
+            self.hashes.tail = tail.emptied();
+        } else {
+            let piece = Arc::new(tail);
+            self.hashes.tail = self.writer.begin(&piece, at)?;
+            self.hashes.piece(piece.bytes())?;
+        }
+        Ok(())
+    }
+
+    /// All that was gathered is written, and its memory given back.
+    fn settle(&mut self) -> Result<()> {
+        for tail in [self.writer.settle()?, std::mem::take(&mut self.hashes.tail)] {
+            self.content.inner.keep_buffer(tail.into_piece());
+        }
         Ok(())
     }
 
@@ -352,12 +370,13 @@ impl Upload {
 
     /// Writes what is gathered, unhashed, and keeps the hashes for who resumes it here.
     fn leave(&mut self) -> Result<()> {
+        self.content.inner.keep_buffer(self.writer.settle()?.into_piece());
         if self.unhashed == 0 {
             self.check_space(self.hashes.tail.len)?;
-            write_at(&self.file, self.hashes.tail.bytes(), self.hashes.hashed)?;
-            let stamp = Stamp::of(&self.file).map_err(|e| Error::io("reading an upload", e))?;
+            write_at(&self.writer.file, self.hashes.tail.bytes(), self.hashes.hashed)?;
+            let stamp = Stamp::of(&self.writer.file).map_err(|e| Error::io("reading an upload", e))?;
             let mut hashes = std::mem::take(&mut self.hashes);
-            hashes.tail.shrink();
+            self.content.inner.keep_buffer(hashes.tail.shrink());
             // Before anyone else can have it.
             self.content.inner.shelf().suspended.put(&self.id, stamp, hashes);
         }
@@ -376,11 +395,11 @@ impl Upload {
         let mut buf = buffer::filled(0, usize::try_from(size).unwrap_or(PIECE).min(PIECE))?;
         while hashes.size() < size {
             let piece = &mut buf[..(size - hashes.hashed).min(PIECE as u64) as usize];
-            self.file.read_exact_at(piece, hashes.hashed).map_err(|e| Error::io("reading an upload back", e))?;
+            self.writer.file.read_exact_at(piece, hashes.hashed).map_err(|e| Error::io("reading an upload back", e))?;
             if piece.len() == PIECE {
-                hashes.piece(piece, None)?;
+                hashes.piece(piece)?;
             } else {
-                hashes.tail.gather(piece)?;
+                hashes.tail.gather(piece, || self.content.inner.borrow_buffer(PIECE))?;
             }
         }
         self.hashes = hashes;
@@ -389,7 +408,7 @@ impl Upload {
 
     /// Takes the session, if its file is still there.
     fn lock(&self) -> Result<()> {
-        match rustix::fs::flock(&self.file, FlockOperation::NonBlockingLockExclusive) {
+        match rustix::fs::flock(&self.writer.file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => {
                 let why =
@@ -400,18 +419,19 @@ impl Upload {
         }
         // Whoever had it may have published the file, or removed it.
         let named = Stamp::at(&self.folder, &self.id).map(|stamp| stamp.ino()).ok();
-        let ours = Stamp::of(&self.file).map(|stamp| stamp.ino()).ok();
+        let ours = Stamp::of(&self.writer.file).map(|stamp| stamp.ino()).ok();
         if named.is_some() && named == ours { Ok(()) } else { Err(no_upload(&self.repo)) }
     }
 
     fn unlock(&self) {
         // Closing would not do: a child forked meanwhile holds the same open file description.
-        let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);
+        let _ = rustix::fs::flock(&self.writer.file, FlockOperation::Unlock);
     }
 
     /// Ends the session; its file goes, unless it was published.
     fn discard(&mut self) {
         self.over = true;
+        let _ = self.writer.settle();
         self.content.inner.shelf().suspended.take(&self.id);
         if let Err(e) = documents::unlink(&self.folder, &self.id) {
             tracing::warn!(repository = %self.repo, error = %e, "an upload is left behind until it expires");

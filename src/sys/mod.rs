@@ -8,7 +8,7 @@ mod sha256;
 mod signals;
 
 pub(crate) use sha256::{Block, State, compress_two};
-pub(crate) use signals::{NoFileSizeSignal, spawn_scoped_quietly};
+pub(crate) use signals::{NoFileSizeSignal, spawn_quietly, spawn_scoped_quietly};
 
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};

@@ -1,6 +1,6 @@
 //! Signals: what the library's writes and threads must not do to the process they run in.
 //!
-//! Owns: [`NoFileSizeSignal`], [`spawn_scoped_quietly`]. Promises: a write beyond the limit on file sizes is EFBIG and never
+//! Owns: [`NoFileSizeSignal`], [`spawn_quietly`], [`spawn_scoped_quietly`]. Promises: a write beyond the limit on file sizes is EFBIG and never
 //! SIGXFSZ, whose default is death; no thread of ours runs a signal handler of the host's; masks are the host's again
 //! afterwards, and a signal that another process sent is not lost. No handler is installed, and no disposition is changed: those
 //! are the whole process's. Leaves out: SIGPIPE (the core writes to no pipe), SIGIO (file leases ask for SIGURG instead).
@@ -9,7 +9,7 @@ use libc::{c_int, sigset_t};
 use std::io;
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
-use std::thread::{Builder, Scope, ScopedJoinHandle};
+use std::thread::{Builder, JoinHandle, Scope, ScopedJoinHandle};
 
 /// While this lives, a write of this thread beyond RLIMIT_FSIZE fails with EFBIG and sends nothing: the kernel sends SIGXFSZ to
 /// the thread that wrote, which has it blocked, and it is taken away before it is unblocked. May be nested. Held around writes
@@ -55,8 +55,18 @@ pub(crate) fn spawn_scoped_quietly<'scope, T: Send + 'scope>(
     work: impl FnOnce() -> T + Send + 'scope,
 ) -> io::Result<ScopedJoinHandle<'scope, T>> {
     let _blocked = SignalsBlocked::new();
-    // The standard library's own default, named: unnamed, it would ask the environment, which the host may be changing.
-    Builder::new().stack_size(2 << 20).spawn_scoped(scope, work)
+    builder().spawn_scoped(scope, work)
+}
+
+/// The same of a thread that outlives the caller's frame.
+pub(crate) fn spawn_quietly<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<JoinHandle<T>> {
+    let _blocked = SignalsBlocked::new();
+    builder().spawn(work)
+}
+
+/// The standard library's own default size, named: unnamed, it would ask the environment, which the host may be changing.
+fn builder() -> Builder {
+    Builder::new().stack_size(2 << 20)
 }
 
 /// Raised by a thread's own instructions and system calls.
@@ -227,14 +237,17 @@ mod tests {
     #[test]
     fn a_quiet_thread_takes_no_signal_but_its_own_faults_and_its_maker_is_as_before() {
         let before = mask();
-        let inside =
+        let scoped =
             std::thread::scope(|scope| spawn_scoped_quietly(scope, mask).expect("a thread").join().expect("it ends"));
-        for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGCHLD, libc::SIGPROF, libc::SIGXFSZ, libc::SIGRTMAX()] {
-            assert!(has(&inside, signal), "{signal} would reach a thread of ours");
-            assert_eq!(has(&mask(), signal), has(&before, signal));
-        }
-        for fault in FAULTS {
-            assert!(!has(&inside, fault), "{fault} is the host's crash handler's to see");
+        let free = spawn_quietly(mask).expect("a thread").join().expect("it ends");
+        for inside in [scoped, free] {
+            for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGCHLD, libc::SIGPROF, libc::SIGXFSZ, libc::SIGRTMAX()] {
+                assert!(has(&inside, signal), "{signal} would reach a thread of ours");
+                assert_eq!(has(&mask(), signal), has(&before, signal));
+            }
+            for fault in FAULTS {
+                assert!(!has(&inside, fault), "{fault} is the host's crash handler's to see");
+            }
         }
     }
 }

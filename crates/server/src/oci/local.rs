@@ -1,7 +1,7 @@
 //! The local back end: the core's own store.
 //!
 //! Owns: the bridge from async bodies to the core's calls that block. Promises: no thread waits for a client; what a client has sent of
-//! a body that breaks off is kept; two batches of a body are in memory at most; a disk that hangs holds its own calls only.
+//! a body that breaks off is kept; at most seven batches of a body are in memory; a disk that hangs holds its own calls only.
 //! Leaves out: hashing, durability, verified reads (`securereg::Content`).
 
 use super::failure::{Code, Failure};
@@ -15,11 +15,13 @@ use securereg_oci::Digest;
 use securereg_oci::Repository;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
 /// Bytes that are handed to the core at once.
 const BATCH: usize = 1 << 20;
+/// Batches of a body that are read before they are asked for.
+const AHEAD: usize = 3;
 /// Calls that block at once, of those that read and of those that write.
 const CALLS: usize = 24;
 
@@ -93,10 +95,9 @@ impl Local {
             self.call(move |_| upload.suspend()).await?;
             return Err(refused);
         }
-        let mut batches = Batches::new(body, self.patience);
-        let mut next = batches.next().await;
+        let mut batches = Ahead::of(body, self.patience);
         let broken = loop {
-            let batch = match next {
+            let batch = match batches.next().await {
                 Ok(Some(batch)) => batch,
                 Ok(None) => break None,
                 Err(broken) => break Some(broken),
@@ -105,9 +106,7 @@ impl Local {
                 batch.iter().try_for_each(|bytes| upload.append(bytes))?;
                 Ok(upload)
             };
-            let working = self.start(append).await;
-            next = batches.next().await;
-            upload = ended(working).await?;
+            upload = self.call(append).await?;
         };
         match broken {
             None => Ok(upload),
@@ -116,6 +115,54 @@ impl Local {
                 Err(broken)
             }
         }
+    }
+}
+
+/// A body that is read while what came before it is hashed.
+struct Ahead {
+    ready: mpsc::Receiver<Outcome<Vec<Bytes>>>,
+    /// How it breaks off, once all before it is taken.
+    broken: Option<Failure>,
+    reading: JoinHandle<()>,
+}
+
+impl Ahead {
+    fn of(body: Body, patience: Duration) -> Ahead {
+        let (sender, ready) = mpsc::channel(AHEAD);
+        let mut batches = Batches::new(body, patience);
+        let reading = tokio::spawn(async move {
+            while let Some(next) = batches.next().await.transpose() {
+                let broken = next.is_err();
+                if sender.send(next).await.is_err() || broken {
+                    return;
+                }
+            }
+        });
+        Ahead { ready, broken: None, reading }
+    }
+
+    /// All that is there, or the next batch; none at the end.
+    async fn next(&mut self) -> Outcome<Option<Vec<Bytes>>> {
+        if let Some(broken) = self.broken.take() {
+            return Err(broken);
+        }
+        let mut batches = Vec::new();
+        self.ready.recv_many(&mut batches, AHEAD).await;
+        let mut all = Vec::new();
+        for batch in batches {
+            match batch {
+                Ok(mut batch) => all.append(&mut batch),
+                Err(broken) if all.is_empty() => return Err(broken),
+                Err(broken) => self.broken = Some(broken),
+            }
+        }
+        Ok((!all.is_empty()).then_some(all))
+    }
+}
+
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        self.reading.abort();
     }
 }
 
@@ -377,15 +424,11 @@ impl Storage for Local {
 /// The next bytes of a blob, checked.
 fn piece(file: &VerifiedFile, from: u64, to: u64) -> Result<Bytes, Error> {
     let length = usize::try_from(to - from).unwrap_or(usize::MAX).min(BATCH);
-    let mut bytes = vec![0; length];
-    let mut done = 0;
-    while done < length {
-        match file.read_at(&mut bytes[done..], from + done as u64)? {
-            0 => return Err(Error::new(ErrorKind::Corrupt, "a stored blob ended early")),
-            n => done += n,
-        }
+    let bytes = file.read_bytes(from, length)?;
+    if bytes.as_ref().len() < length {
+        return Err(Error::new(ErrorKind::Corrupt, "a stored blob ended early"));
     }
-    Ok(bytes.into())
+    Ok(Bytes::from_owner(bytes))
 }
 
 /// A blob being sent: a piece goes out while the next one is read.
