@@ -32,8 +32,8 @@ use tower::ServiceExt;
 /// How long a close waits for the client to take the answer, and how much of what it still sends is read meanwhile.
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 16 << 20;
-/// The head of a request is at most this large, in bytes.
-const HEAD: usize = 32 << 10;
+/// The head of a request is at most this large, in bytes, and so is what is read of a body at once.
+const HEAD: usize = 64 << 10;
 const MAX_HEADERS: usize = 64;
 
 /// Serves `router` on `listener` until `stop` turns true; returns the connections that are still open.

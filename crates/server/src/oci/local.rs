@@ -1,7 +1,7 @@
 //! The local back end: the core's own store.
 //!
 //! Owns: the bridge from async bodies to the core's calls that block. Promises: no thread waits for a client; what a client has sent of
-//! a body that breaks off is kept; at most seven batches of a body are in memory; a disk that hangs holds its own calls only.
+//! a body that breaks off is kept; a few batches of each body are in memory; a disk that hangs holds its own calls only.
 //! Leaves out: hashing, durability, verified reads (`securereg::Content`).
 
 use super::failure::{Code, Failure};
@@ -20,8 +20,9 @@ use tokio::task::JoinHandle;
 
 /// Bytes that are handed to the core at once.
 const BATCH: usize = 1 << 20;
-/// Batches of a body that are read before they are asked for.
+/// Batches of a body that are read before they are asked for: so many when only a few bodies come at once, else one.
 const AHEAD: usize = 3;
+const FEW: usize = 8;
 /// Calls that block at once, of those that read and of those that write.
 const CALLS: usize = 24;
 
@@ -34,12 +35,14 @@ pub(crate) struct Local {
     reads: Arc<Semaphore>,
     /// Time for the next bytes of a body.
     patience: Duration,
+    /// Each body that is coming in has one more of it.
+    bodies: Arc<()>,
 }
 
 impl Local {
     pub(crate) fn new(registry: &Registry, patience: Duration) -> Local {
         let (writes, reads) = (Arc::new(Semaphore::new(CALLS)), Arc::new(Semaphore::new(CALLS)));
-        Local { content: registry.content(), writes, reads, patience }
+        Local { content: registry.content(), writes, reads, patience, bodies: Arc::default() }
     }
 
     /// Threads that its calls can take together.
@@ -95,7 +98,7 @@ impl Local {
             self.call(move |_| upload.suspend()).await?;
             return Err(refused);
         }
-        let mut batches = Ahead::of(body, self.patience);
+        let mut batches = Ahead::of(body, self.patience, Arc::clone(&self.bodies));
         let broken = loop {
             let batch = match batches.next().await {
                 Ok(Some(batch)) => batch,
@@ -127,10 +130,12 @@ struct Ahead {
 }
 
 impl Ahead {
-    fn of(body: Body, patience: Duration) -> Ahead {
-        let (sender, ready) = mpsc::channel(AHEAD);
+    fn of(body: Body, patience: Duration, one_more: Arc<()>) -> Ahead {
+        let few = Arc::strong_count(&one_more) <= 1 + FEW;
+        let (sender, ready) = mpsc::channel(if few { AHEAD } else { 1 });
         let mut batches = Batches::new(body, patience);
         let reading = tokio::spawn(async move {
+            let _counted = one_more;
             while let Some(next) = batches.next().await.transpose() {
                 let broken = next.is_err();
                 if sender.send(next).await.is_err() || broken {
