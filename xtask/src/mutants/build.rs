@@ -5,6 +5,7 @@
 
 use super::list::Mutant;
 use super::rewrite::{self, edited};
+use super::trial::Verdict;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -16,6 +17,9 @@ use std::process::Command;
 /// What the copy reads to know which mutant it is, 0 for none; and a file to which it adds each mutant that it comes by.
 pub(crate) const CHOSEN: &str = "SECUREREG_MUTANT";
 pub(crate) const REACHED: &str = "SECUREREG_MUTANTS_REACHED";
+
+/// Seconds for a build: it takes one or two minutes.
+const LIMIT: &str = "900";
 
 /// Goes to the end of src/lib.rs.
 const CHOOSER: &str = r#"
@@ -54,6 +58,8 @@ pub(crate) enum Built {
     /// The program with the tests, if it was asked for.
     Good(Option<PathBuf>),
     Failed(Vec<Fault>),
+    /// It was ended: a constant of it may be computed for ever.
+    Endless,
 }
 
 /// An error: the places that it names, its own first, and its words.
@@ -125,8 +131,8 @@ impl Copy {
     /// Builds the tests of the library, or asks whether they would compile.
     fn build(&self, ask: Ask) -> Result<Built, String> {
         let verb: &[&str] = if ask == Ask::Check { &["check", "--profile", "test"] } else { &["test", "--no-run"] };
-        let mut command = under(&self.under, "cargo");
-        command.args(verb).args(["--locked", "--package", "securereg", "--lib", "--message-format", "json"]);
+        let mut command = under(&self.under, "timeout");
+        command.args(["-k", "10", LIMIT, "cargo"]).args(verb).args(["--locked", "--package", "securereg", "--lib", "--message-format", "json"]);
         command.current_dir(&self.dir).env("CARGO_TARGET_DIR", &self.target).env("RUSTFLAGS", "--cap-lints warn");
         let out = command.output().map_err(|e| format!("cargo: {e}"))?;
         let (mut faults, mut program) = (Vec::new(), None);
@@ -143,22 +149,24 @@ impl Copy {
         }
         match out.status.success() {
             true => Ok(Built::Good(program)),
+            false if out.status.code() == Some(124) => Ok(Built::Endless),
             false if faults.is_empty() => Err(format!("cargo failed: {}", String::from_utf8_lossy(&out.stderr))),
             false => Ok(Built::Failed(faults)),
         }
     }
 
-    /// The program of the tests with one mutant by an edit of the text, if it compiles.
+    /// The program of the tests with one mutant by an edit of the text, or why there is none.
     pub(crate) fn with(
         &mut self,
         sources: &BTreeMap<String, String>,
         mutant: &Mutant,
-    ) -> Result<Option<PathBuf>, String> {
+    ) -> Result<Result<PathBuf, Verdict>, String> {
         let text = edited(&sources[&mutant.file], mutant);
         self.change(sources, &BTreeMap::from([(mutant.file.clone(), text)]))?;
         match self.build(Ask::Tests)? {
-            Built::Good(program) => program.map(Some).ok_or_else(|| "cargo named no program".to_owned()),
-            Built::Failed(_) => Ok(None),
+            Built::Good(program) => program.map(Ok).ok_or_else(|| "cargo named no program".to_owned()),
+            Built::Failed(_) => Ok(Err(Verdict::Uncompilable)),
+            Built::Endless => Ok(Err(Verdict::TimedOut)),
         }
     }
 }
@@ -228,6 +236,7 @@ pub(crate) fn all_at_once(
         match copy.build(ask)? {
             Built::Good(Some(program)) => return Ok((program, left)),
             Built::Good(None) => ask = Ask::Tests,
+            Built::Endless => return Err("the build of all did not end".to_owned()),
             Built::Failed(faults) => {
                 let before = left.len();
                 left.extend(faults.iter().filter_map(|f| owners(f, &regions)).flatten());
@@ -292,6 +301,7 @@ pub(crate) fn uncompilable(
         copy.change(sources, &files)?;
         let found: BTreeSet<u32> = match copy.build(Ask::Check)? {
             Built::Good(_) => break,
+            Built::Endless => return Err("a check did not end".to_owned()),
             Built::Failed(faults) => faults.iter().filter_map(|f| owners(f, &regions)).flatten().copied().collect(),
         };
         pending.retain(|m| !found.contains(&m.number));
