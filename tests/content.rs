@@ -58,7 +58,7 @@ fn no_garbage(root: &Root, at: &str) {
 }
 
 const G: usize = GROUP as usize;
-const PIECE: usize = 2 << 20;
+const PIECE: usize = 1 << 20;
 
 #[test]
 fn what_is_pushed_in_any_pieces_is_held_and_reads_back() {

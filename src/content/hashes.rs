@@ -24,7 +24,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
 /// What is hashed and written at once: whole groups of the tree, whole blocks of any disk.
-pub(super) const PIECE: usize = 2 << 20;
+pub(super) const PIECE: usize = 1 << 20;
 /// What one thread hashes at once; a piece of not more is not worth another thread.
 pub(super) const STEP: usize = 256 << 10;
 /// From this size on, a piece is written around the page cache, which takes less of the processor and does not fill up.

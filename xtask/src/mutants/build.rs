@@ -132,7 +132,14 @@ impl Copy {
     fn build(&self, ask: Ask) -> Result<Built, String> {
         let verb: &[&str] = if ask == Ask::Check { &["check", "--profile", "test"] } else { &["test", "--no-run"] };
         let mut command = under(&self.under, "timeout");
-        command.args(["-k", "10", LIMIT, "cargo"]).args(verb).args(["--locked", "--package", "securereg", "--lib", "--message-format", "json"]);
+        command.args(["-k", "10", LIMIT, "cargo"]).args(verb).args([
+            "--locked",
+            "--package",
+            "securereg",
+            "--lib",
+            "--message-format",
+            "json",
+        ]);
         command.current_dir(&self.dir).env("CARGO_TARGET_DIR", &self.target).env("RUSTFLAGS", "--cap-lints warn");
         let out = command.output().map_err(|e| format!("cargo: {e}"))?;
         let (mut faults, mut program) = (Vec::new(), None);

@@ -44,6 +44,7 @@ pub(crate) fn mount(context: &mut Context, args: MountArgs) -> Result<Code> {
 }
 
 pub(crate) fn serve(context: &mut Context, args: Serve) -> Result<Code> {
+    securereg::keep_freed_memory();
     let mut parts = Parts::new(context, Context::registry_or_new)?;
     parts.bind(&args.http)?;
     let lines = parts.lines();
