@@ -279,7 +279,7 @@ fn a_directory_has_a_length_and_members_at_most() {
         let bytes = vec![0; MAX_DIRECTORY as usize + 1];
         let end = End { directory_at: 0, directory_size, count };
         let result = directory(&bytes.as_slice(), &end, &mut Out { path: &path, findings: &mut findings });
-        findings.halt(&path, result.err().expect("no directory")).expect("a defect");
+        findings.halt(&path, result.expect_err("no directory")).expect("a defect");
         findings.list()[0].rule
     };
     assert_eq!(read(MAX_MEMBERS, MAX_DIRECTORY), "zip.directory");
