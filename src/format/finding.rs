@@ -286,6 +286,24 @@ mod tests {
     }
 
     #[test]
+    fn of_too_many_the_first_are_kept_and_one_of_each_rule() {
+        let mut findings = Findings::new();
+        let mut kept = |file: &str, rule| {
+            let before = (findings.list().len(), findings.dropped());
+            findings.add(&file.parse().expect("a path"), rule, Place::whole(), "");
+            let after = (findings.list().len(), findings.dropped());
+            assert!(after == (before.0 + 1, before.1) || after == (before.0, before.1 + 1));
+            after.0 > before.0
+        };
+        assert!((0..KEPT_PER_RULE).all(|_| kept("a", &ODD)) && !kept("a", &ODD));
+        assert!(kept("b", &ODD) && kept("a", &late::LATE), "another file, another rule");
+        let filled = (0..KEPT).filter(|i| kept(&format!("f{}", i / KEPT_PER_RULE), &ODD)).count();
+        assert_eq!(filled, KEPT - KEPT_PER_RULE - 2);
+        assert!(!kept("new", &ODD) && !kept("b", &ODD) && !kept("new", &late::LATE), "the rule is in the list");
+        assert!(kept("new", &BAD) && !kept("new", &BAD) && !kept("newer", &BAD));
+    }
+
+    #[test]
     fn a_severity_has_one_name_in_the_policy_and_in_json() {
         for (severity, name) in [
             (Severity::Info, "info"),

@@ -285,11 +285,26 @@ mod tests {
             assert_eq!(rules[0] == "tar.trailing", rule == "tar.trailing", "{more}");
         }
         assert_eq!(look(&[sound.as_slice(), b"x"].concat()).0, ["tar.trailing", "archive.tar"]);
+        for length in [1536, 1537, 2047] {
+            assert_eq!(look(&sound[..length]).0, ["tar.trailing", "archive.tar"], "half an end");
+        }
+        assert_eq!(look(&sound[..1024]).0, ["tar.trailing", "archive.tar"], "no end");
+    }
+
+    #[test]
+    fn pickles_are_walked_up_to_so_many_bytes_of_all_members() {
+        let evil = b"cos\nsystem\n)R.";
+        for (before, walked) in [(MAX_WALKED as usize - evil.len(), true), (MAX_WALKED as usize, false)] {
+            let rules = look(&[member("a", &vec![0; before]), member("b", evil), END.to_vec()].concat()).0;
+            assert_eq!(rules.contains(&"pickle.call"), walked, "{before}");
+        }
+    }
+
+    #[test]
+    fn members_are_so_many_at_most() {
         let many =
             |n: usize| (0..n).flat_map(|i| header(&i.to_string(), 0, b'0', b"ustar")).chain(END).collect::<Vec<u8>>();
         assert_eq!(look(&many(MAX_MEMBERS)).0, ["archive.tar"]);
         assert_eq!(look(&many(MAX_MEMBERS + 1)).0, ["tar.header", "archive.tar"]);
-        assert_eq!(look(&sound[..1536]).0, ["tar.trailing", "archive.tar"], "half an end");
-        assert_eq!(look(&sound[..1024]).0, ["tar.trailing", "archive.tar"], "no end");
     }
 }

@@ -73,13 +73,16 @@ fn defects(text: &[u8]) -> Vec<Defect> {
             return vec![Defect::new(&rules::UTF8, e.valid_up_to(), why)];
         }
     };
-    if let Some(at) = text.bytes().position(|b| b == 0) {
-        let why = "the template has a NUL byte: some engines would see only what stands before it";
-        return vec![Defect::new(&rules::NUL, at, why)];
-    }
     let program = lexer::tokens(text).and_then(|tokens| parser::parse(&tokens, text.len()));
-    match program {
+    let mut found = match program {
         Ok(program) => judge::judge(&program),
         Err(defect) => vec![defect],
+    };
+    // Others see all of it: where a policy allows the byte, what follows is still judged.
+    if let Some(at) = text.bytes().position(|b| b == 0) {
+        let why = "the template has a NUL byte: some engines would see only what stands before it";
+        found.push(Defect::new(&rules::NUL, at, why));
+        found.sort_by_key(|defect| defect.at);
     }
+    found
 }

@@ -65,6 +65,9 @@ fn ordinary_companions_have_no_findings() {
             r#"{"model":{"vocab":{"auto_map":1,"../":2,"http://":3,"py/object":4,"trust_remote_code":0,".py":5},"merges":[["http","://x.y"],["a","/../b.py"]]}}"#,
         ),
         ("vocab.json", r#"{"_target_":1,"Lambda":2}"#),
+        ("config.json", r#"{"allow_pickle":false,"allow_dangerous_deserialization":0,"path":"../x"}"#),
+        ("model_index.json", r#"{"_note":["any library","any.class"]}"#),
+        ("modules.json", r#"[{"idx":0,"name":"../0","path":"0","type":"sentence_transformers.models.Transformer"}]"#),
         ("special_tokens_map.json", r#"{"bos_token":{"content":"<s>","lstrip":false}}"#),
         ("preprocessor_config.json", r#"{"image_processor_type":"CLIPImageProcessor","size":{"shortest_edge":224}}"#),
         ("processor_config.json", r#"{"processor_class":"LlavaProcessor","patch_size":14}"#),
@@ -97,6 +100,7 @@ fn ordinary_companions_have_no_findings() {
         ("original/tokenizer.model", "IQ== 0\nIg== 1\n"),
         ("config.yaml", "model:\n  target: x\n  trust_remote_code: false\n  layers: !!int 3\n"),
         ("hyperparams.yaml", "x: !new:speechbrain.nnet.RNN.LSTM\ny: !name:torch.nn.Linear\n"),
+        ("hyperparams.yaml", "x: !a%6 b\ny: !a%g6\nz: 100%6f\n"),
         ("data.jsonl", "{}\n{}\n"),
         ("results.csv", "a,b\n1,2\n"),
         ("results.tsv", "a\tb\n"),
@@ -156,7 +160,10 @@ fn every_json_is_strict() {
         [AUTO_MAP.id, JSON.id],
         "what stands before the defect is told"
     );
+}
 
+#[test]
+fn what_is_as_large_as_may_be_is_looked_through() {
     struct Spaces(u64);
     impl Input for Spaces {
         fn size(&self) -> u64 {
@@ -443,6 +450,8 @@ fn an_index_is_a_map_from_tensors_to_files() {
         "{}",
         "[]",
         "1",
+        r#"{"metadata":{}}"#,
+        r#"{"metadata":{"format":"pt"}}"#,
         r#"{"weight_map":[]}"#,
         r#"{"weight_map":"x"}"#,
         r#"{"weight_map":null}"#,
@@ -456,6 +465,16 @@ fn an_index_is_a_map_from_tensors_to_files() {
     }
     assert_only(name, r#"{"weight_map":{"a":"x","a":"y"}}"#, &DUPLICATE, "\"a\"");
     assert!(matches!(look("config.json", br#"{"weight_map":{"a":"x"}}"#).0.facts, Facts::None));
+    // What stands beside the map is none of it, and of numbers only the size is told.
+    let beside = br#"{"metadata":{"format":"pt","n":1},"x":{"total_size":2,"y":"z"},"weight_map":{}}"#;
+    let (about, findings) = look(name, beside);
+    assert!(findings.list().is_empty() && about.metadata.is_empty(), "{:?} {:?}", findings.list(), about.metadata);
+    assert!(matches!(about.facts, Facts::WeightMap(map) if map.is_empty()));
+}
+
+#[test]
+fn an_index_has_tensors_and_bytes_at_most() {
+    let name = "model.safetensors.index.json";
     let all: Vec<String> = (0..300_001).map(|i| format!("\"{i}\":\"x\"")).collect();
     assert_sound(name, format!("{{\"weight_map\":{{{}}}}}", all[1..].join(",")));
     assert_only(name, format!("{{\"weight_map\":{{{}}}}}", all.join(",")), &INDEX, "300000");
@@ -528,4 +547,30 @@ fn names_of_code_and_addresses_are_told_from_what_is_like_them() {
     for key in ["_name_or_path", "name_or_path", "base_model_name_or_path"] {
         assert_eq!(names::path_key(key), Some(names::PathKey::Note), "{key}");
     }
+}
+
+/// Zeros, as many as it says.
+struct Zeros(u64);
+
+impl Input for Zeros {
+    fn size(&self) -> u64 {
+        self.0
+    }
+    fn read_at(&self, _: u64, out: &mut [u8]) -> crate::error::Result<()> {
+        out.fill(0);
+        Ok(())
+    }
+}
+
+#[test]
+fn what_is_too_large_is_not_looked_through() {
+    let found = |name: &str, size: u64, rule: &Rule| {
+        let mut findings = Findings::new();
+        inspect(&name.parse().expect("a path"), &Zeros(size), &mut findings).expect("reads");
+        findings.has(rule.id)
+    };
+    for (name, most, rule) in [("a.json", 64 << 20, &TOO_LARGE), ("a.jinja", TEMPLATE_MAX, &TEMPLATE_SIZE)] {
+        assert_eq!([most, most + 1].map(|size| found(name, size, rule)), [false, true], "{name}");
+    }
+    assert!(found("a.yaml", YAML_MAX + 1, &TOO_LARGE));
 }

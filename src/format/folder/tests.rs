@@ -242,6 +242,8 @@ fn d07_names_that_differ_by_case_are_told() {
     assert_eq!(source(&[entry("Model.gguf"), entry("model.gguf")]), [CASE.id]);
     assert_eq!(source(&[entry("A/x"), entry("a/y"), entry("a/z")]), [CASE.id], "once for a folder");
     assert_eq!(source(&[entry("É"), entry("é")]), [CASE.id]);
+    let deep = |name: &str| entry(&format!("{}{name}", "d/".repeat(crate::name::MAX_DEPTH - 1)));
+    assert_eq!(source(&[deep("a"), deep("A")]), [CASE.id], "as deep as may be");
     assert_eq!(source(&[entry("a/x"), entry("b/x"), entry("a/x")]), [""; 0]);
 }
 

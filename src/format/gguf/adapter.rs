@@ -193,6 +193,14 @@ mod tests {
     }
 
     #[test]
+    fn an_adapter_is_known_by_either_key() {
+        for (pair, kind) in [(text("general.type", "adapter"), "\"adapter\""), (text("adapter.type", "odd"), "\"odd\"")]
+        {
+            assert_found(kind, &model(&[pair]), "gguf.adapter-type", kind);
+        }
+    }
+
+    #[test]
     fn a_control_vector_has_a_direction_for_a_layer() {
         let vector = |tensors: &[(&str, &[u64])], kind| {
             laid_out(

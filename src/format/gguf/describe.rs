@@ -223,6 +223,7 @@ mod tests {
             pair("double", 12, &0.1f64.to_le_bytes()),
             i32s("few", &[-1, 2]),
             i32s("many", &[0; 9]),
+            i32s("eight", &[0; 8]),
             strings("words", &["a", "b"]),
             strings("long words", &[&long]),
             array("switches", 7, 2, &[0, 1]),
@@ -248,6 +249,10 @@ mod tests {
             (&serde_json::json!([false, true]), &serde_json::json!([0.5, 1e-5]))
         );
         assert_eq!((&shown["doubles"], &shown["wide"]), (&serde_json::json!([0.25]), &serde_json::json!([u64::MAX])));
+        assert_eq!(shown["eight"], serde_json::json!(vec![0; 8]));
         assert_eq!(shown.keys().map(String::len).max(), Some(83));
+        let split = |count| what(&read(&model(&[u16("split.no", 0), u16("split.count", count)])), true);
+        assert_eq!([0, 1, 2].map(|n| split(n).contains("shard")), [false, false, true]);
+        assert!(split(2).contains("shard 1 of 2"));
     }
 }

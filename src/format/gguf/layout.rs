@@ -151,7 +151,7 @@ fn padding(path: &RelPath, input: &dyn Input, header: &GgufHeader, findings: &mu
     let mut at = header.table_end;
     for tensor in &header.tensors {
         let from = header.data_offset.saturating_add(tensor.offset);
-        if tensor.size_bytes > 0 && from > at {
+        if from > at {
             holes.push((at, from));
         }
         at = at.max(from.saturating_add(tensor.size_bytes));
@@ -262,6 +262,25 @@ mod tests {
         };
         assert_eq!(found(&findings_of(&empty(32)), Severity::High), ["gguf.no-elements"]);
         assert!(findings_of(&empty(0)).has("gguf.overlap"), "ggml demands 32");
+        // The padding before it belongs to nothing, as any other.
+        let tensors = [tensor("a", &[5], 0, 0), tensor("none", &[0], 0, 32), tensor("b", &[8], 0, 32)];
+        let hidden = file(&[], &tensors, 64);
+        assert_eq!(found(&findings_of(&hidden), Severity::High), ["gguf.no-elements", "gguf.padding"]);
+        assert_eq!(found(&findings_of(&zeroed(hidden, 64, 20..32)), Severity::High), ["gguf.no-elements"]);
+    }
+
+    #[test]
+    fn a_tensor_is_found_at_its_data_and_a_few_stand_for_all() {
+        let findings = findings_of(&two(0, 64, 84));
+        let place = &findings.list()[0].place;
+        assert_eq!((place.part.as_deref(), place.offset), (Some("b"), Some(96 + 64)));
+        for (step, size, rule) in [(64, 40 * 64 - 32, "gguf.gap"), (0, 32, "gguf.overlap")] {
+            let tensors: Vec<_> = (0..40).map(|i| tensor(format!("t{i}"), &[8], 0, i * step)).collect();
+            let findings = findings_of(&file(&[], &tensors, size));
+            assert!(findings.list().iter().all(|f| f.rule == rule || f.severity < Severity::High), "{findings:?}");
+            let named = findings.list().iter().filter(|f| f.rule == rule).count() as u64 + findings.dropped();
+            assert_eq!(named, super::NAMED as u64);
+        }
     }
 
     #[test]

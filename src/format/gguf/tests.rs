@@ -105,7 +105,8 @@ fn a_header_that_breaks_the_format_is_refused_with_what_is_wrong() {
         (b"GGUF\x03\0\0".to_vec(), "gguf.truncated", "inside the version"),
         (b"GGUF\x03\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0".to_vec(), "gguf.truncated", "inside the key count"),
         (header(0, 0, 0), "gguf.version", "version 0"),
-        (header(1, 0, 0), "gguf.version", "version 1"),
+        (header(1, 0, 0), "gguf.version", "version 1, which ggml no longer reads"),
+        (b"GGUF".to_vec(), "gguf.truncated", "inside the version"),
         (header(4, 0, 0), "gguf.version", "version 4"),
         (header(3 << 24, 0, 0), "gguf.version", "big-endian GGUF (version 3"),
         (header(3, 0, u64::MAX), "gguf.count", "keys; at most 65536"),
@@ -173,14 +174,44 @@ fn a_header_that_breaks_the_format_is_refused_with_what_is_wrong() {
         assert!(e.to_string().contains(why), "{e} should say {why:?}");
         assert_found(why, &bytes, rule, why);
     }
+    // The shortest of each.
+    for bytes in [[header(3, 1, 0), vec![0; 24]].concat(), [header(3, 0, 1), pair("k", 0, &[1])].concat()] {
+        assert!(!findings_of(&bytes).has("gguf.count"));
+    }
     // A 0 further on does not undo the overflow before it.
     assert!(read(&one(&[1 << 62, 2, 0], 24)).expect_err("overflow").to_string().contains("elements of I8"));
     let many = file(&[pair("k", 9, &list(9, 65_537))], &[], 1 << 20);
     assert!(read(&many).expect_err("many").to_string().contains("arrays; at most 65536"));
     assert!(findings_of(&many).has("gguf.count"));
+    // Of all values together.
+    let one = pair("j", 9, &[list(9, 1), list(0, 0)].concat());
+    let together = file(&[one, pair("k", 9, &list(9, 65_536))], &[], 1 << 20);
+    assert!(read(&together).expect_err("many").to_string().contains("65536 arrays; at most 65535"));
     let too_deep = file(&[pair("k", 9, &deep)], &[], 64);
     assert!(read(&too_deep).expect_err("deep").to_string().contains("nest"));
     assert!(findings_of(&too_deep).has("gguf.count"));
+}
+
+#[test]
+fn a_file_that_ends_early_is_cut_short_and_one_that_fails_is_not_at_fault() {
+    struct Failing;
+    impl std::io::Read for Failing {
+        fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
+            Err(std::io::ErrorKind::PermissionDenied.into())
+        }
+    }
+    let e = GgufHeader::read(b"GGUF\x03\0".as_slice(), 100).expect_err("short");
+    assert!(e.kind() == ErrorKind::Refused && e.to_string().contains("ends inside the version"), "{e}");
+    let e = GgufHeader::read(Failing, 100).expect_err("unreadable");
+    assert!(e.kind() != ErrorKind::Refused && e.to_string().contains("reading a GGUF header"), "{e}");
+}
+
+#[test]
+fn of_many_defects_of_one_rule_a_few_are_noted() {
+    let keys: Vec<_> = (0..50).map(|i| boolean(&format!("K{i}"), true)).collect();
+    let findings = findings_of(&file(&keys, &[], 0));
+    let kept = findings.list().iter().filter(|f| f.rule == "gguf.key-grammar").count();
+    assert_eq!(kept as u64 + findings.dropped(), 32, "{findings:?}");
 }
 
 /// Of these the header can be read: a policy may allow them.
@@ -226,6 +257,9 @@ fn names_that_are_shown_alike_are_one_name() {
     }
     assert!(two(b"\xff", b"\xff").list().iter().any(|f| f.message.contains("twice")));
     assert!(two(b"\xff", b"\xfe").list().iter().any(|f| f.message.contains("told apart")));
+    for (a, b) in [("\u{fffd}".as_bytes(), b"\xff".as_slice()), (b"\xff", "\u{fffd}".as_bytes())] {
+        assert!(two(a, b).list().iter().any(|f| f.message.contains("told apart")), "{a:?} {b:?}");
+    }
 }
 
 #[test]

@@ -175,6 +175,25 @@ fn keys_of_open_objects_are_counted_and_forgotten_when_it_closes() {
 }
 
 #[test]
+fn the_count_of_keys_goes_down_by_as_many_as_it_went_up() {
+    let text = format!("{{\"a\":{{\"b\":1,\"b\":2}},\"c\":{}}}", String::from_utf8(keys(100)).expect("text"));
+    let input = text.as_bytes();
+    let mut lexer = Lexer::new(&input, 0, u64::MAX, &BAD);
+    let mut most = 0;
+    while lexer.next().expect("JSON").is_some() {
+        most = most.max(lexer.keys);
+    }
+    assert_eq!((most, lexer.keys), (102, 0));
+    for (before, fits) in [(KEYS_MAX - 1, true), (KEYS_MAX, false)] {
+        let input = b"{\"a\":1}".as_slice();
+        let mut lexer = Lexer::new(&input, 0, u64::MAX, &BAD);
+        lexer.keys = before;
+        lexer.next().expect("an object");
+        assert_eq!(lexer.next().is_ok(), fits, "{before}");
+    }
+}
+
+#[test]
 fn a_repeated_key_is_told_in_small_and_in_large_objects_and_only_there() {
     for n in [1, 2, FEW - 1, FEW, FEW + 1, FEW + 2, 100] {
         for repeated in [0, n - 1] {

@@ -412,7 +412,7 @@ impl<'a, 'o, 'f> Machine<'a, 'o, 'f> {
         let end = usize::try_from(length).ok().and_then(|length| self.ops.at.checked_add(length));
         match end.filter(|end| *end <= self.ops.bytes.len()) {
             Some(end) => {
-                self.frame_end = (length > 0).then_some(end);
+                self.frame_end = Some(end);
                 Ok(())
             }
             None => Err(self.found(&FRAME, format!("a frame claims {length} bytes, more than there are"))),

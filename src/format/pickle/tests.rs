@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::format::pickle::heap::{MAX_CONTAINERS, MAX_ITEMS, MAX_VALUES, Value};
-use crate::format::pickle::machine::{MAX_MEMO, MAX_OPS, MAX_STACK};
+use crate::format::pickle::machine::{MAX_MEMO, MAX_OPS, MAX_STACK, Machine};
 use crate::format::tests::{mutations, no_hang};
 
 /// The rules that a walk breaks, what is said, and the walk.
@@ -303,6 +303,8 @@ fn streams_that_are_cut_short_or_malformed_are_refused() {
         (b"\x95\x03\0\0\0\0\0\0\0N.", "pickle.frame", "claims 3 bytes"),
         (b"\x95\xff\xff\xff\xff\xff\xff\xff\xffN.", "pickle.frame", "more than there are"),
         (b"\x95\x02\0\0\0\0\0\0\0K\x01.", "", ""),
+        (b"\x95\0\0\0\0\0\0\0\0N.", "", ""),
+        (b"\x95\0\0\0\0\0\0\0\0\x95\x02\0\0\0\0\0\0\0N.", "", ""),
         (b"\x95\x01\0\0\0\0\0\0\0K\x01.", "pickle.frame", "crosses"),
         (b"\x95\x0b\0\0\0\0\0\0\0N\x95\x01\0\0\0\0\0\0\0.", "pickle.frame", "within a frame"),
         (b"\x95\x03\0\0\0\0\0\0\0N.N.", "pickle.frame", "before its frame"),
@@ -362,6 +364,10 @@ fn numbers_and_text_come_out_as_python_reads_them() {
         let (_, _, walk) = run(bytes);
         assert_eq!(walk.root.and_then(|root| walk.heap.text(bytes, root)).as_deref(), Some(text));
     }
+    let long = [b"X\x88\x13\0\0".as_slice(), &[b'a'; 5000], b"."].concat();
+    let (_, _, walk) = run(&long);
+    let text = walk.root.and_then(|root| walk.heap.text(&long, root)).expect("text");
+    assert_eq!(text.len(), 4096, "more than any name");
 }
 
 #[test]
@@ -389,18 +395,74 @@ fn what_a_pickle_takes_is_bounded() {
     let lists = |n: usize| [b"]0".repeat(n - 1), b"].".to_vec()].concat();
     sound(&lists(MAX_CONTAINERS));
     refused(&lists(MAX_CONTAINERS + 1), "pickle.limit", "lists, dicts and sets");
-    // Arguments.
-    let args = |n: usize| [b"cos\nsystem\n(".as_slice(), &b"N".repeat(n), b"tR."].concat();
-    refused(&args(100), "pickle.call", "calls os.system");
-    refused(
-        &[b"ccollections\nOrderedDict\n(".as_slice(), &b"N".repeat(17), b"tR."].concat(),
-        "pickle.call",
-        "cannot be known",
-    );
-    // Defects.
-    refused(&[b"\x82\x010".repeat(256), b"N.".to_vec()].concat(), "pickle.extension", "");
-    refused(&[b"\x82\x010".repeat(257), b"N.".to_vec()].concat(), "pickle.limit", "defects");
-    refused(&[b"cm\nn\n0".repeat(257), b"N.".to_vec()].concat(), "pickle.limit", "defects");
+}
+
+#[test]
+fn arguments_and_defects_are_bounded() {
+    let args = |name: &str, n: usize| [b"c", name.as_bytes(), b"\n(", &b"N".repeat(n), b"tR."].concat();
+    refused(&args("os\nsystem", 100), "pickle.call", "calls os.system");
+    refused(&args("collections\nOrderedDict", 16), "pickle.arguments", "OrderedDict");
+    refused(&args("collections\nOrderedDict", 17), "pickle.call", "cannot be known");
+    for defect in [b"\x82\x010".as_slice(), b"cm\nn\n0"] {
+        for (n, over) in [(256, false), (257, true)] {
+            let (rules, said, _) = run(&[&defect.repeat(n), b"N.".as_slice()].concat());
+            assert_eq!(rules.contains(&"pickle.limit") && said.contains("defects"), over, "{n}: {said}");
+        }
+    }
+}
+
+#[test]
+fn items_of_all_containers_count_together() {
+    for (bytes, tuples, others) in [
+        (b"N\x85.".as_slice(), 1, 0),
+        (b"(NNl.", 0, 2),
+        (b"](NNe.", 0, 2),
+        (b"]Na.", 0, 1),
+        (b"\x8f(NNN\x90.", 0, 3),
+        (b"}(K\x01N\x85u.", 1, 2),
+        (b"ccollections\nOrderedDict\n](](K\x01K\x02ee\x85R.", 1, 5),
+    ] {
+        let heap = run(bytes).2.heap;
+        assert_eq!((heap.items.len(), heap.grown), (tuples, others), "{}", shown(bytes));
+    }
+    let (path, mut findings) = ("model.pkl".parse().expect("a path"), Findings::new());
+    let mut out = Out { path: &path, part: None, findings: &mut findings };
+    let mut machine = Machine::new(b"", 0, &mut out);
+    (machine.heap.items, machine.heap.grown) = (vec![0; 3], MAX_ITEMS - 5);
+    assert!(machine.room(2).is_ok() && machine.room(3).is_err());
+}
+
+#[test]
+fn a_finding_has_its_place_in_the_file_or_in_the_archives_member() {
+    for (bytes, place) in [
+        (b"N0\x82\x01.".as_slice(), "Some(2) pickle.extension"),
+        (b"N0cos\nsystem\n.", "Some(2) pickle.global"),
+        (b"NNa.", "Some(2) pickle.container"),
+        (b"NX\x09\0\0\0abc", "Some(9) pickle.truncated"),
+        (b"N\xff", "Some(1) pickle.malformed"),
+        (b"N0T\xff\xff\xff\xff.", "Some(3) pickle.malformed"),
+        (b"N\x8c\x01\xff.", "Some(3) pickle.text"),
+        (b"N.N.", "Some(2) pickle.trailing"),
+    ] {
+        let said = run(bytes).1;
+        assert!(said.contains(place), "{}: {said}", shown(bytes));
+    }
+    let (path, mut findings) = ("model.pt".parse().expect("a path"), Findings::new());
+    let mut out = Out { path: &path, part: Some("a/data.pkl"), findings: &mut findings };
+    walk(b"N0\x82\x010cos\nX\n.", 0, &mut out).expect("no failure");
+    walk_trailing(b"N.N.", 2, &mut out).expect("no failure");
+    let places: Vec<_> = findings.list().iter().map(|f| (f.rule, f.place.clone())).collect();
+    let at = |offset| Place::part_at("a/data.pkl", offset);
+    assert_eq!(places, [("pickle.extension", at(2)), ("pickle.global", at(5)), ("pickle.trailing", at(2))]);
+}
+
+#[test]
+fn a_bare_pickle_has_a_size_at_most() {
+    for (size, rules) in [(MAX_PICKLE, &["pickle.bare"][..]), (MAX_PICKLE + 1, &["pickle.limit", "pickle.bare"])] {
+        let mut findings = Findings::new();
+        bare(&"model.pkl".parse().expect("a path"), b"N.", size, &mut findings).expect("no failure");
+        assert_eq!(findings.list().iter().map(|f| f.rule).collect::<Vec<_>>(), rules);
+    }
 }
 
 /// What costs the most for its bytes: each would be quadratic if something were copied or looked at twice.

@@ -135,7 +135,6 @@ pub(crate) fn agree(path: &RelPath, content: Content) -> std::result::Result<(),
             &KERAS,
             "its content is a Keras model: its configuration names code to run when it is loaded (CVE-2025-1550); convert it to safetensors".into(),
         )),
-        (_, Says::Keras) => disagrees(path, what, "a Keras model"),
         _ => match content.sort() {
             Sort::Executable => harm(&EXECUTABLE, "whoever starts it runs it; no model is a program"),
             Sort::Archive => harm(&ARCHIVE, "it hides what is in it from every check; unpack it and promote the files"),

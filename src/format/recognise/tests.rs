@@ -315,6 +315,7 @@ fn a_pickle_is_known_by_each_opcode_with_its_argument() {
         assert_eq!(what(&bytes), Content::Pickle, "{}", bytes.escape_ascii());
     }
     assert_eq!(what(b"K\x01."), Content::Pickle);
+    assert_eq!(what(b"K\x01.\0\0"), Content::Pickle, "whatever follows");
     // Nothing takes from an empty stack, and names have no blanks.
     for word in ["t", "p1\n", "d", "l", "u", "e"] {
         let text = format!("{word}I1\n0.");
@@ -363,7 +364,7 @@ fn keras_is_a_zip_that_names_its_configuration_and_weights() {
 
 #[test]
 fn protobufs_are_told_apart_by_their_fields() {
-    let table: [(&[u8], Content); 17] = [
+    let table: [(&[u8], Content); 20] = [
         (b"\x08\x08\x3a\x00", Content::Onnx),
         (b"\x3a\x00\x08\x08", Content::Onnx),
         (b"\x08\x08\x12\x01a\x3a\x03\x12\x01g\x42\x02\x10\x11", Content::Onnx),
@@ -381,9 +382,42 @@ fn protobufs_are_told_apart_by_their_fields() {
         (b"\x0a\x02\x08\x01\0", Content::Unknown),
         (b"\x08\x08\x0a\x00\x3a\x00", Content::Unknown),
         (b"\x08\x08\x3a\x00\x0b", Content::Unknown),
+        // Of a later version; and numbers beside what has none.
+        (b"\x08\x08\x3a\x00\x88\x02\x01", Content::Onnx),
+        (b"\x08\x08\x3a\x00\x8a\x02\x00", Content::Onnx),
+        (b"\x08\x08\x0a\x0a\x0a\x03<s>\x15\0\0\0\0", Content::Unknown),
     ];
     for (bytes, content) in table {
         assert_eq!(what(bytes), content, "{bytes:?}");
+    }
+}
+
+/// An ONNX model by its fields: a graph of 1 GiB, and a message of what is left, all zeros.
+struct Fields(u64);
+
+impl Input for Fields {
+    fn size(&self) -> u64 {
+        self.0
+    }
+    fn read_at(&self, at: u64, out: &mut [u8]) -> Result<()> {
+        let length =
+            |n: u64| [0, 7, 14, 21, 28].map(|bits| (n >> bits) as u8 & 0x7f | if bits < 28 { 0x80 } else { 0 });
+        let first = [b"\x08\x08\x3a".as_slice(), &length(1 << 30)].concat();
+        let second = 8 + (1 << 30);
+        let rest = [b"\x42".as_slice(), &length(self.0 - second - 6)].concat();
+        for (byte, at) in out.iter_mut().zip(at..) {
+            let of = |part: &[u8], from: u64| at.checked_sub(from).and_then(|i| part.get(i as usize).copied());
+            *byte = of(&first, 0).or_else(|| of(&rest, second)).unwrap_or(0);
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_protobuf_is_known_a_little_beyond_what_protobuf_takes() {
+    let limit = crate::format::protobuf::MAX_MESSAGE + (1 << 20);
+    for (size, content) in [(limit, Some(Content::Onnx)), (limit + 1, None)] {
+        assert_eq!(proto::by_fields(&Fields(size)).expect("reads"), content, "{size}");
     }
 }
 
@@ -442,6 +476,13 @@ fn names_must_agree_with_contents() {
         ("a.safetensors", gguf.as_slice(), "content.disagrees"),
         ("a.bin", &gguf, "content.disagrees"),
         ("noext", &gguf, "content.disagrees"),
+        ("noext", onnx, "content.disagrees"),
+        ("a.dat", &npy, "content.disagrees"),
+        ("a.dat", piece, "content.disagrees"),
+        ("a.keras", b"\x7fELF", "content.executable"),
+        ("a.keras", b"%PDF-1", "content.disagrees"),
+        ("a.keras", b"\0\xff", "content.unknown"),
+        ("a.keras", onnx, "content.disagrees"),
         ("a.dat", tensors, "content.disagrees"),
         ("a.txt", tensors, "content.disagrees"),
         ("config.json", &gguf, "content.disagrees"),

@@ -149,6 +149,26 @@ fn the_header_must_be_there_and_fit() {
 }
 
 #[test]
+fn what_is_no_json_is_found_at_its_byte_of_the_file() {
+    let bytes = file_of("{ x}", 0);
+    // A header that is held, and one that is read where it stands.
+    for (header, start) in [(&bytes[8..], 0), (&bytes, 8)] {
+        let (path, mut findings) = ("a.safetensors".parse().expect("a path"), Findings::new());
+        let mut visit = Judge {
+            path: &path,
+            findings: &mut findings,
+            at: 12,
+            records: Vec::new(),
+            elements: 0,
+            adapts: 0,
+            bad: false,
+        };
+        let halt = walk(&header, start, start + 4, &mut visit).expect_err("no JSON");
+        assert!(matches!(halt, Halt::Found(found) if found.1 == Place::at(10)), "{start}");
+    }
+}
+
+#[test]
 fn the_header_is_one_strict_object() {
     let good = entry("a", "U8", "[8]", 0, 8);
     for (header, rule, words) in [
@@ -360,6 +380,7 @@ fn an_archive_in_the_last_tensor_is_told() {
     end[20] = 3;
     assert_eq!(at_the_door(&zip(&[end.as_slice(), b"abc"].concat())), ["content.polyglot"]);
     assert_eq!(rules(&zip(&[end.as_slice(), b"ab"].concat())), [""; 0], "the comment goes past the end");
+    assert_eq!(rules(&zip(&[end.as_slice(), b"abcd"].concat())), [POLYGLOT.id], "and here ends before it");
     end[20] = 0;
     assert_eq!(rules(&zip(&end[..21])), [""; 0]);
     // The directory that it names must lie before it.

@@ -23,7 +23,7 @@ use std::rc::Rc;
 
 /// Walks until variables must stand still; then they may be anything.
 const MAX_WALKS: usize = 8;
-/// Findings of one template.
+/// Findings of one rule in one template: many of one hide none of another, as a policy judges each rule by itself.
 const MAX_DEFECTS: usize = 64;
 /// What every engine passes from the caller, not from the model's files. Anything else could be one of the model's own
 /// "special tokens", which Hugging Face gives to the template by names that the model chooses.
@@ -49,7 +49,12 @@ pub(super) fn judge(program: &Program) -> Vec<Defect> {
     let mut found = judge.found.unwrap_or_default();
     found.extend(judge.cost.defects());
     found.sort_by_key(|defect| defect.at);
-    found.truncate(MAX_DEFECTS);
+    let mut of_rule: HashMap<&str, usize> = HashMap::new();
+    found.retain(|defect| {
+        let count = of_rule.entry(defect.rule.id).or_default();
+        *count += 1;
+        *count <= MAX_DEFECTS
+    });
     found
 }
 
@@ -181,7 +186,7 @@ impl<'a> Judge<'a> {
 
     fn find(&mut self, rule: &'static Rule, at: usize, message: impl Into<String>) {
         if let Some(found) = &mut self.found
-            && found.len() < MAX_DEFECTS
+            && found.iter().filter(|defect| std::ptr::eq(defect.rule, rule)).count() < MAX_DEFECTS
         {
             found.push(Defect::new(rule, at, message));
         }

@@ -597,7 +597,15 @@ fn text_that_engines_would_cut_is_refused() {
         found.list().iter().map(|f| (f.rule, f.severity, f.place.offset.unwrap_or(0) as usize)).collect::<Vec<_>>()
     };
     assert_eq!(of(b"ab\xff{{ x }}"), [("template.utf8", Severity::Critical, 2)]);
-    assert_eq!(of(b"abc\0{{ x.__class__ }}"), [("template.nul", Severity::High, 3)]);
+    assert_eq!(of(b"abc\0{{ messages }}"), [("template.nul", Severity::High, 3)]);
+    // Other engines see what follows, and what stands before.
+    for (template, rules) in [
+        ("abc\0{{ x.__class__ }}", &["template.nul", "template.attribute"][..]),
+        ("{{ x.__class__ }}\0", &["template.attribute", "template.nul"]),
+        ("abc\0{{ x", &["template.nul", "template.syntax"]),
+    ] {
+        assert_eq!(ids(template), rules, "{template:?}");
+    }
     assert_eq!(of(&vec![b' '; MAX_BYTES]), []);
     assert_eq!(of(&vec![b' '; MAX_BYTES + 1]), [("template.size", Severity::High, MAX_BYTES)]);
 }
@@ -852,6 +860,17 @@ fn lists_that_grow_by_themselves_are_refused() {
 #[test]
 fn what_jinja_does_not_parse_is_refused() {
     refused(&[("{{ x[1,] }}", "template.syntax"), ("{{ x | trim().y }}", "template.syntax")]);
+}
+
+#[test]
+fn many_defects_of_one_rule_hide_no_other() {
+    let odd = "{{ x is nobody_knows }}".repeat(100);
+    let endless = format!("{{% macro m(a) %}}{}{{% endmacro %}}", "{{ m('a') }}".repeat(100));
+    for (many, rule) in [(odd, "template.test"), (endless, "template.exhaustion")] {
+        let found = ids(&format!("{many}{{{{ x.__class__ }}}}"));
+        assert_eq!(found.iter().filter(|id| **id == rule).count(), 64, "{rule}");
+        assert!(found.contains(&"template.attribute"), "{rule}");
+    }
 }
 
 /// The rounds of one loop are no part of the next.

@@ -17,7 +17,7 @@ const MAX_DEPTH: usize = 32;
 const MAX_NAME: usize = 1024;
 /// Bytes of all names of one file.
 const MAX_NAMES: usize = 8 << 20;
-/// Findings of one object.
+/// Findings of one rule in one object.
 const MAX_DEFECTS: usize = 64;
 
 /// Whether the object is a dict.
@@ -35,7 +35,8 @@ pub(crate) fn tensors(walk: &Walk<'_>, root: Id, out: &mut Out<'_>) -> Vec<Tenso
         frames: Vec::new(),
         tensors: Vec::new(),
         names: 0,
-        defects: 0,
+        plain: 0,
+        repeated: 0,
     };
     for id in walk.heap.attached.iter().chain([&root]) {
         if let Err(why) = state.visit(*id, out) {
@@ -64,7 +65,9 @@ struct State<'a> {
     frames: Vec<Frame>,
     tensors: Vec<Tensor>,
     names: usize,
-    defects: usize,
+    /// How often each rule was broken: many defects of the one do not hide the other, which a policy judges by itself.
+    plain: usize,
+    repeated: usize,
 }
 
 impl State<'_> {
@@ -104,8 +107,9 @@ impl State<'_> {
     }
 
     fn note(&mut self, rule: &'static Rule, why: String, out: &mut Out<'_>) {
-        self.defects += 1;
-        if self.defects <= MAX_DEFECTS {
+        let noted = if std::ptr::eq(rule, &REPEATED) { &mut self.repeated } else { &mut self.plain };
+        *noted += 1;
+        if *noted <= MAX_DEFECTS {
             let place = out.place(self.walk.end);
             out.add(rule, place, why);
         }
@@ -142,7 +146,7 @@ impl State<'_> {
         hashes.sort_unstable();
         for pair in hashes.windows(2) {
             let [(a, _), (b, key)] = pair else { continue };
-            if a == b && self.defects < MAX_DEFECTS {
+            if a == b && self.repeated < MAX_DEFECTS {
                 let name = walk.heap.text(walk.bytes, *key).unwrap_or_else(|| "a number".to_owned());
                 let why = format!("{:?} stands twice in a dict: the first or the last counts", shorten(&name));
                 self.note(&REPEATED, why, out);

@@ -268,6 +268,7 @@ fn persistent_ids_are_those_of_storages() {
         format!("{storage}{float}{key}{cpu}I6\nNN"),
         format!("{storage}{float}{key}{cpu}I6\nI1\n"),
         format!("{storage}{float}{key}{cpu}I6\n({key}I0\nt"),
+        format!("{storage}{float}{key}{cpu}I6\n(NI0\nI6\nt"),
         format!("{storage}{float}{key}NI6\n"),
         format!("{storage}{float}I0\n{cpu}I6\n"),
         format!("{storage}N{key}{cpu}I6\n"),
@@ -282,6 +283,15 @@ fn persistent_ids_are_those_of_storages() {
     assert_eq!(view(5, 1), ["torch.plain"]);
     assert!(view(5, 2).contains(&"torch.bounds"));
     assert!(view(i64::MAX, 1).contains(&"torch.bounds"));
+    // A second view of the same storage is another one, and its tensors lie in it.
+    let second = |at: i64, n: i64, size: i64| {
+        let id = |view: &str| format!("({storage}{float}{key}{cpu}I6\n{view}tQ");
+        let tensor = |id: String, size: i64| format!("ctorch._utils\n_rebuild_tensor\n({id}I0\n(I{size}\nt(I1\nttR");
+        let (whole, part) = (tensor(id("N"), 6), tensor(id(&format!("({key}I{at}\nI{n}\nt")), size));
+        zipped(&entries(format!("]({whole}{part}e.").as_bytes(), &[("0", 24)])).0
+    };
+    assert_eq!(second(2, 3, 3), [""; 0]);
+    assert_eq!(second(2, 3, 4), ["torch.bounds"]);
     let huge = object(&format!("{storage}ctorch\nDoubleStorage\n{key}{cpu}I{}\n", i64::MAX / 8 + 1));
     assert!(huge.0.contains(&"torch.bounds"), "{}", huge.1);
     let largest = object(&format!("{storage}ctorch\nByteStorage\n{key}{cpu}I{}\n", i64::MAX));
@@ -291,6 +301,7 @@ fn persistent_ids_are_those_of_storages() {
         ("cuda:0", true),
         ("meta", true),
         ("cuda:9999", true),
+        ("x1_y", true),
         ("cuda:", false),
         ("cuda:x", false),
         ("cuda:00000", false),
@@ -350,6 +361,14 @@ fn tensors_of_every_kind_are_built_as_torch_save_writes_them() {
         ("_rebuild_tensor_v2", with("FloatStorage", 2, &[&no, &hooks, b"}X\x04\0\0\0conjNs"])),
         ("_rebuild_tensor_v2", with("FloatStorage", 2, &[&no, &hooks, b"N", b"N"])),
         ("_rebuild_tensor_v3", with("UntypedStorage", 8, &[&no, &hooks, b"N"])),
+        ("_rebuild_tensor_v3", with("UntypedStorage", 8, &[b"N", &hooks, u16])),
+        ("_rebuild_tensor_v3", with("UntypedStorage", 8, &[&no, b"]", u16])),
+        ("_rebuild_tensor_v3", with("UntypedStorage", 8, &[&no, &hooks, u16, b"]"])),
+        ("_rebuild_parameter", vec![object_call(&with("FloatStorage", 2, &[&no, &hooks])), no.clone(), b"]".to_vec()]),
+        (
+            "_rebuild_parameter",
+            vec![object_call(&with("FloatStorage", 2, &[&no, &hooks])), b"N".to_vec(), hooks.clone()],
+        ),
         ("_rebuild_qtensor", with("QInt8Storage", 8, &[b"N", &no, &hooks])),
         ("_rebuild_qtensor", with("QInt8Storage", 8, &[b")", &no, &hooks])),
         ("_rebuild_qtensor", with("QInt8Storage", 8, &[b"(NK\0K\0t", &no, &hooks])),
@@ -403,13 +422,27 @@ fn an_object_holds_tensors_numbers_and_text() {
     }
     assert_eq!(object(b"})Ns.").0, [""; 0], "a dict of Python's");
     assert_eq!(object(b"ccollections\nOrderedDict\n)R)Ns.").0, ["torch.plain"]);
-    for pickle in [b"}(K\x01NK\x02Nu.".as_slice(), b"}(K\x01NS'1'\nNu."] {
+    for pickle in [b"}(K\x01NK\x02Nu.".as_slice(), b"}(K\x01NS'1'\nNu.", b"}(U\x01\xfeNU\x01\xffNu."] {
         assert_eq!(object(pickle).0, [""; 0]);
     }
     for pickle in [b"}(K\x01NK\x01Nu.".as_slice(), b"}(I01\nNK\x01Nu.", b"}(S'a'\nNS'\\x61'\nNu."] {
         let (rules, said, _) = object(pickle);
         assert_eq!(rules, ["torch.repeated"], "{said}");
     }
+    // Many defects of one kind hide none of the other.
+    let many = |n: usize, m: usize| {
+        let repeated: Vec<u8> = (0..m as u8).flat_map(|i| [b'K', i, b'N', b'K', i, b'N']).collect();
+        let pickle = [b"](".as_slice(), &b"C\x01a".repeat(n), b"}(", &repeated, b"ue."].concat();
+        let (path, mut findings) = ("model.pt".parse().expect("a path"), Findings::new());
+        let mut out = pickle::Out { path: &path, part: None, findings: &mut findings };
+        let walk = pickle::walk(&pickle, 0, &mut out).expect("no failure");
+        state::tensors(&walk, walk.root.expect("sound"), &mut out);
+        let told = ["torch.plain", "torch.repeated"].map(|rule| findings.has(rule));
+        (told, findings.list().len() as u64 + findings.dropped())
+    };
+    assert_eq!(many(100, 100), ([true, true], 128), "64 of each");
+    assert_eq!((many(63, 0), many(0, 64)), (([true, false], 63), ([false, true], 64)));
+    assert_eq!(object(b"].").2.what, "PyTorch object, 0 tensors in 0 storages, zip");
     // Lists in each other, without end, and too deep.
     assert_eq!(object(b"]q\0h\0a.").0, [""; 0]);
     let deep = |n: usize| object(&[b"]".repeat(n), b"a".repeat(n - 1), b".".to_vec()].concat()).0;
@@ -434,11 +467,20 @@ fn names_of_tensors_are_their_paths() {
     let long = |n: usize| named([b"}".to_vec(), text(&"n".repeat(n)), call.clone(), b"s.".to_vec()].concat());
     assert_eq!(long(1024).0, [""; 0]);
     assert_eq!(long(1025).0, ["pickle.limit"]);
+    // All names together have 8 MiB: here 1,024 bytes each.
+    let many = |n: usize| {
+        let before = [call.as_slice(), b"q\x050", &text(&"n".repeat(1019)), b"q\x060}("].concat();
+        let each = (0..n).flat_map(|i| [b"M".as_slice(), &(1000 + i as u16).to_le_bytes(), b"}h\x06h\x05s"].concat());
+        named([before, each.collect(), b"u.".to_vec()].concat())
+    };
+    assert_eq!((many(8192).0, many(8192).2.len()), (vec![], 8192));
+    assert_eq!(many(8193).0, ["pickle.limit"]);
 }
 
 #[test]
 fn members_that_torch_save_does_not_write_are_named_and_walked() {
     let evil = b"cos\nsystem\n)R.".as_slice();
+    let long = [b"cos\nsystem\n".as_slice(), &text(&"a".repeat(70_000)), b"\x85R."].concat();
     let with = |name: &str, data: &[u8]| {
         let mut all = sound();
         all.push(torch_entry(name, data));
@@ -448,6 +490,7 @@ fn members_that_torch_save_does_not_write_are_named_and_walked() {
         ("archive/notes", b"words".as_slice(), "torch.member", "writes no \"archive/notes\""),
         ("archive/notes", evil, "pickle.call", "calls os.system"),
         ("archive/notes", evil, "pickle.hidden", "\"archive/notes\" is a pickle"),
+        ("archive/notes", &long, "pickle.call", "calls os.system"),
         ("archive/x.pkl", b"cos\nsystem\n)R", "pickle.call", "calls os.system"),
         ("archive/x.bin", b"cos\nsystem\n)R", "pickle.call", "calls os.system"),
         ("archive/x", b"\x80\x04cos\nsystem\n)R", "pickle.call", "calls os.system"),
@@ -474,6 +517,9 @@ fn members_that_torch_save_does_not_write_are_named_and_walked() {
     }
     let (rules, said, _) = with("archive/debug", b"\x80\x02}.");
     assert_eq!(rules, ["torch.member"], "a pickle without names: {said}");
+    for folder in ["archive/", "archive/data/", "archive/notes/"] {
+        assert_eq!(with(folder, b"").0, [""; 0], "{folder} is no member");
+    }
     let mut long = sound();
     long[1].data = vec![b'1'; 256];
     assert_eq!(zipped(&long).0, [""; 0]);
@@ -544,7 +590,16 @@ fn what_is_no_pytorch_file_is_named() {
         let (rules, said, _) = look(bytes);
         assert!(rules.contains(&rule) && said.contains(word), "{}: {rules:?} {said}", bytes.escape_ascii());
     }
-    assert_eq!(look(b"\x80\x02}.").0, ["pickle.bare"]);
+    for (bytes, rules) in [
+        (b"\x80\x02}.".as_slice(), &["pickle.bare"][..]),
+        (b"}.", &["pickle.bare"]),
+        (b"cos\nsystem\n.", &["pickle.global", "pickle.bare"]),
+        (b"cos\nsystem\n", &["pickle.global", "pickle.truncated", "pickle.bare"]),
+        (b"\x80\x02}", &["pickle.truncated", "pickle.bare"]),
+        (b"}", &["torch.foreign", "pickle.truncated", "pickle.bare"]),
+    ] {
+        assert_eq!(look(bytes).0, rules, "{}", bytes.escape_ascii());
+    }
     let (rules, said, _) =
         look(&build(&[entry("x.npy", b"\x93NUMPY"), entry("model.pkl", b"cos\nsystem\n)R.")], false).bytes);
     for rule in ["archive.zip", "archive.nested", "pickle.call"] {
@@ -563,6 +618,10 @@ fn what_is_no_pytorch_file_is_named() {
     }
     let (rules, ..) = look(&[b"x".as_slice(), b"PK\x05\x06", &[0; 17]].concat());
     assert_eq!(rules[0], "torch.foreign", "no end record fits");
+}
+
+#[test]
+fn a_long_pickle_is_no_pytorch_file() {
     let big = [b"N0".repeat(MAX / 2), b"}.".to_vec()].concat();
     const MAX: usize = pickle::MAX_PICKLE as usize;
     assert!(look(&big).0.contains(&"pickle.limit"));
@@ -605,6 +664,8 @@ fn the_streams_of_the_old_form_are_checked() {
         let rules = look(&sound[..length]).0;
         assert_eq!(rules.first().copied().unwrap_or_default(), rule, "{length}");
     }
+    let cut = look(&sound[..data + 31]).1;
+    assert!(cut.contains("needs 24 bytes, the file has 23 left"), "{cut}");
     let (rules, said, _) = look(&[sound.as_slice(), b"0"].concat());
     assert!(rules == ["torch.legacy"] && said.contains("1 bytes follow"), "{said}");
     // Each of the five streams is walked.
@@ -684,12 +745,19 @@ fn what_readers_find_by_another_spelling_or_place_is_looked_at() {
 #[test]
 fn dimensions_are_bounded_together() {
     let object = |tensors: usize, rank: usize| {
-        let one = tensor(
-            &Spec { shape: vec![1; rank], stride: vec![1; rank], ..spec("w", "FloatStorage", "0", &[1]) },
-            false,
-        );
-        let items: Vec<u8> = (0..tensors).flat_map(|n| [int(n as i32), one.clone()].concat()).collect();
-        let object = [b"\x80\x02}(".as_slice(), &items, b"u."].concat();
+        let ones = ints(&vec![1; rank]);
+        let id = [b"(".to_vec(), text("storage"), b"ctorch\nByteStorage\n".to_vec(), text("0"), text("cpu")].concat();
+        let before = [
+            b"\x80\x02".as_slice(),
+            &ones,
+            b"q\x000",
+            &id,
+            &int(1),
+            b"tQq\x010",
+            b"ctorch._utils\n_rebuild_tensor\nq\x020",
+        ]
+        .concat();
+        let object = [before.as_slice(), b"](", &b"h\x02(h\x01K\0h\0h\0tR".repeat(tensors), b"e."].concat();
         let mut findings = Findings::new();
         let path: RelPath = "model.pt".parse().expect("a path");
         pickle::walk(&object, 0, &mut pickle::Out { path: &path, part: None, findings: &mut findings })
@@ -737,4 +805,22 @@ fn a_pickle_whose_checksum_is_wrong_is_walked_all_the_same() {
     built.bytes[at] = b'b';
     let (rules, said, _) = look(&built.bytes);
     assert!(rules.contains(&"pickle.call") && rules.iter().any(|r| r.starts_with("zip.")), "{said}");
+}
+
+#[test]
+fn of_a_member_no_more_is_kept_than_is_asked_for() {
+    let (path, mut findings) = ("model.pt".parse().expect("a path"), Findings::new());
+    let built = build(&[entry("a", &[7; 200_000])], false);
+    let members = zip::members(&path, &built.bytes.as_slice(), &mut findings).expect("reads").expect("members");
+    for keep in [0, 100, 65_536, 70_000, 200_000, 300_000] {
+        let kept = read(&path, &built.bytes.as_slice(), &members[0], keep, &mut findings).expect("reads");
+        assert_eq!(kept.map(|kept| kept.len()), Some(keep.min(200_000)));
+    }
+    assert_eq!(findings.list(), []);
+    // The object, by the size that it claims.
+    for (size, rule) in [(pickle::MAX_PICKLE, "zip.size"), (pickle::MAX_PICKLE + 1, "pickle.limit")] {
+        let (member, mut findings) = (Member { size, ..members[0].clone() }, Findings::new());
+        let kept = whole(&path, &built.bytes.as_slice(), &member, &mut findings).expect("reads");
+        assert_eq!((findings.list()[0].rule, kept.is_some()), (rule, rule == "zip.size"));
+    }
 }

@@ -133,6 +133,7 @@ fn sound_archives_are_read_without_findings() {
             &two()[..],
             &[entry("x", b"x"), entry("b/c", b""), deflated.clone()],
             &[entry("d/", b""), entry("d/e", b"1"), streamed.clone()],
+            &[Entry { deflate: true, ..entry("far more than is unpacked at once", &[0; 200_000]) }],
             &[entry("no data", b"")],
             &[Entry { external: 0o100_644 << 16, ..entry("mode", b"1") }],
             &[Entry { external: 0o40_755 << 16 | 0x10, ..entry("folder/", b"") }],
@@ -182,6 +183,7 @@ fn the_end_record_stands_at_the_end() {
     broken("zip.comment", "comment of 3", false, |b| {
         set(b, b.end + 20, &[3, 0]);
         b.bytes.extend_from_slice(b"abc");
+        assert_eq!(look(&b.bytes).0, ["zip.comment"]);
     });
     broken("zip.end", "two end records", false, |b| {
         let real = b.bytes[b.end..].to_vec();
@@ -221,7 +223,16 @@ fn nothing_stands_before_between_or_after_the_members() {
         let (end, old) = (b.end + 1, at as u32);
         set(b, end + 16, &(old + 1).to_le_bytes());
     });
+    // And between two members.
+    broken("zip.gap", "before \"b\" belong to no member", false, |b| {
+        *b = build(&[entry("a", b"1234"), entry("b", b"5")], false);
+        let (at, directory) = (b.headers[1], b.centrals[0] as u32);
+        b.bytes.insert(at, 0);
+        set(b, b.centrals[1] + 1 + 42, &(at as u32 + 1).to_le_bytes());
+        set(b, b.end + 1 + 16, &(directory + 1).to_le_bytes());
+    });
     broken("zip.gap", "are hidden", false, |b| b.bytes.insert(b.end, 0));
+    broken("zip.gap", "1 bytes are hidden", false, |b| b.bytes = [b"x".as_slice(), &build(&[], false).bytes].concat());
     broken("zip.overlap", "reaches into", false, |b| set(b, b.centrals[1] + 42, &[0]));
     broken("zip.overlap", "reaches into", false, |b| {
         let at = b.centrals[0];
@@ -259,6 +270,32 @@ fn the_directory_holds_what_it_claims() {
         entries[0].comment = b"hi".to_vec();
         *b = build(&entries, false);
     });
+}
+
+#[test]
+fn a_directory_has_a_length_and_members_at_most() {
+    let read = |count: u64, directory_size: u64| {
+        let (path, mut findings) = ("model.pt".parse().expect("a path"), Findings::new());
+        let bytes = vec![0; MAX_DIRECTORY as usize + 1];
+        let end = End { directory_at: 0, directory_size, count };
+        let result = directory(&bytes.as_slice(), &end, &mut Out { path: &path, findings: &mut findings });
+        findings.halt(&path, result.expect_err("no directory")).expect("a defect");
+        findings.list()[0].rule
+    };
+    assert_eq!(read(MAX_MEMBERS, MAX_DIRECTORY), "zip.directory");
+    assert_eq!(read(MAX_MEMBERS + 1, MAX_DIRECTORY), "zip.limit");
+    assert_eq!(read(MAX_MEMBERS, MAX_DIRECTORY + 1), "zip.limit");
+}
+
+#[test]
+fn what_is_no_header_is_told_by_its_place() {
+    let mut built = build(&two(), false);
+    let at = built.centrals[1];
+    set(&mut built, at, b"PX");
+    let (path, mut findings) = ("model.pt".parse().expect("a path"), Findings::new());
+    members(&path, &built.bytes.as_slice(), &mut findings).expect("no failure");
+    let finding = &findings.list()[0];
+    assert_eq!((finding.rule, &finding.place), ("zip.directory", &Place::at(at as u64)));
 }
 
 #[test]
@@ -306,6 +343,20 @@ fn zip64_fields_agree() {
     assert_eq!(look(&wide(10, 10).bytes).0, [""; 0]);
     assert_eq!(look(&wide(9, 10).bytes).0, ["zip.size", "zip.mismatch"]);
     assert_eq!(look(&wide(11, 11).bytes).0, ["zip.mismatch"]);
+    // The local field always has both, if only one does not fit.
+    for at in [18, 22] {
+        let mut one = wide(10, 10);
+        let at = one.headers[0] + at;
+        set(&mut one, at, &10u32.to_le_bytes());
+        assert_eq!(look(&one.bytes).0, [""; 0]);
+    }
+    // A second field, and one for what fits.
+    let field = |size: u64| [b"\x01\0\x10\0".as_slice(), &size.to_le_bytes(), &10u64.to_le_bytes()].concat();
+    let mut twice = entry("big", &[1; 10]);
+    twice.extra = [field(10), field(11)].concat();
+    assert!(look(&build(&[twice], false).bytes).0.contains(&"zip.extra"));
+    let needless = Entry { extra: field(10), ..entry("small", &[1; 10]) };
+    assert_eq!(look(&build(&[needless], false).bytes).0, ["zip.mismatch"]);
     let mut other = wide(10, 10);
     let at = other.headers[0] + 30 + 3 + 4;
     set(&mut other, at, &[9]);
@@ -456,6 +507,21 @@ fn names_that_stand_twice_are_refused() {
     let (rules, said, _) = look(&build(&[entry("folder/", b"12")], false).bytes);
     assert_eq!(rules, ["zip.duplicate"]);
     assert!(said.contains("holds 2 bytes"));
+    for (crc, packed, size) in [(1, 0, 0), (0, 2, 0), (0, 0, 2)] {
+        let mut b = build(&[Entry { deflate: packed > 0, ..entry("folder/", b"") }], false);
+        for at in [b.headers[0] + 14, b.centrals[0] + 16] {
+            set(&mut b, at, &[crc, 0, 0, 0, packed, 0, 0, 0, size]);
+        }
+        assert!(look(&b.bytes).0.contains(&"zip.duplicate"), "{crc} {packed} {size}");
+    }
+    // Names that are refused for themselves, but for those too long to be compared.
+    for (name, twice) in
+        [("../a".to_owned(), true), (format!("../{}", "a".repeat(509)), true), ("a".repeat(513), false)]
+    {
+        let rules = look(&build(&[entry(&name, b"1"), entry(&name, b"2")], false).bytes).0;
+        let expected = if twice { &["zip.name", "zip.name", "zip.duplicate"][..] } else { &["zip.name", "zip.name"] };
+        assert_eq!(rules, expected, "{name}");
+    }
 }
 
 #[test]
@@ -476,7 +542,12 @@ fn links_and_special_files_are_refused() {
         let e = Entry { external: mode << 16, ..entry(name, data) };
         let (rules, said, _) = look(&build(&[e], false).bytes);
         assert_eq!(rules, if refused { vec!["zip.link"] } else { vec![] }, "{mode:o} {said}");
+        assert_eq!(said.contains("a symbolic link"), mode == 0o120_777, "{said}");
     }
+    let mut b = build(&[Entry { external: 0o120_777 << 16, ..entry("a", b"1") }], false);
+    let at = b.centrals[0] + 4;
+    set(&mut b, at, &[0x1e, 3]);
+    assert!(look(&b.bytes).1.contains("made by 3)"));
     let e = Entry { external: 0x10, ..entry("a", b"1") };
     assert_eq!(look(&build(&[e], false).bytes).0, ["zip.link"]);
 }
@@ -571,6 +642,51 @@ fn bombs_are_refused_before_anything_is_unpacked() {
     // Many small ones are one large one.
     let many: Vec<Entry> = (0..3).map(|i| Entry { name: vec![b'a' + i], ..zeros(2 << 20) }).collect();
     assert_eq!(look(&build(&many, false).bytes).0, ["zip.bomb"]);
+}
+
+#[test]
+fn each_member_is_held_to_the_ratio_and_all_together() {
+    let judge = |sizes: &[(u64, u64)]| {
+        let (path, mut findings) = ("model.pt".parse().expect("a path"), Findings::new());
+        let mut out = Out { path: &path, findings: &mut findings };
+        let bytes = build(&vec![entry("a", b""); sizes.len()], false).bytes;
+        let end = header::end(&bytes.as_slice(), &mut out).expect("an end");
+        let mut entries = directory(&bytes.as_slice(), &end, &mut out).expect("entries");
+        for (entry, (packed, size)) in entries.iter_mut().zip(sizes) {
+            (entry.packed, entry.size) = (*packed, *size);
+        }
+        bombs(&entries).is_ok()
+    };
+    let limit = |packed: u64| packed * 20 + (4 << 20);
+    assert!(judge(&[(100, limit(100))]));
+    assert!(!judge(&[(100, limit(100) + 1)]) && !judge(&[(100, limit(100) + 2)]));
+    assert!(judge(&[(60, limit(0)), (40, 2000)]));
+    assert!(!judge(&[(60, limit(0)), (40, 2001)]), "together");
+    assert!(!judge(&[(1 << 20, 1 << 20), (100, limit(100) + 2)]), "among much else");
+    assert!(!judge(&[(0, u64::MAX), (0, 1)]));
+}
+
+#[test]
+fn a_stream_that_gives_nothing_for_long_goes_on_until_it_ends() {
+    let unpacked = |packed: &[u8]| {
+        let mut out = Vec::new();
+        let member = Member {
+            name: "a".into(),
+            method: Method::Deflated,
+            size: 5,
+            packed: packed.len() as u64,
+            crc: crc32fast::hash(b"words"),
+            data_at: 0,
+        };
+        contents(&packed, &member, &mut |bytes| out.extend_from_slice(bytes)).map(|()| out)
+    };
+    // Stored blocks without a byte, more than are read at once.
+    let nothing = [0, 0, 0, 0xff, 0xff].repeat(30_000);
+    let words = miniz_oxide::deflate::compress_to_vec(b"words", 6);
+    assert_eq!(unpacked(&[nothing.as_slice(), &words].concat()).expect("sound"), b"words");
+    for cut in [&nothing[..], &nothing[..1], &words[..words.len() - 1], b""] {
+        assert!(unpacked(cut).is_err());
+    }
 }
 
 #[test]
