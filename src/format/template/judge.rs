@@ -68,6 +68,15 @@ struct Scope {
 /// A variable, or a namespace and its field.
 type Variable = (Rc<str>, Option<Rc<str>>);
 
+/// How something holds a variable's value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Held {
+    /// As a whole.
+    Whole,
+    /// As a whole, or an element or a field of it.
+    Deep,
+}
+
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum Block {
     #[default]
@@ -94,6 +103,8 @@ struct Judge<'a> {
     variables: HashMap<Rc<str>, Value>,
     /// Fields of namespaces, by name, of all namespaces together.
     fields: HashMap<Rc<str>, Value>,
+    /// The bytes of all fields, each at its longest.
+    field_bytes: u64,
     /// What got into lists and dicts by their methods, of all together.
     stored: Atoms,
     /// Something was put into what may be data.
@@ -151,6 +162,7 @@ impl<'a> Judge<'a> {
             texts: Texts::default(),
             variables: HashMap::new(),
             fields: HashMap::new(),
+            field_bytes: 0,
             stored: Atoms::default(),
             data_changed: false,
             looped: Atoms::default(),
@@ -234,14 +246,12 @@ impl<'a> Judge<'a> {
                 self.next_branch();
                 self.evaluate(*test);
             }
-            Statement::Else => match self.scopes.last_mut() {
-                Some(scope) if scope.of == Block::If => {
+            Statement::Else => {
+                if let Some(scope) = self.scopes.last_mut() {
                     scope.has_else = true;
-                    self.next_branch();
                 }
-                Some(scope) => scope.names.clear(),
-                None => {}
-            },
+                self.next_branch();
+            }
             Statement::EndIf => {
                 self.next_branch();
                 let closed = self.scopes.pop().unwrap_or_default();
@@ -302,7 +312,7 @@ impl<'a> Judge<'a> {
         self.open(of, &names);
     }
 
-    /// A branch of an `if` is done.
+    /// A branch of an `if` or `for` is done.
     fn next_branch(&mut self) {
         let Some(scope) = self.scopes.last_mut() else { return };
         let names = std::mem::take(&mut scope.names);
@@ -318,7 +328,7 @@ impl<'a> Judge<'a> {
 
     fn open_loop(&mut self, at: usize, targets: &[Rc<str>], iterable: Code, condition: Option<Code>) {
         let all = self.evaluate(iterable);
-        let mut element = self.element_of(&all);
+        let mut element = all.element();
         element.own.join(&self.looped);
         element.inner.join(&self.looped);
         let rounds = self.cost.open_loop(all.count);
@@ -366,7 +376,7 @@ impl<'a> Judge<'a> {
             self.set_field(name, value);
             return;
         }
-        let element = self.element_of(value);
+        let element = value.element();
         for name in &target.names {
             self.check_name(at, name);
             self.assign(name, if target.names.len() > 1 { &element } else { value });
@@ -381,6 +391,8 @@ impl<'a> Judge<'a> {
     }
 
     fn set_field(&mut self, name: &Rc<str>, value: &Value) {
+        let before = self.fields.get(name).map_or(0, |field| field.bytes);
+        self.field_bytes = self.field_bytes.saturating_add(value.bytes.saturating_sub(before));
         self.changed |= join_into(&mut self.fields, name, value);
     }
 
@@ -415,26 +427,28 @@ impl<'a> Judge<'a> {
             nodes.iter().filter_map(|n| if let Expr::Name(n) = &n.expr { Some(&**n) } else { None }).collect();
         for i in 0..self.captures.len() {
             let Some(target) = self.captures.get(i).map(|c| c.target.clone()) else { break };
-            let mentions = if names.contains(&&*target.0) { self.mentions(&target, code) } else { 0 };
+            let held = if target.1.is_some() { Held::Deep } else { Held::Whole };
+            let mentions = if names.contains(&&*target.0) { self.mentions(&target, code, held) } else { 0 };
             if let Some(capture) = self.captures.get_mut(i) {
                 capture.bytes = capture.bytes.saturating_add(value.bytes);
-                capture.mentions += mentions;
+                capture.mentions = capture.mentions.saturating_add(mentions);
             }
         }
     }
 
     fn end_capture(&mut self, at: usize) {
         let Some(Capture { target, bytes, mentions }) = self.captures.pop() else { return };
-        if mentions > 1 && self.cost.in_loop() {
+        if mentions > 1 && self.repeats(&target) {
             self.report_growth(at, &target);
         }
         if bytes > MAX_MADE {
             self.find(&EXHAUSTION, at, format!("a block of the template gets {bytes} bytes long by itself"));
         }
         let value = Value { bytes, count: bytes, ..Value::made() };
-        let name = target.1.as_ref().unwrap_or(&target.0);
-        let into = if target.1.is_some() { &mut self.fields } else { &mut self.variables };
-        self.changed |= join_into(into, name, &value);
+        match &target.1 {
+            Some(field) => self.set_field(field, &value),
+            None => self.assign(&target.0, &value),
+        }
     }
 }
 
