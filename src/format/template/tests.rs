@@ -423,6 +423,7 @@ fn names_that_a_template_puts_together_are_not_looked_up() {
         "{% set l = [] %}{{ l.append('a') }}{{ x[l[0]] }}",
         "{{ messages.append('a') }}{{ x[messages[0]] }}",
         "{% set n = namespace(i=0, l=[]) %}{{ n.l.append(bos_token) }}{{ messages[n.i] }}",
+        "{% set l = [] %}{{ l.append(bos_token) }}{% for k in ['role'] %}{{ x[k] }}{% endfor %}",
         "{% set k = 0 %}{% for m in tools %}{% set o = loop %}{{ x[k] }}{% endfor %}",
         "{% set k = 0 %}{% for m in tools recursive %}{% set o = loop %}{{ x[k] }}{% endfor %}",
         "{% for k in [{'a': 'role'}] | map(attribute='a') %}{{ x[k] }}{% endfor %}",
@@ -493,6 +494,7 @@ fn work_without_bound_is_refused() {
         ("{% set a %}{{ 'a' * 600000 }}{{ 'a' * 600000 }}{% endset %}", "template.exhaustion"),
         ("{% set a %}{{ 'a' * 600000 }}{% endset %}{{ a ~ a }}", "template.exhaustion"),
         ("{% macro f(n) %}{{ f(n % 7) }}{{ f(n % 5) }}{% endmacro %}{{ f(3) }}", "template.exhaustion"),
+        ("{% macro f(n) %}{{ f(7 % 5) }}{% endmacro %}{{ f(3) }}", "template.exhaustion"),
         ("{% macro f(n) %}{{ f(n.strip('a')) }}{% endmacro %}{{ f('a') }}", "template.exhaustion"),
     ]);
     passes(&[
@@ -660,7 +662,6 @@ fn what_is_no_jinja_is_refused() {
         "{% if x else y %}{% endif %}",
         "{% for a in b if c else d %}{% endfor %}",
         "{% for (a in b) %}{% endfor %}",
-        "{% for a) in b %}{% endfor %}",
     ] {
         assert_eq!(
             ids(template).first().copied(),
@@ -969,6 +970,8 @@ fn lists_that_grow_by_themselves_are_refused() {
     ] {
         refused(&[(&format!("{l}{looped}"), "template.exhaustion")]);
     }
+    let many = format!("{l}{{% for i in x %}}{{{{ [{}] }}}}{{% endfor %}}", "l.append(1),".repeat(17));
+    refused(&[(&many, "template.exhaustion")]);
     passes(&[
         &format!(
             "{l}{{% for m in messages %}}{{% set _ = l.append(m) %}}{{% set _ = ns.l.append(l[0]) %}}{{{{ l.append(l | length) }}}}{{% endfor %}}"
@@ -981,6 +984,8 @@ fn lists_that_grow_by_themselves_are_refused() {
         "{% for m in messages %}{% set ns.a = 2 * 3 %}{% set ns.b = ns.l[0] %}{% set ns.c = ns.c + m.x[0] ~ m.x[1] %}{% endfor %}",
         "{% for m in messages %}{% set x = x.split('a')[0] ~ x.split('a')[1] %}{% set ns.a = ns.a + 1 if m.a else ns.a %}{% endfor %}",
         "{% macro f(x) %}{% set x = x ~ x %}{{ x }}{% endmacro %}{{ f(messages) }}",
+        &format!("{l}{{% for i in x %}}{{{{ [{}] }}}}{{% endfor %}}", "l.append(1),".repeat(16)),
+        &format!("{l}{{{{ [{}] }}}}", "l.append(1),".repeat(17)),
         "{% for m in messages %}{% set ns.n = ns.n + ns.k %}{% set ns.k = (ns.n | length) + ns.k %}{% endfor %}",
         &format!(
             "{l}{{{{ l.extend(l) }}}}{{% for x in l %}}{{{{ ns.l.append(x) }}}}{{% endfor %}}{{{{ l.append(1) }}}}"
@@ -1004,6 +1009,7 @@ fn loops_after_each_other_are_not_within_each_other() {
 fn texts_of_lists_and_of_namespaces_are_the_templates_own() {
     let n = "{% set n = namespace() %}{% set n.a = '__class__' %}";
     let l = "{% set l = [] %}{% set _ = l.append('__class__') %}";
+    let e = "{% set e = [] %}";
     refused(&[
         ("{{ x[(['__class__'] | trim)[2:11]] }}", "template.index"),
         ("{{ x[(['__class__'] | lower)[2:11]] }}", "template.index"),
@@ -1034,7 +1040,33 @@ fn texts_of_lists_and_of_namespaces_are_the_templates_own() {
         ("{{ {'strip': '{0.__class__}'.format}.strip(messages) }}", "template.format"),
         ("{{ {'strip': '{0.__class__}'['format']}.strip(messages) }}", "template.format"),
         ("{{ {'strip': (['{0.__class__}'] | map(attribute='format') | list)[0]}.strip(messages) }}", "template.format"),
+        ("{{ {'strip': messages[0].role.format}.strip(messages) }}", "template.call"),
+        ("{{ {'count': 1}.isdigit() }}", "template.call"),
+        ("{{ x[{'count': '__class__'.strip}.count()] }}", "template.index"),
+        ("{{ x[{'cycle': '__class__'['strip']}.cycle()] }}", "template.index"),
+        ("{{ x[{'append': ['__class__'].pop}.append()] }}", "template.attribute"),
+        (
+            "{% set _ = messages[0].update({'count': '__class__'.strip}) %}{{ x[messages[0].count()] }}",
+            "template.index",
+        ),
+        (&format!("{e}{{{{ {{'count': e.append}}.count('__class__') }}}}{{{{ x[e[0]] }}}}"), "template.call"),
+        (&format!("{e}{{{{ {{'count': e['append']}}.count('__class__') }}}}{{{{ x[e[0]] }}}}"), "template.call"),
+        (
+            &format!(
+                "{e}{{{{ {{'count': [e] | map(attribute='append') | first}}.count('__class__') }}}}{{{{ x[e[0]] }}}}"
+            ),
+            "template.call",
+        ),
+        (
+            "{% set n = namespace() %}{% set n.items = {'a': '__class__'}.items %}{{ x[(n | dictsort | first)[1]] }}",
+            "template.index",
+        ),
         ("{% set n = namespace(strip=messages[0].role.format) %}{{ n.strip(messages) }}", "template.call"),
+    ]);
+    passes(&[
+        "{% set l = [1] %}{{ l.index(1) }}{{ l.count(1) }}{{ l.pop() }}{{ l.copy() }}{{ {'a': 1}.items() }}{{ {}.get('a') }}",
+        "{% for m in messages %}{{ loop.changed(m.role) }}{{ loop.cycle('a', 'b') }}{{ ['a', m.x][0].strip() }}{% endfor %}",
+        "{% set t = [] if y else messages[0].content %}{{ t.strip() }}{{ x[t | trim] }}{{ x[[1, messages[0].a] | string] }}{{ messages[0].count }}{{ messages[0].items }}{{ x[messages[0].a | safe] }}",
     ]);
 }
 
@@ -1049,6 +1081,9 @@ fn what_is_put_into_any_list_comes_out_of_it() {
         "[1] + [2]",
         "messages + [1]",
         "[1] + messages",
+        "messages + messages",
+        "messages * 2",
+        "2 * messages",
         "a * b",
         "{}.copy()",
     ] {

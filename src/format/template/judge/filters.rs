@@ -21,6 +21,8 @@ impl Judge<'_> {
         if value.inner.has(NAMESPACE) {
             value.hold(&self.fields_told(name, arguments));
         }
+        // A filter may call what its fields are: `dictsort` calls `items`.
+        value.inner.bits |= if value.own.has(NAMESPACE) { MADE } else { 0 };
         let first = arguments.positional.first().copied();
         let second = arguments.positional.get(1).copied();
         match (name, first) {

@@ -130,18 +130,22 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// `{'strip': '{0.x}'.format}.strip(y)` is a call of `format`, too.
+    /// A method that is read can be called by any name: `{'count': '{0.x}'.format}.count(y)`.
     pub(super) fn check_bound(&mut self, at: usize, of: &super::Atoms, name: &str) {
         if name == "format" && of.own_text() {
             self.check_format(at, of);
+        }
+        if method(name) == Some(Gives::Stored) {
+            let why = "known templates only call it, and what it changes could not be seen";
+            self.find(&CALL, at, format!("the template uses the method {name:?} as a value: {why}"));
         }
     }
 
     /// A field by its name, wherever it may have been set.
     pub(super) fn field_of(&self, value: &Value, name: &str) -> Value {
         let mut field = value.element();
-        // What is not there is undefined.
-        field.own.bits |= NUMBER;
+        // What is not there is undefined; what a method gives is a text that is made.
+        field.own.bits |= NUMBER | bound(value, name);
         match self.fields.get(name) {
             Some(set) if value.own.has(NAMESPACE) => field.joined(set),
             _ => field,
@@ -157,6 +161,7 @@ impl<'a> Judge<'a> {
             let name: Rc<str> = self.texts.text(name).into();
             self.check_field(at, &name);
             self.check_bound(at, &value.own, &name);
+            result.own.bits |= bound(&value, &name);
             if let Some(set) = self.fields.get(&name).filter(|_| value.own.has(NAMESPACE)) {
                 result.join(set);
             }
@@ -322,9 +327,13 @@ impl<'a> Judge<'a> {
             self.find(&CALL, at, format!("the template calls the method {:?}: {why}", shorten(name)));
             return Value::anything();
         };
-        if value.own.has(NAMESPACE) {
-            let why = "a namespace has no methods, so what it is cannot be seen; rendering it could run code";
-            self.find(&CALL, at, format!("the template calls the field {:?} of a namespace: {why}", shorten(name)));
+        let of_lists = matches!(gives, Gives::Element | Gives::List | Gives::Same | Gives::Stored | Gives::Argument)
+            || matches!(name, "index" | "count" | "changed");
+        let list = value.own.has(CONTAINER) && !value.own.any_text();
+        if value.own.has(NAMESPACE) || list && !of_lists {
+            let why = "it is no method of theirs, so what it is cannot be seen; rendering it could run code";
+            let what = shorten(name);
+            self.find(&CALL, at, format!("the template calls {what:?} of a list, dict or namespace: {why}"));
         }
         if name == "format" {
             self.check_format(at, &value.own);
@@ -333,7 +342,13 @@ impl<'a> Judge<'a> {
             let passed = self.passed(arguments);
             self.check_width(at, &passed);
         }
-        self.give(gives, value, arguments)
+        // A dict has no such method, but may have what is called by that name.
+        let other = value.own.has(CONTAINER) || self.data_changed && value.own.has(DATA);
+        let other = other && matches!(gives, Gives::Number | Gives::Stored | Gives::Argument);
+        let found = if other { value.inner.clone() } else { super::Atoms::default() };
+        let mut given = self.give(gives, value, arguments);
+        given.own.join(&found);
+        given
     }
 
     /// What a method or filter makes of its value.
@@ -436,6 +451,8 @@ impl<'a> Judge<'a> {
             Operator::Multiply => {
                 let mut result = numbers(left.number.saturating_mul(right.number));
                 result.own.bits |= (left.own.bits | right.own.bits) & CONTAINER;
+                // Of data that is a list, too.
+                result.own.bits |= if left.own.has(DATA) || right.own.has(DATA) { CONTAINER } else { 0 };
                 result.inner = left.inner.clone();
                 result.inner.join(&right.inner);
                 // Of letters too: two of them are no letter.
@@ -483,6 +500,7 @@ impl<'a> Judge<'a> {
         result.inner = left.inner;
         result.inner.join(&right.inner);
         result.own.bits |= (left.own.bits | right.own.bits) & (NUMBER | CONTAINER);
+        result.own.bits |= if left.own.has(DATA) && right.own.has(DATA) { CONTAINER } else { 0 };
         result
     }
 
@@ -504,4 +522,9 @@ impl<'a> Judge<'a> {
         result.own = own;
         result
     }
+}
+
+/// What a method may give that is read and not called.
+fn bound(value: &Value, name: &str) -> u8 {
+    if value.own.own_text() && method(name).is_some() { MADE } else { 0 }
 }
