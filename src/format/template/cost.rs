@@ -79,6 +79,11 @@ impl Cost {
         self.open.len() > 1 || self.in_loop()
     }
 
+    /// The loops that are open here, and how often what stands here happens.
+    pub(super) fn here(&self) -> (usize, u64) {
+        (self.open.last().map_or(0, |(_, loops)| loops.len()), self.times())
+    }
+
     /// Opens a loop; gives how often its body happens.
     pub(super) fn open_loop(&mut self, rounds: u64) -> u64 {
         let times = self.times().saturating_mul(rounds.max(1));

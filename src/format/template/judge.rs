@@ -86,12 +86,14 @@ enum Block {
     Macro,
 }
 
-/// A `set` block that is open: what is captured, and how often it holds its own old value.
+/// A `set` block that is open: what is captured, and how often it holds what.
 #[derive(Debug)]
 struct Capture {
     target: Variable,
     bytes: u64,
-    mentions: u64,
+    held: HashMap<Variable, u64>,
+    /// The loops around it, and how often it happens.
+    begun: (usize, u64),
 }
 
 /// Where something is assigned in a loop, to what, and how often what is in it.
@@ -225,7 +227,8 @@ impl<'a> Judge<'a> {
             Statement::SetBlock(target, filters) => {
                 self.evaluate(*filters);
                 let first = target.names.first().cloned().unwrap_or_else(|| "".into());
-                self.captures.push(Capture { target: (first, target.attribute.clone()), bytes: 0, mentions: 0 });
+                let (held, begun) = (HashMap::new(), self.cost.here());
+                self.captures.push(Capture { target: (first, target.attribute.clone()), bytes: 0, held, begun });
                 self.assign_target(at, target, &Value::made());
                 self.open(Block::Other, &[]);
             }
@@ -422,23 +425,23 @@ impl<'a> Judge<'a> {
         if self.found.is_none() {
             return;
         }
-        let nodes = self.program.nodes.get(code.first..=code.root).unwrap_or(&[]);
-        let names: Vec<&str> =
-            nodes.iter().filter_map(|n| if let Expr::Name(n) = &n.expr { Some(&**n) } else { None }).collect();
-        for i in 0..self.captures.len() {
-            let Some(target) = self.captures.get(i).map(|c| c.target.clone()) else { break };
-            let held = if target.1.is_some() { Held::Deep } else { Held::Whole };
-            let mentions = if names.contains(&&*target.0) { self.mentions(&target, code, held) } else { 0 };
-            if let Some(capture) = self.captures.get_mut(i) {
-                capture.bytes = capture.bytes.saturating_add(value.bytes);
-                capture.mentions = capture.mentions.saturating_add(mentions);
+        let sources = if self.cost.again() { self.sources(code) } else { Vec::new() };
+        let (loops, times) = self.cost.here();
+        for capture in &mut self.captures {
+            let (outer, once) = capture.begun;
+            capture.bytes = capture.bytes.saturating_add(value.bytes.saturating_mul(times / once.max(1)));
+            // In a loop of its own, it may be there twice.
+            let rounds = if loops > outer { 2 } else { 1 };
+            for (source, times) in &sources {
+                let held = capture.held.entry(source.clone()).or_default();
+                *held = held.saturating_add(times.saturating_mul(rounds));
             }
         }
     }
 
     fn end_capture(&mut self, at: usize) {
-        let Some(Capture { target, bytes, mentions }) = self.captures.pop() else { return };
-        if mentions > 1 && self.repeats(&target) {
+        let Some(Capture { target, bytes, held, .. }) = self.captures.pop() else { return };
+        if held.get(&target).is_some_and(|times| *times > 1) && self.repeats(&target) {
             self.report_growth(at, &target);
         }
         if bytes > MAX_MADE {
@@ -448,6 +451,9 @@ impl<'a> Judge<'a> {
         match &target.1 {
             Some(field) => self.set_field(field, &value),
             None => self.assign(&target.0, &value),
+        }
+        if !held.is_empty() {
+            self.assignments.push((at, target, held.into_iter().collect()));
         }
     }
 }

@@ -493,6 +493,7 @@ fn work_without_bound_is_refused() {
         ("{% for i in range(1000002 - 1) %}{% endfor %}", "template.exhaustion"),
         ("{% set a %}{{ 'a' * 600000 }}{{ 'a' * 600000 }}{% endset %}", "template.exhaustion"),
         ("{% set a %}{{ 'a' * 600000 }}{% endset %}{{ a ~ a }}", "template.exhaustion"),
+        ("{% set a %}{% for i in range(1000) %}{{ 'a' * 1001 }}{% endfor %}{% endset %}", "template.exhaustion"),
         ("{% macro f(n) %}{{ f(n % 7) }}{{ f(n % 5) }}{% endmacro %}{{ f(3) }}", "template.exhaustion"),
         ("{% macro f(n) %}{{ f(7 % 5) }}{% endmacro %}{{ f(3) }}", "template.exhaustion"),
         ("{% macro f(n) %}{{ f(n.strip('a')) }}{% endmacro %}{{ f('a') }}", "template.exhaustion"),
@@ -961,6 +962,10 @@ fn lists_that_grow_by_themselves_are_refused() {
         "{% for i in x %}{% set y, z = ns.a ~ ns.a, 1 %}{% set ns.a = z %}{% endfor %}",
         "{% for i in x %}{% set ns.a = c1 ~ c2 ~ c3 ~ c4 ~ c5 ~ c6 ~ c7 ~ c8 ~ ns.b ~ ns.b %}{% set ns.b = ns.a %}{% endfor %}",
         "{% for i in x %}{% set _ = l.insert(0, l[0] ~ l[0]) %}{% endfor %}",
+        "{% for i in x %}{% for k in ['l'] %}{% set _ = ns.l.extend(ns[k]) %}{% endfor %}{% endfor %}",
+        "{% for i in x %}{% set ns.a %}{{ ns.b }}{{ ns.b }}{% endset %}{% set ns.b = ns.a %}{% endfor %}",
+        "{% for i in x %}{% set ns.a %}{% for j in [1, 2] %}{{ ns.a }}{% endfor %}{% endset %}{% endfor %}",
+        "{% macro f(n) %}{% set n.a %}{{ n.a }}{{ n.a }}{% endset %}{% endmacro %}{% for i in x %}{{ f(ns) }}{% endfor %}",
         "{% for i in x %}{% set _ = [l.append(1), l.append(1), l.append(1), l.append(1), l.append(1), l.append(1), l.append(1), l.append(1), l.append(1), l.append(1), l.append(1), l.append(1), l.append(1), l.append(1), l.append(1), l.append(1), l.extend(l)] %}{% endfor %}",
         "{% macro f(n) %}{% set n.a = n.a ~ n.a %}{% endmacro %}{% for i in x %}{{ f(ns) }}{% endfor %}",
         "{% macro f(n) %}{% set y = n.a ~ n.a %}{% set n.a = y %}{% endmacro %}{% for i in x %}{{ f(ns) }}{% endfor %}",
@@ -984,6 +989,9 @@ fn lists_that_grow_by_themselves_are_refused() {
         "{% for m in messages %}{% set ns.a = 2 * 3 %}{% set ns.b = ns.l[0] %}{% set ns.c = ns.c + m.x[0] ~ m.x[1] %}{% endfor %}",
         "{% for m in messages %}{% set x = x.split('a')[0] ~ x.split('a')[1] %}{% set ns.a = ns.a + 1 if m.a else ns.a %}{% endfor %}",
         "{% macro f(x) %}{% set x = x ~ x %}{{ x }}{% endmacro %}{{ f(messages) }}",
+        "{% for i in x %}{% set ns.a = c1 ~ c2 ~ c3 ~ c4 ~ c5 ~ c6 ~ c7 ~ c8 ~ ns.a %}{% set ns.b = ns.b ~ ns['a'] %}{% endfor %}",
+        &format!("{l}{{% for i in x %}}{{{{ l.append(l[-1]) }}}}{{% endfor %}}"),
+        "{% for m in messages %}{% set ns.a %}{{ ns.a }}{% for t in tools %}{{ t.x }}{{ m.x }}{% endfor %}{% endset %}{% endfor %}",
         &format!("{l}{{% for i in x %}}{{{{ [{}] }}}}{{% endfor %}}", "l.append(1),".repeat(16)),
         &format!("{l}{{{{ [{}] }}}}", "l.append(1),".repeat(17)),
         "{% for m in messages %}{% set ns.n = ns.n + ns.k %}{% set ns.k = (ns.n | length) + ns.k %}{% endfor %}",
@@ -1019,6 +1027,9 @@ fn texts_of_lists_and_of_namespaces_are_the_templates_own() {
         (&format!("{n}{{{{ x[(n | string)[18:27]] }}}}"), "template.index"),
         (&format!("{n}{{{{ x[(n | lower)[18:27]] }}}}"), "template.index"),
         (&format!("{n}{{{{ x[([n] | lower)[19:28]] }}}}"), "template.index"),
+        (&format!("{n}{{{{ x[(messages[0].role | replace(1, n))[18:27]] }}}}"), "template.index"),
+        (&format!("{n}{{{{ x[(messages[0].role % n)[18:27]] }}}}"), "template.index"),
+        ("{{ x[(messages[0].role % ['__class__'])[2:11]] }}", "template.index"),
         (&format!("{n}{{{{ x[(messages[0].role.replace('user', n | safe))[18:27]] }}}}"), "template.index"),
         (&format!("{n}{{{{ x[([n] | groupby('a') | first)[0]] }}}}"), "template.attribute"),
         (&format!("{n}{{{{ x[([n] | sum(attribute='a', start=y))] }}}}"), "template.attribute"),
@@ -1045,10 +1056,7 @@ fn texts_of_lists_and_of_namespaces_are_the_templates_own() {
         ("{{ x[{'count': '__class__'.strip}.count()] }}", "template.index"),
         ("{{ x[{'cycle': '__class__'['strip']}.cycle()] }}", "template.index"),
         ("{{ x[{'append': ['__class__'].pop}.append()] }}", "template.attribute"),
-        (
-            "{% set _ = messages[0].update({'count': '__class__'.strip}) %}{{ x[messages[0].count()] }}",
-            "template.index",
-        ),
+        ("{% set _ = messages[0].update(count='__class__'.strip) %}{{ x[messages[0].count()] }}", "template.index"),
         (&format!("{e}{{{{ {{'count': e.append}}.count('__class__') }}}}{{{{ x[e[0]] }}}}"), "template.call"),
         (&format!("{e}{{{{ {{'count': e['append']}}.count('__class__') }}}}{{{{ x[e[0]] }}}}"), "template.call"),
         (
@@ -1065,6 +1073,7 @@ fn texts_of_lists_and_of_namespaces_are_the_templates_own() {
     ]);
     passes(&[
         "{% set l = [1] %}{{ l.index(1) }}{{ l.count(1) }}{{ l.pop() }}{{ l.copy() }}{{ {'a': 1}.items() }}{{ {}.get('a') }}",
+        "{% for t in [{'a': 'b'}] %}{{ x[t.a] }}{% endfor %}{{ x[words.count('a')] }}",
         "{% for m in messages %}{{ loop.changed(m.role) }}{{ loop.cycle('a', 'b') }}{{ ['a', m.x][0].strip() }}{% endfor %}",
         "{% set t = [] if y else messages[0].content %}{{ t.strip() }}{{ x[t | trim] }}{{ x[[1, messages[0].a] | string] }}{{ messages[0].count }}{{ messages[0].items }}{{ x[messages[0].a | safe] }}",
     ]);

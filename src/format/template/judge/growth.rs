@@ -25,15 +25,9 @@ impl Judge<'_> {
         if self.found.is_none() || !self.cost.again() {
             return;
         }
-        let mut seen = HashSet::new();
-        let all = (code.first..=code.root).filter_map(|id| self.variable(id));
-        let all: Vec<Variable> = all.filter(|source| seen.insert(source.clone())).collect();
         let held = if target.attribute.is_some() { Held::Deep } else { Held::Whole };
-        let sources: Vec<_> =
-            all.iter().take(MAX_SOURCES).map(|s| (s.clone(), self.mentions(s, code, Held::Deep))).collect();
-        // What is not looked at is held as often as it must not be.
-        let unseen = all.iter().skip(MAX_SOURCES).map(|s| (s.clone(), 2));
-        let mut sources: Vec<_> = sources.into_iter().chain(unseen).collect();
+        let mut sources = self.sources(code);
+        let seen: HashSet<Variable> = sources.iter().map(|(source, _)| source.clone()).collect();
         for (i, name) in target.names.iter().enumerate() {
             let target = (name.clone(), target.attribute.clone());
             let times = match seen.contains(&target) || target.1.is_some() {
@@ -49,6 +43,18 @@ impl Judge<'_> {
             let next = vec![(target.clone(), 1)];
             self.assignments.push((at, target, std::mem::replace(&mut sources, next)));
         }
+    }
+
+    /// The variables of an expression, and how often each is in it; one that is not looked at, as often as it must not be.
+    pub(super) fn sources(&self, code: Code) -> Vec<(Variable, u64)> {
+        let mut seen = HashSet::new();
+        let all = (code.first..=code.root).filter_map(|id| self.variable(id));
+        let each = all.filter(|source| seen.insert(source.clone())).enumerate();
+        each.map(|(i, source)| {
+            let times = if i < MAX_SOURCES { self.mentions(&source, code, Held::Deep) } else { 2 };
+            (source, times)
+        })
+        .collect()
     }
 
     /// Whether what is assigned here is still there when it happens again: in a macro, only a field is.
