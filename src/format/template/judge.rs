@@ -441,9 +441,6 @@ impl<'a> Judge<'a> {
 
     fn end_capture(&mut self, at: usize) {
         let Some(Capture { target, bytes, held, .. }) = self.captures.pop() else { return };
-        if held.get(&target).is_some_and(|times| *times > 1) && self.repeats(&target) {
-            self.report_growth(at, &target);
-        }
         if bytes > MAX_MADE {
             self.find(&EXHAUSTION, at, format!("a block of the template gets {bytes} bytes long by itself"));
         }
@@ -452,7 +449,9 @@ impl<'a> Judge<'a> {
             Some(field) => self.set_field(field, &value),
             None => self.assign(&target.0, &value),
         }
-        if !held.is_empty() {
+        if held.get(&target).is_some_and(|times| *times > 1) && self.cost.in_loop() {
+            self.report_growth(at, &target);
+        } else {
             self.assignments.push((at, target, held.into_iter().collect()));
         }
     }

@@ -963,6 +963,8 @@ fn lists_that_grow_by_themselves_are_refused() {
         "{% for i in x %}{% set ns.a = c1 ~ c2 ~ c3 ~ c4 ~ c5 ~ c6 ~ c7 ~ c8 ~ ns.b ~ ns.b %}{% set ns.b = ns.a %}{% endfor %}",
         "{% for i in x %}{% set _ = l.insert(0, l[0] ~ l[0]) %}{% endfor %}",
         "{% for i in x %}{% for k in ['l'] %}{% set _ = ns.l.extend(ns[k]) %}{% endfor %}{% endfor %}",
+        "{% for i in x %}{% set a %}{{ a }}{{ a }}{% endset %}{% endfor %}",
+        "{% for i in x %}{% set a = a ~ a %}{% endfor %}",
         "{% for i in x %}{% set ns.a %}{{ ns.b }}{{ ns.b }}{% endset %}{% set ns.b = ns.a %}{% endfor %}",
         "{% for i in x %}{% set ns.a %}{% for j in [1, 2] %}{{ ns.a }}{% endfor %}{% endset %}{% endfor %}",
         "{% macro f(n) %}{% set n.a %}{{ n.a }}{{ n.a }}{% endset %}{% endmacro %}{% for i in x %}{{ f(ns) }}{% endfor %}",

@@ -34,7 +34,7 @@ impl Judge<'_> {
                 true if i < MAX_SOURCES => self.mentions(&target, code, held),
                 seen => 2 * u64::from(seen),
             };
-            if times > 1 && self.repeats(&target) {
+            if times > 1 && self.cost.in_loop() {
                 self.report_growth(at, &target);
                 continue;
             }
@@ -55,11 +55,6 @@ impl Judge<'_> {
             (source, times)
         })
         .collect()
-    }
-
-    /// Whether what is assigned here is still there when it happens again: in a macro, only a field is.
-    pub(super) fn repeats(&self, (_, field): &Variable) -> bool {
-        self.cost.in_loop() || field.is_some() && self.cost.again()
     }
 
     /// Variables that hold each other, and one of them twice: `a = b ~ b`, `b = a`. Only the fields of namespaces outlive a
