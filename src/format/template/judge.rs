@@ -451,7 +451,7 @@ impl<'a> Judge<'a> {
         }
         if held.get(&target).is_some_and(|times| *times > 1) && self.cost.in_loop() {
             self.report_growth(at, &target);
-        } else {
+        } else if !held.is_empty() {
             self.assignments.push((at, target, held.into_iter().collect()));
         }
     }

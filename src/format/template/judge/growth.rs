@@ -2,7 +2,7 @@
 //!
 //! Owns: what is put into itself, in a loop, by `set` or by a method; and macros and loops that are kept as values.
 //! Promises: fields that double each other are found through all that hold them. Leaves out: sizes that constants make
-//! (`cost`), lists under several names.
+//! (`cost`), lists and namespaces under several names, how often a macro writes what it is given.
 
 use super::super::cost::{Cost, Fed};
 use super::super::node::{Callee, Expr, Operator};
