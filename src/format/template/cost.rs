@@ -74,6 +74,16 @@ impl Cost {
         self.open.last().is_some_and(|(_, loops)| !loops.is_empty())
     }
 
+    /// Whether what stands here may happen again and again: a macro may be called in a loop.
+    pub(super) fn again(&self) -> bool {
+        self.open.len() > 1 || self.in_loop()
+    }
+
+    /// The loops that are open here, and how often what stands here happens.
+    pub(super) fn here(&self) -> (usize, u64) {
+        (self.open.last().map_or(0, |(_, loops)| loops.len()), self.times())
+    }
+
     /// Opens a loop; gives how often its body happens.
     pub(super) fn open_loop(&mut self, rounds: u64) -> u64 {
         let times = self.times().saturating_mul(rounds.max(1));
@@ -194,17 +204,13 @@ impl Cost {
             }
         }
         let mut groups = vec![usize::MAX; n];
-        let mut number = 0;
-        for start in finished.into_iter().rev() {
+        for (number, start) in finished.into_iter().rev().enumerate() {
             let mut stack = vec![start];
-            let mut members = 0;
             while let Some(body) = stack.pop() {
                 let Some(group) = groups.get_mut(body).filter(|g| **g == usize::MAX) else { continue };
                 *group = number;
-                members += 1;
                 stack.extend(callers.get(body).into_iter().flatten());
             }
-            number += usize::from(members > 0);
         }
         groups
     }

@@ -109,13 +109,12 @@ impl Parser<'_> {
             let at = self.at();
             let base = self.frame()?.operators;
             let top = self.state.operators.get(base..).and_then(|ops| ops.last()).map(|(op, _)| *op);
-            let argument = matches!(self.frame()?.opened, Opened::TestArgument(..));
             let expr = match self.peek() {
                 Some(Kind::Str(_)) => self.strings(),
                 Some(Kind::Int(value)) => Expr::Int(*value),
                 Some(Kind::Float) => Expr::Number,
                 Some(Kind::Name(word)) if is_constant(word) => Expr::Number,
-                Some(Kind::Name(word)) if **word == *"not" && !argument => {
+                Some(Kind::Name(word)) if **word == *"not" => {
                     if top.is_some_and(|op| op.precedence() > Operator::Not.precedence()) {
                         return Err(syntax(at, "\"not\" cannot stand here"));
                     }
@@ -125,7 +124,7 @@ impl Parser<'_> {
                 }
                 Some(Kind::Name(word)) if is_keyword(word) => return self.unexpected("a value"),
                 Some(Kind::Name(word)) => Expr::Name(word.clone()),
-                Some(Kind::Op("+" | "-")) if !argument => {
+                Some(Kind::Op("+" | "-")) => {
                     self.push_operator(Operator::Sign)?;
                     self.next();
                     continue;
@@ -374,7 +373,7 @@ impl Parser<'_> {
                 self.operand()?;
                 return Ok(None);
             }
-            "else" if conditional => {
+            "else" => {
                 self.reduce(1)?;
                 let base = self.frame()?.operators;
                 match self.state.operators.get_mut(base..).and_then(|ops| ops.last_mut()) {

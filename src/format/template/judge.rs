@@ -73,6 +73,15 @@ struct Scope {
 /// A variable, or a namespace and its field.
 type Variable = (Rc<str>, Option<Rc<str>>);
 
+/// How something holds a variable's value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Held {
+    /// As a whole.
+    Whole,
+    /// As a whole, or an element or a field of it.
+    Deep,
+}
+
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum Block {
     #[default]
@@ -82,12 +91,14 @@ enum Block {
     Macro,
 }
 
-/// A `set` block that is open: what is captured, and how often it holds its own old value.
+/// A `set` block that is open: what is captured, and how often it holds what.
 #[derive(Debug)]
 struct Capture {
     target: Variable,
     bytes: u64,
-    mentions: u64,
+    held: HashMap<Variable, u64>,
+    /// The loops around it, and how often it happens.
+    begun: (usize, u64),
 }
 
 /// Where something is assigned in a loop, to what, and how often what is in it.
@@ -99,6 +110,8 @@ struct Judge<'a> {
     variables: HashMap<Rc<str>, Value>,
     /// Fields of namespaces, by name, of all namespaces together.
     fields: HashMap<Rc<str>, Value>,
+    /// The bytes of all fields, each at its longest.
+    field_bytes: u64,
     /// What got into lists and dicts by their methods, of all together.
     stored: Atoms,
     /// Something was put into what may be data.
@@ -156,6 +169,7 @@ impl<'a> Judge<'a> {
             texts: Texts::default(),
             variables: HashMap::new(),
             fields: HashMap::new(),
+            field_bytes: 0,
             stored: Atoms::default(),
             data_changed: false,
             looped: Atoms::default(),
@@ -218,7 +232,8 @@ impl<'a> Judge<'a> {
             Statement::SetBlock(target, filters) => {
                 self.evaluate(*filters);
                 let first = target.names.first().cloned().unwrap_or_else(|| "".into());
-                self.captures.push(Capture { target: (first, target.attribute.clone()), bytes: 0, mentions: 0 });
+                let (held, begun) = (HashMap::new(), self.cost.here());
+                self.captures.push(Capture { target: (first, target.attribute.clone()), bytes: 0, held, begun });
                 self.assign_target(at, target, &Value::made());
                 self.open(Block::Other, &[]);
             }
@@ -239,14 +254,12 @@ impl<'a> Judge<'a> {
                 self.next_branch();
                 self.evaluate(*test);
             }
-            Statement::Else => match self.scopes.last_mut() {
-                Some(scope) if scope.of == Block::If => {
+            Statement::Else => {
+                if let Some(scope) = self.scopes.last_mut() {
                     scope.has_else = true;
-                    self.next_branch();
                 }
-                Some(scope) => scope.names.clear(),
-                None => {}
-            },
+                self.next_branch();
+            }
             Statement::EndIf => {
                 self.next_branch();
                 let closed = self.scopes.pop().unwrap_or_default();
@@ -307,7 +320,7 @@ impl<'a> Judge<'a> {
         self.open(of, &names);
     }
 
-    /// A branch of an `if` is done.
+    /// A branch of an `if` or `for` is done.
     fn next_branch(&mut self) {
         let Some(scope) = self.scopes.last_mut() else { return };
         let names = std::mem::take(&mut scope.names);
@@ -323,7 +336,7 @@ impl<'a> Judge<'a> {
 
     fn open_loop(&mut self, at: usize, targets: &[Rc<str>], iterable: Code, condition: Option<Code>) {
         let all = self.evaluate(iterable);
-        let mut element = self.element_of(&all);
+        let mut element = all.element();
         element.own.join(&self.looped);
         element.inner.join(&self.looped);
         let rounds = self.cost.open_loop(all.count);
@@ -371,7 +384,7 @@ impl<'a> Judge<'a> {
             self.set_field(name, value);
             return;
         }
-        let element = self.element_of(value);
+        let element = value.element();
         for name in &target.names {
             self.check_name(at, name);
             self.assign(name, if target.names.len() > 1 { &element } else { value });
@@ -386,6 +399,8 @@ impl<'a> Judge<'a> {
     }
 
     fn set_field(&mut self, name: &Rc<str>, value: &Value) {
+        let before = self.fields.get(name).map_or(0, |field| field.bytes);
+        self.field_bytes = self.field_bytes.saturating_add(value.bytes.saturating_sub(before));
         self.changed |= join_into(&mut self.fields, name, value);
     }
 
@@ -415,31 +430,35 @@ impl<'a> Judge<'a> {
         if self.found.is_none() {
             return;
         }
-        let nodes = self.program.nodes.get(code.first..=code.root).unwrap_or(&[]);
-        let names: Vec<&str> =
-            nodes.iter().filter_map(|n| if let Expr::Name(n) = &n.expr { Some(&**n) } else { None }).collect();
-        for i in 0..self.captures.len() {
-            let Some(target) = self.captures.get(i).map(|c| c.target.clone()) else { break };
-            let mentions = if names.contains(&&*target.0) { self.mentions(&target, code) } else { 0 };
-            if let Some(capture) = self.captures.get_mut(i) {
-                capture.bytes = capture.bytes.saturating_add(value.bytes);
-                capture.mentions += mentions;
+        let sources = if self.cost.again() { self.sources(code) } else { Vec::new() };
+        let (loops, times) = self.cost.here();
+        for capture in &mut self.captures {
+            let (outer, once) = capture.begun;
+            capture.bytes = capture.bytes.saturating_add(value.bytes.saturating_mul(times / once.max(1)));
+            // In a loop of its own, it may be there twice.
+            let rounds = if loops > outer { 2 } else { 1 };
+            for (source, times) in &sources {
+                let held = capture.held.entry(source.clone()).or_default();
+                *held = held.saturating_add(times.saturating_mul(rounds));
             }
         }
     }
 
     fn end_capture(&mut self, at: usize) {
-        let Some(Capture { target, bytes, mentions }) = self.captures.pop() else { return };
-        if mentions > 1 && self.cost.in_loop() {
-            self.report_growth(at, &target);
-        }
+        let Some(Capture { target, bytes, held, .. }) = self.captures.pop() else { return };
         if bytes > MAX_MADE {
             self.find(&EXHAUSTION, at, format!("a block of the template gets {bytes} bytes long by itself"));
         }
         let value = Value { bytes, count: bytes, ..Value::made() };
-        let name = target.1.as_ref().unwrap_or(&target.0);
-        let into = if target.1.is_some() { &mut self.fields } else { &mut self.variables };
-        self.changed |= join_into(into, name, &value);
+        match &target.1 {
+            Some(field) => self.set_field(field, &value),
+            None => self.assign(&target.0, &value),
+        }
+        if held.get(&target).is_some_and(|times| *times > 1) && self.cost.in_loop() {
+            self.report_growth(at, &target);
+        } else if !held.is_empty() {
+            self.assignments.push((at, target, held.into_iter().collect()));
+        }
     }
 }
 

@@ -25,8 +25,8 @@ pub(super) struct Token {
 /// What a token is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Text outside of tags, of that many bytes.
-    Text(usize),
+    /// Text outside of tags.
+    Text,
     VariableBegin,
     VariableEnd,
     BlockBegin,
@@ -89,7 +89,7 @@ impl<'a> Lexer<'a> {
         let begin = rest.as_bytes().windows(2).position(|w| matches!(w, b"{{" | b"{%" | b"{#"));
         let length = begin.unwrap_or(rest.len());
         if length > 0 {
-            self.push(self.at, Kind::Text(length))?;
+            self.push(self.at, Kind::Text)?;
         }
         self.at += length;
         let start = self.at;
@@ -125,7 +125,7 @@ impl<'a> Lexer<'a> {
             let next = rest.find("{%").ok_or_else(|| syntax(start, "a raw block is not closed"))?;
             let tag = from + next;
             if let Some(length) = word_tag(self.text.get(tag..).unwrap_or(""), tag, "endraw")? {
-                self.push(body, Kind::Text(tag - body))?;
+                self.push(body, Kind::Text)?;
                 self.at = tag + length;
                 return Ok(true);
             }
@@ -161,7 +161,7 @@ impl<'a> Lexer<'a> {
     fn operator(&mut self, first: char, open: &mut Vec<&'static str>) -> Result<(), Defect> {
         let rest = self.rest();
         let Some(op) = OPERATORS.into_iter().find(|op| rest.starts_with(op)) else {
-            if first.is_alphanumeric() || !first.is_ascii() {
+            if !first.is_ascii() {
                 let why = "engines and Python disagree on which name or space it is, so a forbidden name could hide";
                 return Err(Defect::new(&IDENTIFIER, self.at, format!("the template's code has {first:?}: {why}")));
             }
@@ -291,11 +291,9 @@ impl<'a> Lexer<'a> {
                 continue;
             }
             match escaped {
-                'N' if chars.peek().is_some_and(|(_, c)| *c == '{') => {
-                    return Err(syntax(
-                        at,
-                        r"a string has an escape by name (\N{...}), which engines read differently",
-                    ));
+                'N' => {
+                    let what = r"a string has an escape by name (\N{...}), which engines read differently";
+                    return Err(syntax(at, what));
                 }
                 '0'..='7' => {
                     let mut code = escaped.to_digit(8).unwrap_or(0);

@@ -105,6 +105,8 @@ pub(super) enum Gives {
     Made,
     /// The value itself, or an argument in its place.
     Same,
+    /// The value itself, as a text.
+    Marked,
     /// One of the elements, or an argument in its place.
     Element,
     /// A list with the elements.
@@ -145,7 +147,8 @@ pub(super) fn filter(name: &str) -> Option<Gives> {
         "e" | "escape" | "forceescape" | "center" | "indent" | "replace" | "string" | "truncate" | "urlencode"
         | "urlize" | "wordwrap" => Gives::Mixed,
         "join" | "tojson" | "xmlattr" | "filesizeformat" => Gives::Made,
-        "default" | "d" | "safe" | "int" | "float" => Gives::Same,
+        "default" | "d" | "int" | "float" => Gives::Same,
+        "safe" => Gives::Marked,
         "first" | "last" | "random" | "min" | "max" | "sum" => Gives::Element,
         "list" | "sort" | "reverse" | "unique" | "batch" | "slice" | "select" | "reject" | "selectattr"
         | "rejectattr" | "dictsort" | "items" | "groupby" | "map" | "keys" | "values" => Gives::List,

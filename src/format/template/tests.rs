@@ -154,6 +154,9 @@ fn the_known_payloads_are_refused() {
         ("{{ [x]|map('join', '', '__class__')|list }}", "template.filter"),
         ("{{ [x]|map('join', attribute='__class__')|list }}", "template.filter"),
         ("{{ [x]|map('select', 'a')|list }}", "template.filter"),
+        ("{{ [x]|map('reject', 'a')|list }}", "template.filter"),
+        ("{{ [x]|map('trim' if y else z)|list }}", "template.index"),
+        ("{{ [x]|map(attribute='a' if y else z)|list }}", "template.index"),
         ("{{ [x]|map(y)|list }}", "template.index"),
         ("{{ [x]|selectattr('__class__')|list }}", "template.attribute"),
         ("{{ [x]|rejectattr('__class__', 'none')|list }}", "template.attribute"),
@@ -186,6 +189,7 @@ fn the_known_payloads_are_refused() {
         ("{{ ('{0.__cla' ~ 'ss__}').format(x) }}", "template.format"),
         ("{{ '{0.__class__}'.format_map(x) }}", "template.attribute"),
         ("{{ ('{0.__class__}'|safe).format(x) }}", "template.format"),
+        ("{{ ('a' if y else messages[0].role).format(x) }}", "template.format"),
         ("{{ '%s'|format(x) }}", "template.filter"),
         ("{{ '{0.__class__}'|attr('format')(x) }}", "template.filter"),
         ("{% set f = '{0.__class__}'.format %}{{ f(x) }}", "template.call"),
@@ -333,6 +337,20 @@ fn names_that_a_template_puts_together_are_not_looked_up() {
         ("{{ x['\"\\\\u005f\"'|from_json] }}", "template.index"),
         ("{{ x[('\"a\"'|from_json)[0]] }}", "template.index"),
         ("{{ x['__class__' if y else 1] }}", "template.attribute"),
+        ("{{ x['__class__' if y] }}", "template.attribute"),
+        ("{{ x['a' if t if u else '__class__'] }}", "template.attribute"),
+        ("{{ x['__class__' if t else y if u else 1] }}", "template.attribute"),
+        ("{{ x[('__class__',)[0]] }}", "template.attribute"),
+        ("{{ x['m\\x72o'] }}", "template.attribute"),
+        ("{{ x['m\\u0072o'] }}", "template.attribute"),
+        ("{{ x['m\\U00000072o'] }}", "template.attribute"),
+        ("{{ x[{'index': '__class__'}.index] }}", "template.attribute"),
+        ("{% set loop = {'index': '__class__'} %}{{ x[loop.index] }}", "template.attribute"),
+        ("{% for a in [0] %}{% else %}{{ x[a] }}{% endfor %}", "template.index"),
+        ("{% for k in dict(__class__=1).keys() - [] %}{{ x[k] }}{% endfor %}", "template.attribute"),
+        ("{% set n = namespace() %}{% set n.a = '__class__' %}{{ x[n[messages[0].role]] }}", "template.index"),
+        ("{{ x[('a' if y else z) ~ 'b'] }}", "template.index"),
+        ("{{ x[messages[0].content % '__class__'] }}", "template.index"),
         ("{{ x[1 if y else '__class__'] }}", "template.attribute"),
         ("{{ x[y or '__class__'] }}", "template.attribute"),
         ("{{ x[1 and '__class__'] }}", "template.attribute"),
@@ -394,6 +412,22 @@ fn names_that_a_template_puts_together_are_not_looked_up() {
         "{{ '__class__' }}{{ ['__class__'] }}{{ '__class__' in x }}",
         "{{ x.get('_private') }}",
         "{% set i = messages | length - 1 %}{{ messages[i % 2] }}",
+        "{{ x[none] }}{% set i = true %}{{ x[i] }}",
+        "{% set i = 0 if x else raise_exception('no') %}{{ messages[i] }}",
+        "{% for m in [bos_token] %}{{ messages[loop.index0] }}{% endfor %}",
+        "{{ messages[messages[0].n + 1] }}",
+        "{{ x[messages[0].content % messages[1].content] }}",
+        "{{ x is string or y is none and z }}{{ 1 if x is string else 2 }}",
+        "{% set n = namespace(a='_x') %}{{ messages[messages[0].a] }}",
+        "{% set l = [] %}{{ l.append('_x') }}{{ messages[messages[0].role] }}",
+        "{% set l = [] %}{{ l.append('a') }}{{ x[l[0]] }}",
+        "{{ messages.append('a') }}{{ x[messages[0]] }}",
+        "{% set n = namespace(i=0, l=[]) %}{{ n.l.append(bos_token) }}{{ messages[n.i] }}",
+        "{% set l = [] %}{{ l.append(bos_token) }}{% for k in ['role'] %}{{ x[k] }}{% endfor %}",
+        "{% set k = 0 %}{% for m in tools %}{% set o = loop %}{{ x[k] }}{% endfor %}",
+        "{% set k = 0 %}{% for m in tools recursive %}{% set o = loop %}{{ x[k] }}{% endfor %}",
+        "{% for k in [{'a': 'role'}] | map(attribute='a') %}{{ x[k] }}{% endfor %}",
+        "{% for m in messages %}{{ m.format }}{{ x[m.format] }}{% endfor %}{{ 'a{}'.format }}",
     ]);
 }
 
@@ -449,6 +483,20 @@ fn work_without_bound_is_refused() {
         ("{% macro f(a, b) %}{{ f(a, b) }}{% endmacro %}{{ f(messages, tools) }}", "template.exhaustion"),
         ("{% for i in range(1000000) %}{{ 'a' * 1000000 }}{% endfor %}", "template.exhaustion"),
         ("{% for i in range(1000) %}{{ x | center(1000000) }}{% endfor %}", "template.exhaustion"),
+        ("{{ 'aaaaaaaaaa' * 100001 }}", "template.exhaustion"),
+        ("{{ ['aaaaaaaaaa'] | join * 100001 }}", "template.exhaustion"),
+        ("{{ '%5.1000001f' % 1 }}", "template.exhaustion"),
+        ("{{ x.strftime('%1000001Y') }}", "template.exhaustion"),
+        ("{{ [1] * 300000 + [1] * 300000 }}", "template.exhaustion"),
+        ("{{ ('a' * 600000).strip() ~ ('a' * 600000).strip() }}", "template.exhaustion"),
+        ("{{ ([1] | join('b' * 600000)) ~ ([1] | join('b' * 600000)) }}", "template.exhaustion"),
+        ("{% for i in range(1000002 - 1) %}{% endfor %}", "template.exhaustion"),
+        ("{% set a %}{{ 'a' * 600000 }}{{ 'a' * 600000 }}{% endset %}", "template.exhaustion"),
+        ("{% set a %}{{ 'a' * 600000 }}{% endset %}{{ a ~ a }}", "template.exhaustion"),
+        ("{% set a %}{% for i in range(1000) %}{{ 'a' * 1001 }}{% endfor %}{% endset %}", "template.exhaustion"),
+        ("{% macro f(n) %}{{ f(n % 7) }}{{ f(n % 5) }}{% endmacro %}{{ f(3) }}", "template.exhaustion"),
+        ("{% macro f(n) %}{{ f(7 % 5) }}{% endmacro %}{{ f(3) }}", "template.exhaustion"),
+        ("{% macro f(n) %}{{ f(n.strip('a')) }}{% endmacro %}{{ f('a') }}", "template.exhaustion"),
     ]);
     passes(&[
         "{% for i in range(1000000) %}{% endfor %}",
@@ -457,7 +505,40 @@ fn work_without_bound_is_refused() {
         "{% set n = namespace(a='') %}{% for i in x %}{% set n.a = n.a ~ i ~ 'b' %}{% endfor %}",
         "{% macro f(n) %}{% for k in n %}{{ f(k) }}{{ f(n[k]) }}{% endfor %}{% endmacro %}{{ f(messages) }}",
         "{% for m in messages recursive %}{{ loop(m.children) }}{% endfor %}",
+        "{% for m in messages recursive %}{{ loop([m.x, m.y]) }}{% endfor %}",
+        "{% set a %}{{ 'a' * 500000 }}{{ 'a' * 500000 }}{% endset %}",
+        "{% for i in range(2000) %}{% endfor %}{% for i in range(2000) %}{% endfor %}",
+        "{{ 2 * 1000001 }}{{ 2 * 3 * 1000001 }}{{ (2 + 3) * 1000001 }}{{ x | default(1000001) }}",
+        "{% macro f(n) %}{% if n %}{{ f([n.a, n.b]) }}{% endif %}{% endmacro %}{{ f(messages) }}",
+        "{% macro f(n) %}{{ f(n.removeprefix('a')) }}{% endmacro %}{{ f(messages) }}",
+        "{% macro f(n) %}{% for k in n + [] %}{{ f(k) }}{% endfor %}{% endmacro %}{{ f(messages) }}",
+        "{% macro f(n) %}{% for k in n + [] %}{{ f(k) }}{% endfor %}{% endmacro %}{{ f(words) }}",
+        "{% macro f(n) %}{% for k in n.split() %}{{ f(k) }}{% endfor %}{% endmacro %}{{ f(words) }}",
+        "{% macro f(a) %}{% for b in a %}{{ g(b) }}{% endfor %}{% endmacro %}{% macro g(c) %}{{ f(c) }}{% endmacro %}{{ f(messages) }}",
     ]);
+    for long in [
+        "'aaaaaaaaaa' * 100000",
+        "[0, 0] * 300000",
+        "('a' * 1000000).strip()",
+        "('a' * 1000000) ~ ''",
+        "x | replace('a', 'b' * 1000000)",
+        "[1] | join('b' * 900000)",
+    ] {
+        let looped =
+            |inner: &str| format!("{{% for i in {long} %}}{{% for j in {inner} %}}{{% endfor %}}{{% endfor %}}");
+        passes(&[&looped("x")]);
+        refused(&[(&looped("'ab'"), "template.exhaustion")]);
+    }
+    let captured = "{% set a %}{{ 'a' * 2000 }}{% endset %}{% for i in a %}{% for j in a %}{% endfor %}{% endfor %}";
+    refused(&[(captured, "template.exhaustion")]);
+    let tens = |n: usize| format!("{}{}", "{% for i in [0,0,0,0,0,0,0,0,0,0] %}".repeat(n), "{% endfor %}".repeat(n));
+    passes(&[&tens(6)]);
+    refused(&[(&tens(7), "template.exhaustion")]);
+    let steps = |n: usize| {
+        format!("{{% for i in range(999999) %}}{}{{% endfor %}}{}", "{{ 1 }}".repeat(9), "{{ 1 }}".repeat(n))
+    };
+    passes(&[&steps(9)]);
+    refused(&[(&steps(10), "template.exhaustion")]);
     let mut doubling = String::from("{% set a0 = 'aaaaaaaaaa' %}");
     for i in 0..20 {
         doubling.push_str(&format!("{{% set a{} = a{i} ~ a{i} %}}", i + 1));
@@ -569,6 +650,19 @@ fn what_is_no_jinja_is_refused() {
         "{{ not }}",
         "{{ x not y }}",
         "{{ 'a' 'b }}",
+        "{{ x not y z }}",
+        "{{ x is string not y }}",
+        "{{ {'a': 1: 'b': 2} }}",
+        "{{ 1if x else 2 }}",
+        "{{ 1e }}",
+        "{{ 1e+ }}",
+        "{{ 0b2 }}",
+        "{{ 0o8 }}",
+        "{{ \"\\N\" }}",
+        "{% if x if y else z %}{% endif %}",
+        "{% if x else y %}{% endif %}",
+        "{% for a in b if c else d %}{% endfor %}",
+        "{% for (a in b) %}{% endfor %}",
     ] {
         assert_eq!(
             ids(template).first().copied(),
@@ -582,10 +676,20 @@ fn what_is_no_jinja_is_refused() {
         ("{{ x.__ｃlass__ }}", "template.identifier"),
         ("{{ x.aｃ }}", "template.identifier"),
         ("{{ x\u{a0}}}", "template.identifier"),
+        ("{{ \u{a0}x }}", "template.identifier"),
+        ("{{ “x” }}", "template.identifier"),
         ("{{ ２ }}", "template.identifier"),
         ("{% ｓet x = 1 %}", "template.identifier"),
     ]);
-    passes(&["{{ 'ｃｌａｓｓ' }} ｃｌａｓｓ", "", "text", "}} %} #}", "{", "{ { x } }"]);
+    passes(&[
+        "{{ 'ｃｌａｓｓ' }} ｃｌａｓｓ",
+        "",
+        "text",
+        "}} %} #}",
+        "{",
+        "{ { x } }",
+        "{{ x.0.1 }}{{ 0b101 + 0o17 + 1e+33 }}",
+    ]);
 }
 
 #[test]
@@ -625,6 +729,9 @@ fn depth_and_length_are_bounded() {
     passes(&[&format!("{{{{ {}x }}}}", "- ".repeat(MAX_DEPTH - 1))]);
     refused(&[(&signs(MAX_DEPTH + 2), "template.limit")]);
     refused(&[(&format!("{{{{ {}x }}}}", "not ".repeat(MAX_DEPTH + 1)), "template.limit")]);
+    let texts = |n: usize| "a{{x}}".repeat(n / 4);
+    passes(&[&texts(MAX_TOKENS)]);
+    refused(&[(&texts(MAX_TOKENS + 4), "template.limit")]);
     let tokens = |n: usize| "{{x}}".repeat(n / 3);
     passes(&[&tokens(MAX_TOKENS)]);
     refused(&[(&tokens(MAX_TOKENS + 3), "template.limit")]);
@@ -739,6 +846,9 @@ fn hostile_templates_take_little_time() {
         "{{ a ~ a }}".repeat(many),
         "{% endset %}".repeat(MAX_NESTING)
     );
+    let names: String = (0..many).map(|i| format!("n{i}, ")).collect();
+    let unpacked =
+        format!("{{% for i in x %}}{{% set {names}z = {names}z %}}{{{{ l.append({names}z) }}}}{{% endfor %}}");
     let calls = format!("{{% macro m(a) %}}{}{{% endmacro %}}", "{{ m(a) }}".repeat(many));
     for template in [
         chained,
@@ -748,6 +858,7 @@ fn hostile_templates_take_little_time() {
         found,
         captures,
         calls,
+        unpacked,
         "{".repeat(MAX_BYTES),
         "{{".repeat(many),
         "{% raw %}".repeat(many),
@@ -841,15 +952,58 @@ fn lists_that_grow_by_themselves_are_refused() {
         "{% for i in messages %}{% set x = ns.a ~ 'x' %}{% set y = x ~ x %}{% set ns.a = y %}{% endfor %}",
         "{% for x in ns.l %}{% for y in tools %}{% set _ = ns.l.append(y) %}{% endfor %}{% endfor %}",
         "{% for x in messages %}{% set _ = messages.append(x) %}{% endfor %}",
+        "{% for i in x %}{% set ns.a = (ns.a or '') ~ (ns.a or '') %}{% endfor %}",
+        "{% for i in x %}{% set ns.a = (ns.a if y else '') ~ (ns.a if y else '') %}{% endfor %}",
+        "{% for i in x %}{% set ns.a = {'a': ns.a, 'b': ns.a} %}{% endfor %}",
+        "{% for i in x %}{% set ns.a = ns.a[:] ~ ns.a[:] %}{% endfor %}",
+        "{% for i in x %}{% set ns.a = ns.a.strip() ~ ns.a.strip() %}{% endfor %}",
+        // These passed.
+        "{% for i in x %}{% set ns.a = ns ~ ns %}{% endfor %}",
+        "{% for i in x %}{% set ns.a = ns['a'] ~ ns['a'] %}{% endfor %}",
+        "{% for i in x %}{% for k in ['a'] %}{% set ns.a = ns[k] ~ ns[k] %}{% endfor %}{% endfor %}",
+        "{% for i in x %}{% set ns.l = [ns.l[0] ~ ns.l[0]] %}{% endfor %}",
+        "{% for i in x %}{% set ns.l = [ns.l.0 ~ ns.l.0] %}{% endfor %}",
+        "{% for i in x %}{% set ns.l = {'a': ns.l.a ~ ns.l.a} %}{% endfor %}",
+        "{% for i in x %}{% set ns.l = [ns.l.pop() * 2] %}{% endfor %}",
+        "{% for i in x %}{% set ns.a = ns['b'] ~ ns.b %}{% set ns.b = ns.a %}{% endfor %}",
+        "{% for i in x %}{% set y = ns.l[0] ~ ns.l[0] %}{% set ns.l = [y] %}{% endfor %}",
+        "{% for i in x %}{% set y, z = ns.a ~ ns.a, 1 %}{% set ns.a = z %}{% endfor %}",
+        "{% for i in x %}{% set ns.a = c1 ~ c2 ~ c3 ~ c4 ~ c5 ~ c6 ~ c7 ~ c8 ~ ns.b ~ ns.b %}{% set ns.b = ns.a %}{% endfor %}",
+        "{% for i in x %}{% set _ = l.insert(0, l[0] ~ l[0]) %}{% endfor %}",
+        "{% for i in x %}{% for k in ['l'] %}{% set _ = ns.l.extend(ns[k]) %}{% endfor %}{% endfor %}",
+        "{% for i in x %}{% set a %}{{ a }}{{ a }}{% endset %}{% endfor %}",
+        "{% for i in x %}{% set a = a ~ a %}{% endfor %}",
+        "{% for i in x %}{% set ns.a %}{{ ns.b }}{{ ns.b }}{% endset %}{% set ns.b = ns.a %}{% endfor %}",
+        "{% for i in x %}{% set ns.a %}{% for j in [1, 2] %}{{ ns.a }}{% endfor %}{% endset %}{% endfor %}",
+        "{% macro f(n) %}{% set n.a %}{{ n.a }}{{ n.a }}{% endset %}{% endmacro %}{% for i in x %}{{ f(ns) }}{% endfor %}",
+        "{% for i in x %}{% set _ = [l.append(1), l.append(1), l.append(1), l.append(1), l.append(1), l.append(1), l.append(1), l.append(1), l.append(1), l.append(1), l.append(1), l.append(1), l.append(1), l.append(1), l.append(1), l.append(1), l.extend(l)] %}{% endfor %}",
+        "{% macro f(n) %}{% set n.a = n.a ~ n.a %}{% endmacro %}{% for i in x %}{{ f(ns) }}{% endfor %}",
+        "{% macro f(n) %}{% set y = n.a ~ n.a %}{% set n.a = y %}{% endmacro %}{% for i in x %}{{ f(ns) }}{% endfor %}",
+        "{% macro f() %}{% set _ = l.extend(l) %}{% endmacro %}{% for i in x %}{{ f() }}{% endfor %}",
+        "{% macro f(s) %}{{ s }}{% endmacro %}{% for i in x %}{% set ns.a = f(ns.a) ~ f(ns.a) %}{% endfor %}",
+        "{% set ns.a = 'a' %}{% set ns.a = ns ~ ns %}{% set ns.b = ns ~ ns %}{% set ns.a = 'b' * 300000 %}{{ ns ~ ns ~ ns ~ ns }}",
     ] {
         refused(&[(&format!("{l}{looped}"), "template.exhaustion")]);
     }
+    let many = format!("{l}{{% for i in x %}}{{{{ [{}] }}}}{{% endfor %}}", "l.append(1),".repeat(17));
+    refused(&[(&many, "template.exhaustion")]);
     passes(&[
         &format!(
             "{l}{{% for m in messages %}}{{% set _ = l.append(m) %}}{{% set _ = ns.l.append(l[0]) %}}{{{{ l.append(l | length) }}}}{{% endfor %}}"
         ),
         "{% for m in messages %}{% set ns.a = ns.b ~ m.x %}{% set ns.b = ns.a %}{% set ns.c = ns.c ~ ns.a ~ ns.b %}{% endfor %}",
         "{% for m in messages %}{% set x = m.content %}{% set y = x ~ x %}{% set x = y %}{% endfor %}",
+        "{% for m in messages %}{% set ns.a %}{{ ns.a }}b{% endset %}{% set ns.b %}b{% endset %}{% endfor %}",
+        "{% set ns.a %}{{ ns.a }}{{ ns.a }}{% endset %}{% set ns.a = ns.a ~ ns.a %}",
+        "{% for m in messages %}{% endfor %}{% set ns.a = ns.a ~ ns.a %}",
+        "{% for m in messages %}{% set ns.a = 2 * 3 %}{% set ns.b = ns.l[0] %}{% set ns.c = ns.c + m.x[0] ~ m.x[1] %}{% endfor %}",
+        "{% for m in messages %}{% set x = x.split('a')[0] ~ x.split('a')[1] %}{% set ns.a = ns.a + 1 if m.a else ns.a %}{% endfor %}",
+        "{% macro f(x) %}{% set x = x ~ x %}{{ x }}{% endmacro %}{{ f(messages) }}",
+        "{% for i in x %}{% set ns.a = c1 ~ c2 ~ c3 ~ c4 ~ c5 ~ c6 ~ c7 ~ c8 ~ ns.a %}{% set ns.b = ns.b ~ ns['a'] %}{% endfor %}",
+        &format!("{l}{{% for i in x %}}{{{{ l.append(l[-1]) }}}}{{% endfor %}}"),
+        "{% for m in messages %}{% set ns.a %}{{ ns.a }}{% for t in tools %}{{ t.x }}{{ m.x }}{% endfor %}{% endset %}{% endfor %}",
+        &format!("{l}{{% for i in x %}}{{{{ [{}] }}}}{{% endfor %}}", "l.append(1),".repeat(16)),
+        &format!("{l}{{{{ [{}] }}}}", "l.append(1),".repeat(17)),
         "{% for m in messages %}{% set ns.n = ns.n + ns.k %}{% set ns.k = (ns.n | length) + ns.k %}{% endfor %}",
         &format!(
             "{l}{{{{ l.extend(l) }}}}{{% for x in l %}}{{{{ ns.l.append(x) }}}}{{% endfor %}}{{{{ l.append(1) }}}}"
@@ -877,4 +1031,198 @@ fn many_defects_of_one_rule_hide_no_other() {
 #[test]
 fn loops_after_each_other_are_not_within_each_other() {
     passes(&[&"{% for m in messages %}{{ m.content }}{% endfor %}".repeat(40)]);
+}
+
+/// Each of these got to `type` or to its text in Jinja2 3.1.6, and passed here.
+#[test]
+fn texts_of_lists_and_of_namespaces_are_the_templates_own() {
+    let n = "{% set n = namespace() %}{% set n.a = '__class__' %}";
+    let l = "{% set l = [] %}{% set _ = l.append('__class__') %}";
+    let e = "{% set e = [] %}";
+    refused(&[
+        ("{{ x[(['__class__'] | trim)[2:11]] }}", "template.index"),
+        ("{{ x[(['__class__'] | lower)[2:11]] }}", "template.index"),
+        ("{{ x[(['__class__'] | safe)[2:11]] }}", "template.index"),
+        ("{{ x[((dict(__class__=1).keys() - []) | lower)[2:11]] }}", "template.index"),
+        (&format!("{l}{{{{ x[(l | string)[2:11]] }}}}"), "template.index"),
+        (&format!("{n}{{{{ x[(n | string)[18:27]] }}}}"), "template.index"),
+        (&format!("{n}{{{{ x[(n | lower)[18:27]] }}}}"), "template.index"),
+        (&format!("{n}{{{{ x[([n] | lower)[19:28]] }}}}"), "template.index"),
+        (&format!("{n}{{{{ x[(messages[0].role | replace(1, n))[18:27]] }}}}"), "template.index"),
+        (&format!("{n}{{{{ x[(messages[0].role % n)[18:27]] }}}}"), "template.index"),
+        ("{{ x[(messages[0].role % ['__class__'])[2:11]] }}", "template.index"),
+        (&format!("{n}{{{{ x[(messages[0].role.replace('user', n | safe))[18:27]] }}}}"), "template.index"),
+        (&format!("{n}{{{{ x[([n] | groupby('a') | first)[0]] }}}}"), "template.attribute"),
+        (&format!("{n}{{{{ x[([n] | sum(attribute='a', start=y))] }}}}"), "template.attribute"),
+        (
+            "{% set d = {} %}{% set _ = d.update({'a': '__class__'}) %}{% set n = namespace(d) %}{{ x[n.a] }}",
+            "template.attribute",
+        ),
+        (
+            &format!("{l}{{% for k in tools recursive %}}{{{{ x[k] }}}}{{{{ loop(l if y else k) }}}}{{% endfor %}}"),
+            "template.attribute",
+        ),
+        ("{% set _ = messages.append('__class__') %}{{ x[(messages * 2)[-1]] }}", "template.attribute"),
+        ("{% set _ = messages.append('__class__') %}{{ x[(messages + messages)[-1]] }}", "template.attribute"),
+        ("{% set _ = messages.append('__class__') %}{{ x[(messages | string)[-11:-2]] }}", "template.index"),
+        (
+            "{% set _ = messages.append('ab__class__') %}{{ x[(messages | map('trim', 'ab') | list)[-1]] }}",
+            "template.index",
+        ),
+        ("{{ {'strip': '{0.__class__}'.format}.strip(messages) }}", "template.format"),
+        ("{{ {'strip': '{0.__class__}'['format']}.strip(messages) }}", "template.format"),
+        ("{{ {'strip': (['{0.__class__}'] | map(attribute='format') | list)[0]}.strip(messages) }}", "template.format"),
+        ("{{ {'strip': messages[0].role.format}.strip(messages) }}", "template.call"),
+        ("{{ {'count': 1}.isdigit() }}", "template.call"),
+        ("{{ x[{'count': '__class__'.strip}.count()] }}", "template.index"),
+        ("{{ x[{'cycle': '__class__'['strip']}.cycle()] }}", "template.index"),
+        ("{{ x[{'append': ['__class__'].pop}.append()] }}", "template.attribute"),
+        ("{% set _ = messages[0].update(count='__class__'.strip) %}{{ x[messages[0].count()] }}", "template.index"),
+        (&format!("{e}{{{{ {{'count': e.append}}.count('__class__') }}}}{{{{ x[e[0]] }}}}"), "template.call"),
+        (&format!("{e}{{{{ {{'count': e['append']}}.count('__class__') }}}}{{{{ x[e[0]] }}}}"), "template.call"),
+        (
+            &format!(
+                "{e}{{{{ {{'count': [e] | map(attribute='append') | first}}.count('__class__') }}}}{{{{ x[e[0]] }}}}"
+            ),
+            "template.call",
+        ),
+        (
+            "{% set n = namespace() %}{% set n.items = {'a': '__class__'}.items %}{{ x[(n | dictsort | first)[1]] }}",
+            "template.index",
+        ),
+        ("{% set n = namespace(strip=messages[0].role.format) %}{{ n.strip(messages) }}", "template.call"),
+    ]);
+    passes(&[
+        "{% set l = [1] %}{{ l.index(1) }}{{ l.count(1) }}{{ l.pop() }}{{ l.copy() }}{{ {'a': 1}.items() }}{{ {}.get('a') }}",
+        "{% for t in [{'a': 'b'}] %}{{ x[t.a] }}{% endfor %}{{ x[words.count('a')] }}",
+        "{% for m in messages %}{{ loop.changed(m.role) }}{{ loop.cycle('a', 'b') }}{{ ['a', m.x][0].strip() }}{% endfor %}",
+        "{% set t = [] if y else messages[0].content %}{{ t.strip() }}{{ x[t | trim] }}{{ x[[1, messages[0].a] | string] }}{{ messages[0].count }}{{ messages[0].items }}{{ x[messages[0].a | safe] }}",
+    ]);
+}
+
+/// What was put into a list by whatever way it came about.
+#[test]
+fn what_is_put_into_any_list_comes_out_of_it() {
+    let half = "{% set a = [] if y else 2 %}{% set b = 2 if y else [] %}";
+    for list in [
+        "messages[0].role.split()",
+        "messages | list",
+        "[1] * 2",
+        "[1] + [2]",
+        "messages + [1]",
+        "[1] + messages",
+        "messages + messages",
+        "messages * 2",
+        "2 * messages",
+        "a * b",
+        "{}.copy()",
+    ] {
+        let put = format!("{half}{{% set l = {list} %}}{{{{ l.append('__class__') }}}}{{{{ x[l[0]] }}}}");
+        refused(&[(&put, "template.attribute")]);
+    }
+}
+
+/// A name that gets to where it is looked up by as many steps as there are walks, and by more.
+#[test]
+fn names_that_take_many_walks_are_found() {
+    let chain = |n: usize| {
+        let sets: String = (0..n).rev().map(|i| format!("{{% set n.a{} = n.a{i} %}}", i + 1)).collect();
+        format!("{{% set n = namespace() %}}{{% for i in tools %}}@{sets}{{% set n.a0 = '__class__' %}}{{% endfor %}}")
+    };
+    let read = |n: usize| chain(n).replace('@', &format!("{{{{ x[n.a{n}] }}}}"));
+    refused(&[(&read(4), "template.attribute"), (&read(7), "template.attribute"), (&read(20), "template.index")]);
+    let put = chain(20).replace('@', "{{ x[messages[-1]] }}{{ messages.append(n.a20) }}");
+    refused(&[(&put, "template.index")]);
+
+    let macros: String =
+        (0..6).map(|i| format!("{{% macro m{}(a{0}) %}}{{{{ m{i}(a{0}) }}}}{{% endmacro %}}", i + 1)).collect();
+    let passed = format!("{{% macro m0(a) %}}{{{{ x[a] }}}}{{% endmacro %}}{macros}{{{{ m6('__class__') }}}}");
+    for changing_nothing in [
+        "",
+        "{% set z %}{% endset %}",
+        "{{ [].append(1) }}",
+        "{{ messages.append(1) }}",
+        "{% for i in messages recursive %}{{ loop(i.x) }}{% endfor %}",
+        "{% for i in messages recursive %}{% set z = loop %}{% endfor %}",
+        "{% set n = namespace(z=1) %}",
+    ] {
+        refused(&[(&format!("{passed}{changing_nothing}"), "template.attribute")]);
+    }
+}
+
+/// A constant that is too long, or one of too many, could be any.
+#[test]
+fn constants_are_told_apart_up_to_a_limit() {
+    let long = |n: usize| format!("{{{{ x['{}'] }}}}", "a".repeat(n));
+    passes(&[&long(256)]);
+    refused(&[(&long(257), "template.index")]);
+    let key = format!("{{{{ x[(dict({}__class__=1) | first)[250:]] }}}}", "a".repeat(250));
+    refused(&[(&key, "template.index")]);
+    let names = |n: usize| (0..n).map(|i| format!("'k{i}',")).collect::<String>();
+    let many = |n: usize, last: &str| format!("{{% for k in [{}{last}] %}}{{{{ x[k] }}}}{{% endfor %}}", names(n));
+    passes(&[&many(64, "")]);
+    refused(&[(&many(64, "'__class__'"), "template.index")]);
+    let folded = |n: usize| {
+        format!(
+            "{{% for a in [{}] %}}{{% for b in [{}] %}}{{{{ x[a ~ b] }}}}{{% endfor %}}{{% endfor %}}",
+            names(n),
+            names(8)
+        )
+    };
+    passes(&[&folded(8)]);
+    refused(&[(&folded(9), "template.index")]);
+}
+
+#[test]
+fn the_methods_and_filters_of_known_templates_pass() {
+    for method in [
+        "strip",
+        "split",
+        "startswith",
+        "endswith",
+        "isdigit",
+        "isalpha",
+        "isalnum",
+        "isnumeric",
+        "isdecimal",
+        "isspace",
+        "isupper",
+        "islower",
+        "find",
+        "rfind",
+        "index",
+        "count",
+        "replace",
+        "join",
+        "get",
+        "pop",
+        "items",
+        "keys",
+        "values",
+        "copy",
+        "append",
+    ] {
+        passes(&[&format!("{{{{ messages[0].content.{method}('a') }}}}")]);
+    }
+    passes(&[
+        "{{ messages | map('trim') | list }}{{ messages | join(', ') | from_json }}{{ x | fromjson }}{{ x | map(attribute=2 * 1) }}",
+    ]);
+}
+
+#[test]
+fn a_finding_says_why_and_where_in_the_template() {
+    for (template, at, why) in [
+        ("{% include 'x' %}", 0, "it would load and run another file"),
+        ("{% debug %}", 0, "it would print the engine's internals"),
+        ("{% block a %}", 0, "another template could replace it"),
+        ("{% do x %}", 0, "no known template uses it"),
+        ("{{ x | attr('a') }}", 11, "it reads any attribute"),
+        ("{{ x | format(1) }}", 13, "it formats texts"),
+        ("{{ x | pprint }}", 14, "no known template uses it"),
+        ("{{ 'ab\\xg0' }}", 6, "a broken escape"),
+    ] {
+        let found = defects(template.as_bytes());
+        let first = found.first().expect("one");
+        assert!(first.at == at && first.message.contains(why), "{template}: {first:?}");
+    }
 }

@@ -158,6 +158,11 @@ impl Value {
         Value::of(NUMBER | DATA | MADE, NUMBER | DATA | MADE)
     }
 
+    /// Whether its text may have one of the template's own in it: that of `['__class__']` has.
+    pub(super) fn shows_own(&self) -> bool {
+        self.own.has(NAMESPACE) || self.inner.has(NAMESPACE) || self.inner.own_text()
+    }
+
     pub(super) fn join(&mut self, other: &Value) {
         self.own.join(&other.own);
         self.inner.join(&other.inner);

@@ -16,8 +16,13 @@ impl Judge<'_> {
     pub(super) fn filter(&mut self, at: usize, value: Id, name: &str, arguments: &Arguments) -> Value {
         self.check_spread(at, arguments);
         let Some(gives) = self.check_filter(at, name) else { return Value::anything() };
-        let value = self.value(value);
-        self.check_attribute(at, name, arguments);
+        let mut value = self.value(value);
+        self.check_attribute(at, name, &value, arguments);
+        if value.inner.has(NAMESPACE) {
+            value.hold(&self.fields_told(name, arguments));
+        }
+        // A filter may call what its fields are: `dictsort` calls `items`.
+        value.inner.bits |= if value.own.has(NAMESPACE) { MADE } else { 0 };
         let first = arguments.positional.first().copied();
         let second = arguments.positional.get(1).copied();
         match (name, first) {
@@ -57,20 +62,20 @@ impl Judge<'_> {
 
     fn map(&mut self, value: Value, filtered: bool, arguments: &Arguments) -> Value {
         let mut list = self.give(Gives::List, value, arguments);
-        if filtered && list.inner.own_text() {
-            list.inner.bits |= MADE;
-        }
-        let attributes = arguments.named.iter().filter(|(name, _)| **name == *"attribute");
-        for (_, id) in attributes {
-            for text in self.value(*id).own.texts() {
-                for part in self.texts.text(*text).split('.') {
-                    if let Some(set) = self.fields.get(part).filter(|_| list.inner.has(NAMESPACE)) {
-                        list.hold(set);
-                    }
-                }
+        list.inner.bits |= if filtered { MADE } else { 0 };
+        list
+    }
+
+    /// Fields of namespaces that a filter is told by their names.
+    fn fields_told(&self, filter: &str, arguments: &Arguments) -> Value {
+        let mut told = Value::default();
+        for id in attributes(filter, arguments) {
+            for text in self.value(id).own.texts() {
+                let parts = self.texts.text(*text).split(['.', ',']);
+                parts.filter_map(|part| self.fields.get(part.trim())).for_each(|field| told.join(field));
             }
         }
-        list
+        told
     }
 
     pub(super) fn check_filter(&mut self, at: usize, name: &str) -> Option<Gives> {
@@ -110,18 +115,25 @@ impl Judge<'_> {
     }
 
     /// Names of attributes that a filter is told.
-    fn check_attribute(&mut self, at: usize, filter: &str, arguments: &Arguments) {
-        let named = arguments.named.iter().filter(|(name, _)| **name == *"attribute").map(|(_, id)| *id);
-        let nth = attribute_argument(filter);
-        let positional = nth.and_then(|nth| arguments.positional.get(nth)).copied();
-        for id in named.chain(positional).collect::<Vec<_>>() {
+    fn check_attribute(&mut self, at: usize, filter: &str, of: &Value, arguments: &Arguments) {
+        for id in attributes(filter, arguments) {
             let value = self.value(id);
             if value.own.bits == NUMBER && value.own.texts().is_empty() {
                 continue;
             }
             for names in self.literals(at, id, "an attribute") {
-                names.split(['.', ',']).for_each(|name| self.check_field(at, name.trim()));
+                for name in names.split(['.', ',']) {
+                    self.check_field(at, name.trim());
+                    self.check_bound(at, &of.inner, name.trim());
+                }
             }
         }
     }
+}
+
+/// The arguments of a filter that name attributes.
+fn attributes(filter: &str, arguments: &Arguments) -> Vec<Id> {
+    let named = arguments.named.iter().filter(|(name, _)| **name == *"attribute").map(|(_, id)| *id);
+    let positional = attribute_argument(filter).and_then(|nth| arguments.positional.get(nth)).copied();
+    named.chain(positional).collect()
 }

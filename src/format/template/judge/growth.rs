@@ -2,14 +2,14 @@
 //!
 //! Owns: what is put into itself, in a loop, by `set` or by a method; and macros and loops that are kept as values.
 //! Promises: fields that double each other are found through all that hold them. Leaves out: sizes that constants make
-//! (`cost`), lists under several names.
+//! (`cost`), lists and namespaces under several names, how often a macro writes what it is given.
 
 use super::super::cost::{Cost, Fed};
 use super::super::node::{Callee, Expr, Operator};
 use super::super::parser::{Code, Id, Target};
 use super::super::rules::{self, EXHAUSTION};
 use super::super::value::{MADE, Value};
-use super::{Judge, Variable};
+use super::{Held, Judge, Variable};
 use crate::digest::shorten;
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
@@ -22,23 +22,39 @@ const MAX_SOURCES: usize = 8;
 impl Judge<'_> {
     /// In a loop, a variable that holds itself twice grows without bound: 40 rounds make a terabyte of a byte.
     pub(super) fn growth(&mut self, at: usize, target: &Target, code: Code) {
-        if self.found.is_none() || !self.cost.in_loop() {
+        if self.found.is_none() || !self.cost.again() {
             return;
         }
-        let mut sources: Vec<Variable> = Vec::new();
-        for id in code.first..=code.root {
-            let source = self.variable(id).filter(|source| !sources.contains(source));
-            sources.extend(source.filter(|_| sources.len() < MAX_SOURCES));
-        }
-        let sources: Vec<_> = sources.into_iter().map(|s| (s.clone(), self.mentions(&s, code))).collect();
-        for name in &target.names {
+        let held = if target.attribute.is_some() { Held::Deep } else { Held::Whole };
+        let mut sources = self.sources(code);
+        let seen: HashSet<Variable> = sources.iter().map(|(source, _)| source.clone()).collect();
+        for (i, name) in target.names.iter().enumerate() {
             let target = (name.clone(), target.attribute.clone());
-            if self.mentions(&target, code) > 1 {
+            let times = match seen.contains(&target) || target.1.is_some() {
+                true if i < MAX_SOURCES => self.mentions(&target, code, held),
+                seen => 2 * u64::from(seen),
+            };
+            if times > 1 && self.cost.in_loop() {
                 self.report_growth(at, &target);
-            } else {
-                self.assignments.push((at, target, sources.clone()));
+                continue;
             }
+            sources.iter_mut().filter(|(source, _)| *source == target).for_each(|(_, own)| *own = times);
+            // Each of several has what the one before it has.
+            let next = vec![(target.clone(), 1)];
+            self.assignments.push((at, target, std::mem::replace(&mut sources, next)));
         }
+    }
+
+    /// The variables of an expression, and how often each is in it; one that is not looked at, as often as it must not be.
+    pub(super) fn sources(&self, code: Code) -> Vec<(Variable, u64)> {
+        let mut seen = HashSet::new();
+        let all = (code.first..=code.root).filter_map(|id| self.variable(id));
+        let each = all.filter(|source| seen.insert(source.clone())).enumerate();
+        each.map(|(i, source)| {
+            let times = if i < MAX_SOURCES { self.mentions(&source, code, Held::Deep) } else { 2 };
+            (source, times)
+        })
+        .collect()
     }
 
     /// Variables that hold each other, and one of them twice: `a = b ~ b`, `b = a`. Only the fields of namespaces outlive a
@@ -80,19 +96,35 @@ impl Judge<'_> {
                 Expr::Name(name) => Some((name.clone(), Some(field.clone()))),
                 _ => None,
             },
+            Expr::Index(base, index) => match (expr(*base)?, expr(*index)?) {
+                (Expr::Name(name), Expr::Str(field)) => Some((name.clone(), Some(field.clone()))),
+                _ => None,
+            },
             _ => None,
         }
     }
 
     /// A list that is put into itself, or grows while a loop goes through it.
     pub(super) fn list_growth(&mut self, at: usize, list: Id, arguments: &[Id]) {
-        if self.found.is_none() || !self.cost.in_loop() || self.begun.1 >= MAX_LISTS {
+        if self.found.is_none() || !self.cost.again() {
             return;
         }
         self.begun.1 += 1;
+        if self.begun.1 > MAX_LISTS {
+            let why = "more than are looked at, so that one could double in each round";
+            self.find(
+                &EXHAUSTION,
+                at,
+                format!("an expression of the template adds to more than {MAX_LISTS} lists: {why}"),
+            );
+            return;
+        }
         let Some(list) = self.variable(list) else { return };
         let first = self.begun.0;
-        if arguments.iter().any(|root| self.mentions(&list, Code { first, root: *root }) > 0) {
+        let code = Code { first, root: arguments.iter().copied().max().unwrap_or(first) };
+        let (whole, deep) = (self.holders(&list, code, Held::Whole), self.holders(&list, code, Held::Deep));
+        let times = |holders: &HashMap<Id, u64>, id: &Id| holders.get(id).copied().unwrap_or(0);
+        if arguments.iter().any(|id| times(&whole, id) > 0 || times(&deep, id) > 1) {
             self.report_growth(at, &list);
         }
         if self.scopes.iter().any(|scope| scope.over.as_ref() == Some(&list)) {
@@ -113,16 +145,27 @@ impl Judge<'_> {
     }
 
     /// How often a variable's value is in that of an expression.
-    pub(super) fn mentions(&self, (name, attribute): &Variable, code: Code) -> u64 {
+    pub(super) fn mentions(&self, variable: &Variable, code: Code, held: Held) -> u64 {
+        self.holders(variable, code, held).get(&code.root).copied().unwrap_or(0)
+    }
+
+    /// The nodes that hold it, and how often.
+    fn holders(&self, variable: &Variable, code: Code, held: Held) -> HashMap<Id, u64> {
+        let (name, attribute) = variable;
         let mut counts: HashMap<Id, u64> = HashMap::new();
         for id in code.first..=code.root {
             let Some(node) = self.program.nodes.get(id) else { break };
             let of = |id: &Id| counts.get(id).copied().unwrap_or(0);
             let sum = |ids: &[Id]| ids.iter().map(of).fold(0, u64::saturating_add);
+            let named =
+                |id: &Id| matches!(self.program.nodes.get(*id).map(|n| &n.expr), Some(Expr::Name(n)) if n == name);
             let count = match &node.expr {
-                Expr::Name(n) if attribute.is_none() => u64::from(n == name),
-                Expr::Attribute(base, a) => match (attribute, self.program.nodes.get(*base).map(|n| &n.expr)) {
-                    (Some(attribute), Some(Expr::Name(n))) => u64::from(a == attribute && n == name),
+                // All of a namespace has the field, too.
+                Expr::Name(n) => u64::from(n == name),
+                Expr::Attribute(base, _) | Expr::Index(base, _) => match self.variable(id) {
+                    Some(other) if attribute.is_some() => u64::from(other == *variable),
+                    None if attribute.is_some() && named(base) => 1,
+                    _ if held == Held::Deep => of(base),
                     _ => 0,
                 },
                 Expr::Binary(Operator::Add | Operator::Concat | Operator::Modulo, a, b) => of(a).saturating_add(of(b)),
@@ -136,12 +179,20 @@ impl Judge<'_> {
                     Some(rules::Gives::Number) => 0,
                     _ => of(value).saturating_add(sum(&arguments.positional)),
                 },
+                // A macro writes what it is given.
+                Expr::Call(Callee::Function(name), arguments) if **name != *"range" => {
+                    let named = arguments.named.iter().map(|(_, id)| of(id)).fold(0, u64::saturating_add);
+                    sum(&arguments.positional).saturating_add(named)
+                }
                 Expr::Call(Callee::Method(value, method), arguments) => match rules::method(method) {
                     Some(rules::Gives::Mixed | rules::Gives::Made) => {
                         let named = arguments.named.iter().map(|(_, id)| of(id)).fold(0, u64::saturating_add);
                         of(value).saturating_add(sum(&arguments.positional)).saturating_add(named)
                     }
                     Some(rules::Gives::Part | rules::Gives::Parts) => of(value),
+                    Some(rules::Gives::Element | rules::Gives::List | rules::Gives::Same) if held == Held::Deep => {
+                        of(value).saturating_add(sum(&arguments.positional))
+                    }
                     _ => 0,
                 },
                 _ => 0,
@@ -150,7 +201,7 @@ impl Judge<'_> {
                 counts.insert(id, count);
             }
         }
-        counts.get(&code.root).copied().unwrap_or(0)
+        counts
     }
 
     /// A recursive loop that is kept as a value can be called under another name, with anything.

@@ -29,6 +29,7 @@ impl<'a> Judge<'a> {
         for id in code.first..=code.root {
             let Some(node) = program.nodes.get(id) else { break };
             let mut value = self.node(node.at, &node.expr);
+            self.settle(&mut value, &node.expr);
             if matches!(&node.expr, Expr::Name(name) if **name == *"loop") && !self.bases.contains(&id) {
                 self.loop_escapes();
             }
@@ -42,6 +43,17 @@ impl<'a> Judge<'a> {
             }
         }
         self.value(code.root)
+    }
+
+    /// Puts in what may have been put in since it was made.
+    fn settle(&self, value: &mut Value, expr: &Expr) {
+        let new = matches!(expr, Expr::List(_) | Expr::Dict(_));
+        if value.own.has(CONTAINER) && !new || self.data_changed && value.own.has(DATA) {
+            value.inner.join(&self.stored);
+        }
+        if value.own.has(NAMESPACE) {
+            value.bytes = value.bytes.max(self.field_bytes);
+        }
     }
 
     pub(super) fn value(&self, id: Id) -> Value {
@@ -63,6 +75,7 @@ impl<'a> Judge<'a> {
                 }
                 self.check_field(at, name);
                 let value = self.value(*value);
+                self.check_bound(at, &value.own, name);
                 self.field_of(&value, name)
             }
             Expr::Index(value, index) => self.index(at, *value, *index),
@@ -117,21 +130,22 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// An element, or what was put into a list or dict later.
-    pub(super) fn element_of(&self, value: &Value) -> Value {
-        let mut element = value.element();
-        if value.own.has(CONTAINER) || (self.data_changed && value.own.has(DATA)) {
-            element.own.join(&self.stored);
-            element.inner.join(&self.stored);
+    /// A method that is read can be called by any name: `{'count': '{0.x}'.format}.count(y)`.
+    pub(super) fn check_bound(&mut self, at: usize, of: &super::Atoms, name: &str) {
+        if name == "format" && of.own_text() {
+            self.check_format(at, of);
         }
-        element
+        if method(name) == Some(Gives::Stored) {
+            let why = "known templates only call it, and what it changes could not be seen";
+            self.find(&CALL, at, format!("the template uses the method {name:?} as a value: {why}"));
+        }
     }
 
     /// A field by its name, wherever it may have been set.
     pub(super) fn field_of(&self, value: &Value, name: &str) -> Value {
-        let mut field = self.element_of(value);
-        // What is not there is undefined.
-        field.own.bits |= NUMBER;
+        let mut field = value.element();
+        // What is not there is undefined; what a method gives is a text that is made.
+        field.own.bits |= NUMBER | bound(value, name);
         match self.fields.get(name) {
             Some(set) if value.own.has(NAMESPACE) => field.joined(set),
             _ => field,
@@ -141,11 +155,13 @@ impl<'a> Judge<'a> {
     pub(super) fn index(&mut self, at: usize, value: Id, index: Id) -> Value {
         let (value, index) = (self.value(value), self.value(index));
         let names: Vec<Text> = index.own.texts().to_vec();
-        let mut result = self.element_of(&value);
+        let mut result = value.element();
         result.own.bits |= NUMBER;
         for name in names {
             let name: Rc<str> = self.texts.text(name).into();
             self.check_field(at, &name);
+            self.check_bound(at, &value.own, &name);
+            result.own.bits |= bound(&value, &name);
             if let Some(set) = self.fields.get(&name).filter(|_| value.own.has(NAMESPACE)) {
                 result.join(set);
             }
@@ -226,15 +242,13 @@ impl<'a> Judge<'a> {
                 let mut made = Value::of(if spaced { NAMESPACE } else { CONTAINER }, 0);
                 for (name, id) in &arguments.named {
                     let value = self.value(*id);
-                    made.hold(&value);
-                    if let Some(name) = self.texts.keep(name) {
-                        made.inner.join(&super::Atoms::constant(name));
-                    } else {
-                        made.inner.bits |= MADE;
-                    }
                     if spaced {
                         self.set_field(name, &value);
+                        continue;
                     }
+                    made.hold(&value);
+                    let key = self.constant(name);
+                    made.inner.join(&key.own);
                 }
                 for id in &arguments.positional {
                     made.hold(&self.value(*id));
@@ -313,14 +327,28 @@ impl<'a> Judge<'a> {
             self.find(&CALL, at, format!("the template calls the method {:?}: {why}", shorten(name)));
             return Value::anything();
         };
+        let of_lists = matches!(gives, Gives::Element | Gives::List | Gives::Same | Gives::Stored | Gives::Argument)
+            || matches!(name, "index" | "count" | "changed");
+        let list = value.own.has(CONTAINER) && !value.own.any_text();
+        if value.own.has(NAMESPACE) || list && !of_lists {
+            let why = "it is no method of theirs, so what it is cannot be seen; rendering it could run code";
+            let what = shorten(name);
+            self.find(&CALL, at, format!("the template calls {what:?} of a list, dict or namespace: {why}"));
+        }
         if name == "format" {
-            self.check_format(at, &value);
+            self.check_format(at, &value.own);
         }
         if name == "strftime" {
             let passed = self.passed(arguments);
             self.check_width(at, &passed);
         }
-        self.give(gives, value, arguments)
+        // A dict has no such method, but may have what is called by that name.
+        let other = value.own.has(CONTAINER) || self.data_changed && value.own.has(DATA);
+        let other = other && matches!(gives, Gives::Number | Gives::Stored | Gives::Argument);
+        let found = if other { value.inner.clone() } else { super::Atoms::default() };
+        let mut given = self.give(gives, value, arguments);
+        given.own.join(&found);
+        given
     }
 
     /// What a method or filter makes of its value.
@@ -329,12 +357,16 @@ impl<'a> Judge<'a> {
         let size = Value { count: value.count, bytes: value.bytes, ..Value::number(value.number) };
         match gives {
             Gives::Number => Value::number(1),
-            Gives::Part => Value { own: value.own.altered(), inner: value.inner.altered(), ..size },
+            Gives::Part => {
+                let mut own = value.own.altered();
+                own.bits |= if value.shows_own() { MADE } else { 0 };
+                Value { own, inner: value.inner.altered(), ..size }
+            }
             Gives::Parts => Value { own: super::Atoms::of(CONTAINER), inner: value.own.altered(), ..size },
             Gives::Mixed => {
                 let mut own = value.own.altered();
                 // Letters are harmless each by itself, but not put into each other: `'_'.replace('', 'c', 1)`.
-                let mixed = value.inner.own_text() || passed.own.any_text() || passed.inner.any_text();
+                let mixed = value.shows_own() || passed.shows_own() || passed.own.any_text() || passed.inner.any_text();
                 own.bits |= if mixed { MADE } else { DATA };
                 let bytes = value.bytes.saturating_mul(passed.bytes.max(1));
                 Value { own, bytes, count: bytes, ..Value::number(1) }
@@ -344,14 +376,19 @@ impl<'a> Judge<'a> {
                 Value { bytes, count: bytes, ..Value::made() }
             }
             Gives::Same => value.joined(&passed),
+            Gives::Marked => {
+                let mut marked = value;
+                marked.own.bits |= if marked.shows_own() { MADE } else { 0 };
+                marked
+            }
             Gives::Element => {
-                let mut element = self.element_of(&value).joined(&passed);
+                let mut element = value.element().joined(&passed);
                 element.own.bits |= NUMBER;
                 element
             }
             Gives::List => {
                 let mut list = Value { own: super::Atoms::of(CONTAINER), inner: value.inner.clone(), ..size };
-                list.inner.join(if value.own.has(CONTAINER) { &self.stored } else { &list.own });
+                list.inner.bits |= if value.own.has(CONTAINER) { 0 } else { CONTAINER };
                 // Letters of a text are harmless each by itself; one that is reversed stays a text.
                 list.inner.bits |= if value.own.any_text() { DATA } else { 0 };
                 list.hold(&passed);
@@ -376,9 +413,9 @@ impl<'a> Judge<'a> {
     }
 
     /// A format text may only have plain places: `{0.x}` and `{0[x]}` read attributes.
-    pub(super) fn check_format(&mut self, at: usize, value: &Value) {
-        let known = value.own.bits == 0 && !value.own.texts().is_empty();
-        let plain = known && value.own.texts().iter().all(|text| plain_format(self.texts.text(*text)));
+    pub(super) fn check_format(&mut self, at: usize, own: &super::Atoms) {
+        let known = own.bits == 0 && !own.texts().is_empty();
+        let plain = known && own.texts().iter().all(|text| plain_format(self.texts.text(*text)));
         if !plain {
             let why = "places in the text can reach attributes, past a sandbox even";
             self.find(
@@ -414,6 +451,8 @@ impl<'a> Judge<'a> {
             Operator::Multiply => {
                 let mut result = numbers(left.number.saturating_mul(right.number));
                 result.own.bits |= (left.own.bits | right.own.bits) & CONTAINER;
+                // Of data that is a list, too.
+                result.own.bits |= if left.own.has(DATA) || right.own.has(DATA) { CONTAINER } else { 0 };
                 result.inner = left.inner.clone();
                 result.inner.join(&right.inner);
                 // Of letters too: two of them are no letter.
@@ -430,7 +469,9 @@ impl<'a> Judge<'a> {
             Operator::Modulo => {
                 self.check_width(at, &left);
                 let mut result = numbers(right.number);
-                result.own.bits |= if left.own.own_text() { MADE } else { left.own.bits & DATA };
+                let worked_in = right.own.own_text() || right.shows_own();
+                let made = left.own.own_text() || left.own.has(DATA) && worked_in;
+                result.own.bits |= if made { MADE } else { left.own.bits & DATA };
                 result.bytes = left.bytes.saturating_add(right.bytes);
                 result
             }
@@ -452,14 +493,14 @@ impl<'a> Judge<'a> {
             self.concat(&left, &right)
         } else {
             // One of them is no text, so both are not, or it fails.
-            let bits = (left.own.bits | right.own.bits) & (NUMBER | CONTAINER);
-            Value { own: super::Atoms::of(bits), bytes: left.bytes.saturating_add(right.bytes), ..Value::number(1) }
+            Value { bytes: left.bytes.saturating_add(right.bytes), ..Value::of(0, 0) }
         };
         result.number = number;
         result.count = left.count.saturating_add(right.count);
         result.inner = left.inner;
         result.inner.join(&right.inner);
         result.own.bits |= (left.own.bits | right.own.bits) & (NUMBER | CONTAINER);
+        result.own.bits |= if left.own.has(DATA) && right.own.has(DATA) { CONTAINER } else { 0 };
         result
     }
 
@@ -481,4 +522,9 @@ impl<'a> Judge<'a> {
         result.own = own;
         result
     }
+}
+
+/// What a method may give that is read and not called.
+fn bound(value: &Value, name: &str) -> u8 {
+    if value.own.own_text() && method(name).is_some() { MADE } else { 0 }
 }
