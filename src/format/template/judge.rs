@@ -21,8 +21,11 @@ use crate::format::finding::Rule;
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
+/// Walks from which on a variable whose constants still grow is any text of the template's own: a macro that calls itself with
+/// `indent + '  '` makes another constant each time.
+const WIDENS: usize = 4;
 /// Walks until variables must stand still; then they may be anything.
-const MAX_WALKS: usize = 8;
+const MAX_WALKS: usize = 12;
 /// Findings of one rule in one template: many of one hide none of another, as a policy judges each rule by itself.
 const MAX_DEFECTS: usize = 64;
 /// What every engine passes from the caller, not from the model's files. Anything else could be one of the model's own
@@ -34,6 +37,7 @@ pub(super) fn judge(program: &Program) -> Vec<Defect> {
     let mut judge = Judge::new(program);
     for walk in 0.. {
         judge.changed = false;
+        judge.widens = walk >= WIDENS;
         judge.walk();
         if !judge.changed {
             break;
@@ -136,6 +140,7 @@ struct Judge<'a> {
     /// What is assigned in loops: where, to what, and how often what is in it.
     assignments: Vec<Assignment>,
     changed: bool,
+    widens: bool,
     /// In the last walk.
     found: Option<Vec<Defect>>,
 }
@@ -183,6 +188,7 @@ impl<'a> Judge<'a> {
             begun: (0, 0),
             assignments: Vec::new(),
             changed: false,
+            widens: false,
             found: None,
         }
     }
@@ -395,13 +401,13 @@ impl<'a> Judge<'a> {
     }
 
     fn assign(&mut self, name: &Rc<str>, value: &Value) {
-        self.changed |= join_into(&mut self.variables, name, value);
+        self.changed |= join_into(&mut self.variables, name, value, self.widens);
     }
 
     fn set_field(&mut self, name: &Rc<str>, value: &Value) {
         let before = self.fields.get(name).map_or(0, |field| field.bytes);
         self.field_bytes = self.field_bytes.saturating_add(value.bytes.saturating_sub(before));
-        self.changed |= join_into(&mut self.fields, name, value);
+        self.changed |= join_into(&mut self.fields, name, value, self.widens);
     }
 
     /// What a name stands for when it is read.
@@ -463,11 +469,15 @@ impl<'a> Judge<'a> {
 }
 
 /// Joins a value into what a name may be; tells whether that is more than before.
-fn join_into(map: &mut HashMap<Rc<str>, Value>, name: &Rc<str>, value: &Value) -> bool {
+fn join_into(map: &mut HashMap<Rc<str>, Value>, name: &Rc<str>, value: &Value, widens: bool) -> bool {
     match map.get_mut(name) {
         Some(old) => {
             let before = old.clone();
             old.join(value);
+            if widens && !old.alike(&before) {
+                old.own.widen();
+                old.inner.widen();
+            }
             !old.alike(&before)
         }
         None => {

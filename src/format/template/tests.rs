@@ -92,6 +92,20 @@ fn templates_in_the_manner_of_known_ones_pass() {
     }
 }
 
+/// As GigaChat's and functionary's do it.
+#[test]
+fn macros_that_call_themselves_with_more_and_fields_named_as_methods_pass() {
+    passes(&[
+        "{%- macro show(schema, indent='') -%}{%- set props = schema.get('properties', {}) -%}\
+         {%- for key, val in props.items() -%}{%- set kind = val['type'].strip() -%}\
+         {{ indent + '// ' + key + kind }}{{ show(val, indent + '  ') }}{%- endfor -%}{%- endmacro -%}\
+         {%- for tool in tools -%}{{ show(tool.function.parameters) }}{%- endfor -%}",
+        "{%- macro kind(param) -%}{%- if 'format' in param -%}{{ param['format'] }}{%- endif -%}{%- endmacro -%}\
+         {%- for tool in tools -%}{%- set param = tool['a'] or 'a' ~ tool['b'] -%}{{ kind(param) }}{%- endfor -%}",
+    ]);
+    refused(&[("{% set x = messages[0] or '{0.a}' %}{{ {'count': x['format']}.count(x) }}", "template.format")]);
+}
+
 #[test]
 fn real_templates_pass() {
     let Some(folder) = std::env::var_os("SECUREREG_TEMPLATES") else { return };

@@ -112,6 +112,11 @@ impl Atoms {
         }
     }
 
+    /// Any text of the template's own, if it is one: it makes no more constants then.
+    pub(super) fn widen(&mut self) {
+        self.bits |= if self.texts.is_some() { MADE } else { 0 };
+    }
+
     /// Part of it, or with its letters changed: a constant is then one no more.
     pub(super) fn altered(&self) -> Atoms {
         let made = if self.own_text() { MADE } else { 0 };

@@ -132,7 +132,10 @@ impl<'a> Judge<'a> {
 
     /// A method that is read can be called by any name: `{'count': '{0.x}'.format}.count(y)`.
     pub(super) fn check_bound(&mut self, at: usize, of: &super::Atoms, name: &str) {
-        if name == "format" && of.own_text() {
+        // Templates read a field of that name (JSON Schema's) from what may be data, or a text that they have made.
+        let plain = |text: &Text| plain_format(self.texts.text(*text));
+        let may_be_field = of.has(DATA) && of.texts().iter().all(plain);
+        if name == "format" && of.own_text() && !may_be_field {
             self.check_format(at, of);
         }
         if method(name) == Some(Gives::Stored) {
