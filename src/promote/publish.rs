@@ -16,6 +16,7 @@ use crate::layout::{Folder, blob_name};
 use crate::policy::Verdict;
 use crate::registry::Inner;
 use crate::source::{Source, SourceFile, Taken};
+use crate::stamp::Stamp;
 use crate::sys::NoFileSizeSignal;
 use crate::task::{Actor, Task};
 use rustix::fs::OFlags;
@@ -45,15 +46,25 @@ impl Staging<'_> {
 
     /// Whether what was stored before is still there, and known to be good.
     fn check_stored(&self) -> Result<()> {
-        let Some(entry) = self.stored().find(|entry| !self.inner.has_good(&entry.sha256)) else { return Ok(()) };
-        let why = format!("the stored file of {} was deleted, or touched, meanwhile: promote again", entry.path);
-        Err(Error::new(ErrorKind::SourceChanged, why))
+        let stale = self.stored().find(|entry| !self.inner.has_good(&entry.sha256));
+        stale.map_or(Ok(()), |entry| Err(gone(entry)))
     }
 
-    /// Hashes what is stored and not known to be good: with no lock held, since it may be large.
-    fn look_again(&self) -> Result<()> {
-        self.stored().try_for_each(|entry| self.inner.open_entry(None, entry))
+    /// Hashes what is stored and not known to be good: with no lock held, since it may be large. What was deleted is not damaged.
+    fn look_again(&self, task: &Task<'_>) -> Result<()> {
+        for entry in self.stored() {
+            task.go_on()?;
+            let folder = self.inner.layout().folder(Folder::Blobs);
+            Stamp::at(folder, &blob_name(&entry.sha256)).map_err(|_| gone(entry))?;
+            self.inner.open_entry(None, entry)?;
+        }
+        Ok(())
     }
+}
+
+fn gone(entry: &FileEntry) -> Error {
+    let why = format!("the stored file of {} was deleted, or touched, meanwhile: promote again", entry.path);
+    Error::new(ErrorKind::SourceChanged, why)
 }
 
 impl Drop for Staging<'_> {
@@ -80,7 +91,7 @@ pub(super) fn publish(
 ) -> Result<(Arc<Artifact>, Outcome, Method)> {
     for _ in 1..TRIES {
         match commit(staging, candidate, verdict, transfer, source, actor, task) {
-            Err(Failed::Stale(_)) => staging.look_again()?,
+            Err(Failed::Stale(_)) => staging.look_again(task)?,
             outcome => return outcome.map_err(Failed::into_error),
         }
     }

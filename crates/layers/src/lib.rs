@@ -38,19 +38,24 @@ const PREFIX: &str = ".unpacked-";
 /// Removes what processes that were killed had unpacked below `parent`; how many folders.
 pub fn sweep(parent: &Path) -> Result<usize> {
     // While nobody makes one, which would not be locked yet.
-    let _alone = locked(parent, FlockOperation::LockExclusive)?;
-    let mut swept = 0;
+    let alone = locked(parent, FlockOperation::LockExclusive)?;
+    let mut left = Vec::new();
     for entry in fs::read_dir(parent).map_err(|e| io("looking for what was unpacked", &e))? {
         let entry = entry.map_err(|e| io("looking for what was unpacked", &e))?;
-        let left = entry.file_name().as_bytes().starts_with(PREFIX.as_bytes())
-            && entry.file_type().is_ok_and(|kind| kind.is_dir())
-            && locked(&entry.path(), FlockOperation::NonBlockingLockExclusive).is_ok();
-        if left {
-            fs::remove_dir_all(entry.path()).map_err(|e| io("removing what was unpacked", &e))?;
-            swept += 1;
+        let ours = entry.file_name().as_bytes().starts_with(PREFIX.as_bytes());
+        if ours && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            let unused = locked(&entry.path(), FlockOperation::NonBlockingLockExclusive).ok();
+            left.extend(unused.map(|lock| (entry.path(), lock)));
         }
     }
-    Ok(swept)
+    // They stay locked; who unpacks need not wait until they are gone.
+    drop(alone);
+    let removed: Vec<_> = left.iter().map(|(folder, _)| fs::remove_dir_all(folder)).collect();
+    let swept = removed.iter().filter(|removed| removed.is_ok()).count();
+    match removed.into_iter().find_map(Result::err) {
+        None => Ok(swept),
+        Some(e) => Err(io("removing what was unpacked", &e)),
+    }
 }
 
 fn locked(folder: &Path, how: FlockOperation) -> Result<OwnedFd> {

@@ -31,10 +31,14 @@ use securereg_oci::{Reference, Repository, Tag};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a push waits for the verdict; a larger model is judged after its answer.
 const PATIENCE: Duration = Duration::from_secs(15);
+
+/// How long it is kept in mind that the audit log was told of something, and of how much.
+const TOLD_FOR: Duration = Duration::from_secs(3600);
+const MAX_TOLD: usize = 4096;
 
 /// The type of the referrer that says why a model was refused, and of what it holds.
 const VERDICT: &str = "application/vnd.securereg.verdict.v1+json";
@@ -46,11 +50,30 @@ pub(crate) struct Admission {
     manual: Vec<Glob>,
     /// One name is judged at a time.
     names: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
+    /// Who was given what, and when the audit log was told.
+    told: Mutex<HashMap<(String, String), Instant>>,
 }
 
 impl Admission {
     pub(crate) fn new(manual: Vec<Glob>) -> Admission {
-        Admission { manual, names: Mutex::default() }
+        Admission { manual, names: Mutex::default(), told: Mutex::default() }
+    }
+
+    /// Whether the audit log was told within the hour that this caller was given what was refused.
+    pub(super) fn is_told(&self, who: &str, name: &str) -> bool {
+        let told = self.told.lock();
+        told.get(&(who.to_owned(), name.to_owned())).is_some_and(|at| at.elapsed() < TOLD_FOR)
+    }
+
+    pub(super) fn told(&self, who: &str, name: &str) {
+        let mut told = self.told.lock();
+        if told.len() >= MAX_TOLD {
+            told.retain(|_, at| at.elapsed() < TOLD_FOR);
+        }
+        // With more than can be kept in mind, each is told again.
+        if told.len() < MAX_TOLD {
+            told.insert((who.to_owned(), name.to_owned()), Instant::now());
+        }
     }
 
     fn waits(&self, repository: &Repository) -> bool {

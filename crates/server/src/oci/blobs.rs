@@ -38,10 +38,8 @@ pub(super) async fn get(asked: &Asked, repository: &Repository, digest: &Digest)
             (StatusCode::PARTIAL_CONTENT, from, last + 1, Some(format!("bytes {from}-{last}/{size}")))
         }
     };
-    if from == 0
-        && let Err(refused) = admitted
-    {
-        asked.note(Noted::ReadRefused, &format!("{repository}@{digest}"), refused.message.clone()).await?;
+    if let Err(refused) = admitted {
+        asked.note_refused(repository, digest, &refused.message).await?;
     }
     if let Some(url) = asked.storage().redirect(repository, digest).await? {
         return Ok(answer(StatusCode::TEMPORARY_REDIRECT).with("location", url).empty());
@@ -52,9 +50,7 @@ pub(super) async fn get(asked: &Asked, repository: &Repository, digest: &Digest)
 }
 
 pub(super) async fn delete(asked: &Asked, repository: &Repository, digest: &Digest) -> Outcome<Response> {
-    if asked.storage().blob(repository, digest).await?.is_none() {
-        return Err(unknown(repository, digest));
-    }
+    // Not asked first whether it is there: one that is damaged is not, and goes by this.
     asked.note(Noted::DeleteContent, &format!("{repository}@{digest}"), "the blob".to_owned()).await?;
     if !asked.storage().remove_blob(repository, digest).await? {
         return Err(unknown(repository, digest));

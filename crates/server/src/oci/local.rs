@@ -8,6 +8,7 @@ use super::failure::{Code, Failure};
 use super::storage::{Admit, Kind, Outcome, Put, Storage};
 use async_trait::async_trait;
 use axum::body::{Body, Bytes};
+use bytes::BytesMut;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use securereg::{Content, ContentDigest, Error, ErrorKind, Registry, RepositoryName, Upload, VerifiedFile};
@@ -23,6 +24,8 @@ const BATCH: usize = 1 << 20;
 /// Batches of a body that are read before they are asked for: so many when only a few bodies come at once, else one.
 const AHEAD: usize = 3;
 const FEW: usize = 8;
+/// A frame of a body that is smaller is copied.
+const LITTLE: usize = 8 << 10;
 /// Calls that block at once, of those that read and of those that write.
 const CALLS: usize = 24;
 
@@ -91,11 +94,11 @@ impl Local {
     }
 
     /// Takes a session, and adds `body` to it as it comes; a batch is hashed while the next one arrives.
-    async fn fill(&self, repository: &Repository, id: &str, admit: Admit<'_>, body: Body) -> Outcome<Upload> {
+    async fn fill(&self, repository: &Repository, id: &str, admit: Admit<'_>, body: Body) -> Outcome<Session> {
         let (name, id) = (plain(repository)?, id.to_owned());
-        let mut upload = self.call(move |content| content.resume(&name, &id)).await?;
-        if let Err(refused) = admit(upload.size()) {
-            self.call(move |_| upload.suspend()).await?;
+        let mut session = self.call(move |content| content.resume(&name, &id).map(Session::new)).await?;
+        if let Err(refused) = admit(session.size()) {
+            self.call(move |_| session.with(Upload::suspend)).await?;
             return Err(refused);
         }
         let mut batches = Ahead::of(body, self.patience, Arc::clone(&self.bodies));
@@ -105,27 +108,56 @@ impl Local {
                 Ok(None) => break None,
                 Err(broken) => break Some(broken),
             };
-            let append = move |_: &Content| {
+            let append = move |mut upload: Upload| {
                 batch.iter().try_for_each(|bytes| upload.append(bytes))?;
-                Ok(upload)
+                Ok(Session::new(upload))
             };
-            upload = self.call(append).await?;
+            session = self.call(move |_| session.with(append)).await?;
         };
         match broken {
-            None => Ok(upload),
+            None => Ok(session),
             Some(broken) => {
-                self.call(move |_| upload.suspend()).await?;
+                self.call(move |_| session.with(Upload::suspend)).await?;
                 Err(broken)
             }
         }
     }
 }
 
+/// An upload in the hands of a request, which may be dropped at any moment: it is left by a thread that may block.
+struct Session(Option<Upload>);
+
+impl Session {
+    fn new(upload: Upload) -> Session {
+        Session(Some(upload))
+    }
+
+    fn size(&self) -> u64 {
+        self.0.as_ref().map_or(0, Upload::size)
+    }
+
+    fn with<T>(mut self, act: impl FnOnce(Upload) -> Result<T, Error>) -> Result<T, Error> {
+        match self.0.take() {
+            Some(upload) => act(upload),
+            None => Err(Error::new(ErrorKind::Io, "an upload is lost")),
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if let (Some(upload), Ok(runtime)) = (self.0.take(), tokio::runtime::Handle::try_current()) {
+            runtime.spawn_blocking(move || drop(upload));
+        }
+    }
+}
+
 /// A body that is read while what came before it is hashed.
 struct Ahead {
-    ready: mpsc::Receiver<Outcome<Vec<Bytes>>>,
-    /// How it breaks off, once all before it is taken.
-    broken: Option<Failure>,
+    /// Batches, and none at the end: without that it has broken off.
+    ready: mpsc::Receiver<Outcome<Option<Vec<Bytes>>>>,
+    /// How it ends, once all before it is taken.
+    end: Option<Outcome<()>>,
     reading: JoinHandle<()>,
 }
 
@@ -136,32 +168,37 @@ impl Ahead {
         let mut batches = Batches::new(body, patience);
         let reading = tokio::spawn(async move {
             let _counted = one_more;
-            while let Some(next) = batches.next().await.transpose() {
-                let broken = next.is_err();
-                if sender.send(next).await.is_err() || broken {
+            loop {
+                let next = batches.next().await;
+                let last = !matches!(next, Ok(Some(_)));
+                if sender.send(next).await.is_err() || last {
                     return;
                 }
             }
         });
-        Ahead { ready, broken: None, reading }
+        Ahead { ready, end: None, reading }
     }
 
     /// All that is there, or the next batch; none at the end.
     async fn next(&mut self) -> Outcome<Option<Vec<Bytes>>> {
-        if let Some(broken) = self.broken.take() {
-            return Err(broken);
-        }
-        let mut batches = Vec::new();
-        self.ready.recv_many(&mut batches, AHEAD).await;
         let mut all = Vec::new();
-        for batch in batches {
-            match batch {
-                Ok(mut batch) => all.append(&mut batch),
-                Err(broken) if all.is_empty() => return Err(broken),
-                Err(broken) => self.broken = Some(broken),
+        if self.end.is_none() {
+            let mut batches = Vec::new();
+            if self.ready.recv_many(&mut batches, AHEAD).await == 0 {
+                self.end = Some(Err(early()));
+            }
+            for batch in batches {
+                match batch {
+                    Ok(Some(mut batch)) => all.append(&mut batch),
+                    Ok(None) => self.end = Some(Ok(())),
+                    Err(broken) => self.end = Some(Err(broken)),
+                }
             }
         }
-        Ok((!all.is_empty()).then_some(all))
+        match &self.end {
+            Some(end) if all.is_empty() => end.clone().map(|()| None),
+            _ => Ok(Some(all)),
+        }
     }
 }
 
@@ -188,7 +225,7 @@ impl Batches {
         if let Some(left) = self.left.take() {
             return left;
         }
-        let (mut batch, mut size) = (Vec::new(), 0);
+        let (mut batch, mut size, mut little) = (Vec::new(), 0, BytesMut::new());
         while size < BATCH {
             let frame = match tokio::time::timeout(self.patience, self.body.frame()).await {
                 Ok(None) => {
@@ -210,10 +247,20 @@ impl Batches {
                 Err(_) => return Err(late()),
             };
             if let Ok(bytes) = frame.into_data() {
-                // Each has a price of its own: a body may come byte by byte.
-                size += bytes.len() + 64;
+                size += bytes.len();
+                // A body may come byte by byte, and each keeps the memory that it was read into.
+                if bytes.len() < LITTLE {
+                    little.extend_from_slice(&bytes);
+                    continue;
+                }
+                if !little.is_empty() {
+                    batch.push(little.split().freeze());
+                }
                 batch.push(bytes);
             }
+        }
+        if !little.is_empty() {
+            batch.push(little.freeze());
         }
         Ok((size > 0).then_some(batch))
     }
@@ -315,9 +362,9 @@ impl Storage for Local {
     }
 
     async fn append(&self, repository: &Repository, id: &str, admit: Admit<'_>, body: Body) -> Outcome<u64> {
-        let upload = self.fill(repository, id, admit, body).await?;
-        let size = upload.size();
-        self.call(move |_| upload.suspend()).await?;
+        let session = self.fill(repository, id, admit, body).await?;
+        let size = session.size();
+        self.call(move |_| session.with(Upload::suspend)).await?;
         Ok(size)
     }
 
@@ -330,8 +377,8 @@ impl Storage for Local {
         digest: &Digest,
     ) -> Outcome<()> {
         let digest = digest_of(digest)?;
-        let upload = self.fill(repository, id, admit, body).await?;
-        self.call(move |_| upload.finish(&digest).map(drop)).await
+        let session = self.fill(repository, id, admit, body).await?;
+        self.call(move |_| session.with(|upload| upload.finish(&digest)).map(drop)).await
     }
 
     async fn abandon(&self, repository: &Repository, id: &str) -> Outcome<()> {

@@ -48,7 +48,7 @@ pub(super) async fn get(asked: &Asked, repository: &Repository, reference: &Refe
             return Err(refused);
         }
         if asked.parts.method == Method::GET {
-            asked.note(Noted::ReadRefused, &format!("{repository}@{digest}"), refused.message.clone()).await?;
+            asked.note_refused(repository, &digest, &refused.message).await?;
         }
     }
     if Digest::of(digest.algorithm(), &found.bytes) != digest {
@@ -178,15 +178,18 @@ async fn check_movable(asked: &Asked, repository: &Repository, tag: &Tag, digest
         Some(there) if there != *digest => {}
         _ => return Ok(()),
     }
-    let forced = asked.parameter("force").as_deref() == Some("true");
-    if forced && asked.caller.may(Right::Quarantined, repository) {
-        let why = format!("tag moved by force to {digest}");
-        return asked.note(Noted::MoveTag, &format!("{repository}:{tag}"), why).await;
-    }
+    if is_forced(asked, repository) { Ok(()) } else { Err(immovable(repository, tag)) }
+}
+
+fn is_forced(asked: &Asked, repository: &Repository) -> bool {
+    asked.parameter("force").as_deref() == Some("true") && asked.caller.may(Right::Quarantined, repository)
+}
+
+fn immovable(repository: &Repository, tag: &Tag) -> Failure {
     let why = format!(
         "{repository}:{tag} is a version and does not move: push another tag, or let an administrator push with ?force=true"
     );
-    Err(Failure::new(Code::TagInvalid, why))
+    Failure::new(Code::TagInvalid, why)
 }
 
 async fn check_blobs(asked: &Asked, repository: &Repository, manifest: &Manifest) -> Outcome<()> {
@@ -206,26 +209,41 @@ async fn check_blobs(asked: &Asked, repository: &Repository, manifest: &Manifest
     Ok(())
 }
 
-/// Makes a tag point to a digest. One that must not move is only made.
+/// Makes a tag point to a digest. One that must not move is only made, or moved by force, from what the audit log says to what it says.
 async fn point(asked: &Asked, repository: &Repository, tag: &Tag, digest: &Digest) -> Outcome<()> {
     let text = Bytes::from(digest.to_string());
-    let forced =
-        asked.parameter("force").as_deref() == Some("true") && asked.caller.may(Right::Quarantined, repository);
-    let immutable = asked.oci().rules.is_immutable(tag) && !forced;
-    let how = if immutable { Put::New } else { Put::Always };
-    if !asked.storage().put(repository, Kind::Tag, tag.as_str(), text, how).await? {
-        // It was there already, or another was quicker.
-        check_movable(asked, repository, tag, digest).await?;
+    let (storage, name) = (asked.storage(), tag.as_str());
+    if !asked.oci().rules.is_immutable(tag) {
+        return storage.put(repository, Kind::Tag, name, text, Put::Always).await.map(drop);
     }
-    Ok(())
+    for _ in 0..8 {
+        if storage.put(repository, Kind::Tag, name, text.clone(), Put::New).await? {
+            return Ok(());
+        }
+        let Some(there) = storage.get(repository, Kind::Tag, name).await? else { continue };
+        if there == text {
+            return Ok(());
+        }
+        if !is_forced(asked, repository) {
+            return Err(immovable(repository, tag));
+        }
+        let why = format!("tag moved by force from {} to {digest}", String::from_utf8_lossy(&there));
+        asked.note(Noted::MoveTag, &format!("{repository}:{tag}"), why).await?;
+        if storage.put(repository, Kind::Tag, name, text.clone(), Put::Instead(&there)).await? {
+            return Ok(());
+        }
+    }
+    Err(Failure::new(Code::TagInvalid, format!("{repository}:{tag} keeps moving: push again")).with_status(409))
 }
 
 pub(super) async fn delete(asked: &Asked, repository: &Repository, reference: &Reference) -> Outcome<Response> {
     let unknown = || Failure::new(Code::ManifestUnknown, format!("{repository} has no manifest {reference}"));
     match reference {
         Reference::Tag(tag) => {
-            let digest = resolve(asked, repository, tag).await?.ok_or_else(unknown)?;
-            let why = format!("the tag, which points to {digest}");
+            let why = match resolve(asked, repository, tag).await? {
+                Some(digest) => format!("the tag, which points to {digest}"),
+                None => "the tag, which points nowhere".to_owned(),
+            };
             asked.note(Noted::DeleteContent, &format!("{repository}:{tag}"), why).await?;
             if !asked.storage().remove(repository, Kind::Tag, tag.as_str()).await? {
                 return Err(unknown());

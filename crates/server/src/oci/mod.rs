@@ -26,6 +26,7 @@ mod s3;
 mod storage;
 mod uploads;
 
+use crate::blocking::Lane;
 use crate::config::Config;
 use crate::routes::App;
 use crate::server::ServerError;
@@ -40,8 +41,8 @@ use failure::{Code, Failure};
 use path::Target;
 use s3::S3;
 use securereg::{Actor, Noted, Registry};
-use securereg_oci::Repository;
 use securereg_oci::tags::TagRules;
+use securereg_oci::{Digest, Repository};
 use std::sync::Arc;
 use std::time::Duration;
 use storage::{Outcome, Storage};
@@ -126,14 +127,22 @@ impl Asked {
     /// Writes a line to the audit log, before what it announces is done; without the line it is not done.
     async fn note(&self, noted: Noted, name: &str, why: String) -> Outcome<()> {
         let (registry, name, actor) = (self.app.registry.clone(), name.to_owned(), self.actor());
-        let written = tokio::task::spawn_blocking(move || registry.audit_note(noted, &name, &why, &actor)).await;
-        match written {
-            Ok(Ok(())) => Ok(()),
-            failed => {
-                tracing::error!(?failed, "a line could not be written to the audit log");
-                Err(Failure::new(Code::Unavailable, "the audit log cannot be written, so this was not done"))
-            }
+        let write = move || registry.audit_note(noted, &name, &why, &actor);
+        self.app.lanes.run(Lane::Change, write).await.map_err(|e| {
+            tracing::error!(error = %e, "a line could not be written to the audit log");
+            Failure::new(Code::Unavailable, "the audit log cannot be written, so this was not done")
+        })
+    }
+
+    /// Writes down that a model that was not admitted is given to who may see such: once an hour for each, for a client reads in ranges.
+    async fn note_refused(&self, repository: &Repository, digest: &Digest, why: &str) -> Outcome<()> {
+        let name = format!("{repository}@{digest}");
+        if self.oci().admission.is_told(&self.caller.who, &name) {
+            return Ok(());
         }
+        self.note(Noted::ReadRefused, &name, why.to_owned()).await?;
+        self.oci().admission.told(&self.caller.who, &name);
+        Ok(())
     }
 
     fn actor(&self) -> Actor {

@@ -7,9 +7,9 @@
 use super::access::Right;
 use super::failure::{Code, Failure};
 use super::reply::Answer;
-use super::storage::{Kind, Outcome};
+use super::storage::{Kind, Outcome, Put};
 use super::{Asked, admission};
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::http::StatusCode;
 use axum::response::Response;
 use securereg_oci::Digest;
@@ -25,7 +25,7 @@ pub(super) async fn begin(asked: &Asked, repository: &Repository, body: Body) ->
             None => anywhere(asked, &digest).await?,
         };
         if let Some(from) = from.filter(|from| asked.caller.may(Right::Pull, from))
-            && may_have(asked, &from, &digest).await?
+            && may_have(asked, &from, repository, &digest).await?
             && asked.storage().mount(&from, repository, &digest).await?
         {
             return Ok(stored(asked, repository, &digest));
@@ -46,10 +46,19 @@ pub(super) async fn begin(asked: &Asked, repository: &Repository, body: Body) ->
     Ok(session(asked, StatusCode::ACCEPTED, repository, &id, 0).empty())
 }
 
-/// Whether the caller could pull the blob there: what a model holds that was not admitted does not move to another repository.
-async fn may_have(asked: &Asked, from: &Repository, digest: &Digest) -> Outcome<bool> {
+/// Whether the caller could pull the blob there. What a model holds that was not admitted moves to another repository only with who may see
+/// such, and is held back there as well.
+async fn may_have(asked: &Asked, from: &Repository, to: &Repository, digest: &Digest) -> Outcome<bool> {
     let holders = asked.storage().list(from, Kind::Holder(digest), None, usize::MAX).await?;
-    Ok(asked.caller.may(Right::Quarantined, from) || admission::check_blob(asked, from, &holders).await.is_ok())
+    let Err(refused) = admission::check_blob(asked, from, &holders).await else { return Ok(true) };
+    if !asked.caller.may(Right::Quarantined, from) {
+        return Ok(false);
+    }
+    asked.note_refused(from, digest, &format!("mounted in {to}; {}", refused.message)).await?;
+    for holder in &holders {
+        asked.storage().put(to, Kind::Holder(digest), holder, Bytes::new(), Put::Always).await?;
+    }
+    Ok(true)
 }
 
 /// Repositories that are looked through for a blob whose place the client does not know.
