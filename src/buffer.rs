@@ -1,10 +1,11 @@
 //! Private, aligned memory for reads.
 //!
-//! Owns: [`ReadBuf`], and memory whose size is a file's or a caller's. Promises: what is hashed in it cannot change before it is
+//! Owns: [`ReadBuf`], those that are kept for reuse, and memory whose size is a file's or a caller's. Promises: what is hashed in it cannot change before it is
 //! handed out, because nothing else has it; it suits O_DIRECT; a lack of memory is an error, never the process's end. Leaves
 //! out: what is read into it.
 
 use crate::error::{Error, ErrorKind, Result};
+use parking_lot::Mutex;
 
 /// What O_DIRECT asks of addresses, offsets and lengths on any disk of today.
 pub(crate) const ALIGN: usize = 4096;
@@ -35,7 +36,7 @@ impl ReadBuf {
     }
 
     /// Whether so much can be taken without more memory.
-    pub(crate) fn has_room(&self, len: usize) -> bool {
+    fn has_room(&self, len: usize) -> bool {
         self.store.len() >= len.saturating_add(ALIGN)
     }
 
@@ -47,6 +48,31 @@ impl ReadBuf {
 
     fn start(&self) -> usize {
         self.store.as_ptr().align_offset(ALIGN).min(ALIGN)
+    }
+}
+
+/// Buffers kept for reuse.
+#[derive(Debug, Default)]
+pub(crate) struct Spare(Mutex<Vec<ReadBuf>>);
+
+/// No more are kept.
+const MAX_SPARE: usize = 16;
+
+impl Spare {
+    /// A buffer, one that has room for `len` bytes if there is such.
+    pub(crate) fn take(&self, len: usize) -> ReadBuf {
+        let mut spare = self.0.lock();
+        match spare.iter().position(|buf| buf.has_room(len)) {
+            Some(at) => spare.swap_remove(at),
+            None => spare.pop().unwrap_or_default(),
+        }
+    }
+
+    pub(crate) fn give(&self, buf: impl Into<Option<ReadBuf>>) {
+        let mut spare = self.0.lock();
+        if spare.len() < MAX_SPARE {
+            spare.extend(buf.into());
+        }
     }
 }
 

@@ -19,7 +19,7 @@ use crate::sidecar;
 use crate::source::{Source, SourceFile};
 use crate::task::{Actor, Task};
 use look::{Inspected, inspect, look_ahead};
-use publish::{Staging, finish_move, immutable, publish};
+use publish::{Publication, Staging, finish_move, immutable};
 use std::sync::Arc;
 
 /// Evidence sent along may not be larger, as JSON.
@@ -165,7 +165,12 @@ fn attempt(
     let sent = staging.add(sent_along(request)?)?;
     let found = staging.add(Some(sidecar::write(&verdict, notes, guarded)?))?;
     let candidate = artifact_of(request, source.shape, sha256, cleared, [sent, found]);
-    let (artifact, outcome, method) = publish(&staging, &candidate, &verdict, request.transfer, &source, actor, task)?;
+    let (artifact, outcome, method) = {
+        let (transfer, source) = (request.transfer, &source);
+        let publication =
+            Publication { staging: &staging, candidate: &candidate, verdict: &verdict, transfer, source, actor, task };
+        publication.publish()?
+    };
     finish_move(inner, request, &source, &staging);
     Ok(Promotion { artifact, outcome, method, skipped: source.skipped.clone(), verdict })
 }

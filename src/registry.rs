@@ -7,7 +7,7 @@
 use crate::artifact::{Artifact, Blocked, FileEntry};
 use crate::audit::{self, AuditLine, AuditSummary, Event, Noted};
 use crate::blobs::{Blobs, OpenBlob};
-use crate::buffer::ReadBuf;
+use crate::buffer::Spare;
 use crate::catalog::Catalog;
 use crate::catalog::store::{Decision, Store};
 use crate::content::{Content, Shelf, holds};
@@ -353,7 +353,7 @@ pub(crate) struct Inner {
     /// Blobs this process found damaged, with the stamps they and their trees had, for either may be what is damaged: refused
     /// here even if the quarantine could not be written, until one of the two is written or replaced, or a check passes.
     condemned: Mutex<HashMap<Sha256Digest, Option<Stamps>>>,
-    buffers: Mutex<Vec<ReadBuf>>,
+    spare: Spare,
     /// As it was at open: it depends on the environment, and a host that changes that while another thread asks is led astray.
     default_mount: PathBuf,
     shelf: Shelf,
@@ -361,9 +361,6 @@ pub(crate) struct Inner {
 
 /// The operator's policy, in the root.
 const POLICY: &str = "policy.yaml";
-
-/// Read buffers kept for reuse.
-const SPARE_BUFFERS: usize = 16;
 
 impl Inner {
     fn open(root: &Path, access: Access) -> Result<Registry> {
@@ -374,9 +371,9 @@ impl Inner {
             holds::prepare(&layout);
         }
         let blobs = Blobs::new(Arc::clone(&layout));
-        let (condemned, buffers, default_mount) = (Mutex::default(), Mutex::default(), Registry::default_mount());
+        let (condemned, spare, default_mount) = (Mutex::default(), Spare::default(), Registry::default_mount());
         let shelf = Shelf::default();
-        Ok(Registry { inner: Arc::new(Inner { layout, store, blobs, condemned, buffers, default_mount, shelf }) })
+        Ok(Registry { inner: Arc::new(Inner { layout, store, blobs, condemned, spare, default_mount, shelf }) })
     }
 
     pub(crate) fn layout(&self) -> &Layout {
@@ -562,26 +559,9 @@ impl Inner {
         Policy::parse(&read_bounded(&file, POLICY, policy::MAX_BYTES).map_err(|e| bad(&e))?)
     }
 
-    /// A buffer, one that has room for `len` bytes if there is such.
-    pub(crate) fn borrow_buffer(&self, len: usize) -> ReadBuf {
-        let mut spare = self.buffers.lock();
-        match spare.iter().position(|buf| buf.has_room(len)) {
-            Some(at) => spare.swap_remove(at),
-            None => spare.pop().unwrap_or_default(),
-        }
-    }
-
-    pub(crate) fn keep_buffer(&self, buf: Option<ReadBuf>) {
-        if let Some(buf) = buf {
-            self.return_buffer(buf);
-        }
-    }
-
-    pub(crate) fn return_buffer(&self, buf: ReadBuf) {
-        let mut spare = self.buffers.lock();
-        if spare.len() < SPARE_BUFFERS {
-            spare.push(buf);
-        }
+    /// Buffers for reads and uploads.
+    pub(crate) fn spare(&self) -> &Spare {
+        &self.spare
     }
 }
 

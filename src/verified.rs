@@ -83,7 +83,7 @@ impl AsRef<[u8]> for CheckedBytes {
 
 impl Drop for CheckedBytes {
     fn drop(&mut self) {
-        self.inner.return_buffer(std::mem::take(&mut self.buf));
+        self.inner.spare().give(std::mem::take(&mut self.buf));
     }
 }
 
@@ -159,7 +159,7 @@ impl VerifiedFile {
 
     /// The same in memory of their own, for who sends them on: nothing is copied.
     pub fn read_bytes(&self, offset: u64, len: usize) -> Result<CheckedBytes> {
-        let mut buf = self.inner.borrow_buffer(len);
+        let mut buf = self.inner.spare().take(len);
         let range = self.read_into(&mut buf, offset, len)?;
         Ok(CheckedBytes { buf, range, inner: Arc::clone(&self.inner) })
     }
@@ -212,7 +212,7 @@ impl VerifiedFile {
         if out.len() < GROUP as usize / 2 && out.len() as u64 <= GROUP - offset % GROUP {
             return self.read_small(out, offset);
         }
-        let mut buf = self.inner.borrow_buffer(out.len().min(PIECE));
+        let mut buf = self.inner.spare().take(out.len().min(PIECE));
         let mut done = 0;
         while done < out.len() {
             let at = offset.saturating_add(done as u64);
@@ -225,7 +225,7 @@ impl VerifiedFile {
             out[done..done + bytes.len()].copy_from_slice(bytes);
             done += bytes.len();
         }
-        self.inner.return_buffer(buf);
+        self.inner.spare().give(buf);
         Ok(done)
     }
 
@@ -234,9 +234,9 @@ impl VerifiedFile {
         let group = offset / GROUP;
         let start = group * GROUP;
         let Some(mut last) = self.last.try_lock() else {
-            let mut buf = self.inner.borrow_buffer(GROUP as usize);
+            let mut buf = self.inner.spare().take(GROUP as usize);
             let n = self.read(offset, out.len(), &mut buf).map(|bytes| fill(out, bytes));
-            self.inner.return_buffer(buf);
+            self.inner.spare().give(buf);
             return n;
         };
         if offset >= self.len() {

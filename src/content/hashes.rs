@@ -30,7 +30,7 @@ pub(super) const STEP: usize = 256 << 10;
 /// From this size on, a piece is written around the page cache, which takes less of the processor and does not fill up.
 pub(super) const DIRECT: usize = 256 << 10;
 /// A tail that is larger has a piece's memory.
-const LITTLE: usize = 256 << 10;
+const LITTLE: usize = DIRECT;
 
 /// Hashes in the making: of the first `hashed` bytes, which are in the file, and of `tail` they are still to be made.
 #[derive(Debug, Default)]

@@ -221,7 +221,7 @@ impl Upload {
         let mut taken = || {
             self.catch_up()?;
             while !bytes.is_empty() {
-                bytes = self.hashes.tail.gather(bytes, || self.content.inner.borrow_buffer(PIECE))?;
+                bytes = self.hashes.tail.gather(bytes, || self.content.inner.spare().take(PIECE))?;
                 if self.hashes.tail.len == PIECE {
                     self.write_tail()?;
                 }
@@ -338,7 +338,7 @@ impl Upload {
         self.check_space(tail.len)?;
         let at = self.hashes.hashed;
         if tail.len < DIRECT {
-            self.content.inner.keep_buffer(self.writer.settle()?.into_piece());
+            self.content.inner.spare().give(self.writer.settle()?.into_piece());
             write_at(&self.writer.file, tail.bytes(), at)?;
             self.hashes.piece(tail.bytes())?;
             self.hashes.tail = tail.emptied();
@@ -353,7 +353,7 @@ impl Upload {
     /// All that was gathered is written, and its memory given back.
     fn settle(&mut self) -> Result<()> {
         for tail in [self.writer.settle()?, std::mem::take(&mut self.hashes.tail)] {
-            self.content.inner.keep_buffer(tail.into_piece());
+            self.content.inner.spare().give(tail.into_piece());
         }
         Ok(())
     }
@@ -370,13 +370,13 @@ impl Upload {
 
     /// Writes what is gathered, unhashed, and keeps the hashes for who resumes it here.
     fn leave(&mut self) -> Result<()> {
-        self.content.inner.keep_buffer(self.writer.settle()?.into_piece());
+        self.content.inner.spare().give(self.writer.settle()?.into_piece());
         if self.unhashed == 0 {
             self.check_space(self.hashes.tail.len)?;
             write_at(&self.writer.file, self.hashes.tail.bytes(), self.hashes.hashed)?;
             let stamp = Stamp::of(&self.writer.file).map_err(|e| Error::io("reading an upload", e))?;
             let mut hashes = std::mem::take(&mut self.hashes);
-            self.content.inner.keep_buffer(hashes.tail.shrink());
+            self.content.inner.spare().give(hashes.tail.shrink());
             // Before anyone else can have it.
             self.content.inner.shelf().suspended.put(&self.id, stamp, hashes);
         }
@@ -399,7 +399,7 @@ impl Upload {
             if piece.len() == PIECE {
                 hashes.piece(piece)?;
             } else {
-                hashes.tail.gather(piece, || self.content.inner.borrow_buffer(PIECE))?;
+                hashes.tail.gather(piece, || self.content.inner.spare().take(PIECE))?;
             }
         }
         self.hashes = hashes;

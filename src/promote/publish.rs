@@ -79,107 +79,98 @@ impl Drop for Staging<'_> {
 /// How often a stored file that another push of the same bytes has replaced is looked at anew.
 const TRIES: usize = 4;
 
-/// Publishes what is staged, and writes the catalog.
-pub(super) fn publish(
-    staging: &Staging<'_>,
-    candidate: &Artifact,
-    verdict: &Verdict,
-    transfer: Transfer,
-    source: &Source,
-    actor: &Actor,
-    task: &Task<'_>,
-) -> Result<(Arc<Artifact>, Outcome, Method)> {
-    for _ in 1..TRIES {
-        match commit(staging, candidate, verdict, transfer, source, actor, task) {
-            Err(Failed::Stale(_)) => staging.look_again(task)?,
-            outcome => return outcome.map_err(Failed::into_error),
+/// What is to be published, and for whom.
+pub(super) struct Publication<'a, 't> {
+    pub(super) staging: &'a Staging<'a>,
+    pub(super) candidate: &'a Artifact,
+    pub(super) verdict: &'a Verdict,
+    pub(super) transfer: Transfer,
+    pub(super) source: &'a Source,
+    pub(super) actor: &'a Actor,
+    pub(super) task: &'a Task<'t>,
+}
+
+impl Publication<'_, '_> {
+    /// Publishes what is staged, and writes the catalog.
+    pub(super) fn publish(&self) -> Result<(Arc<Artifact>, Outcome, Method)> {
+        let mut tries = 1;
+        loop {
+            let mut stale = false;
+            match self.commit(&mut stale) {
+                Err(_) if stale && tries < TRIES => self.staging.look_again(self.task)?,
+                outcome => return outcome,
+            }
+            tries += 1;
         }
     }
-    commit(staging, candidate, verdict, transfer, source, actor, task).map_err(Failed::into_error)
-}
 
-/// Why nothing was published.
-enum Failed {
-    /// A stored file is not known to be good: deleted, touched, or replaced by another push of the same bytes.
-    Stale(Error),
-    Other(Error),
-}
-
-impl Failed {
-    fn into_error(self) -> Error {
-        match self {
-            Failed::Stale(e) | Failed::Other(e) => e,
-        }
-    }
-}
-
-/// Under the commit lock: asks once more, publishes the files, writes the catalog.
-fn commit(
-    staging: &Staging<'_>,
-    candidate: &Artifact,
-    verdict: &Verdict,
-    transfer: Transfer,
-    source: &Source,
-    actor: &Actor,
-    task: &Task<'_>,
-) -> std::result::Result<(Arc<Artifact>, Outcome, Method), Failed> {
-    let inner = staging.inner;
-    let layout = inner.layout();
-    let mut method = Method::Shared;
-    let fresh: RefCell<Vec<Sha256Digest>> = RefCell::default();
-    let mut stale = false;
-    let decide = |catalog: &Catalog| {
-        // The lock may have been long in coming.
-        task.go_on()?;
-        let outcome = place(catalog, candidate)?;
-        // Before anything is published, so that it can be asked again; and nobody drops one while the lock is held.
-        staging.check_stored().inspect_err(|_| stale = true)?;
-        for (staged, file) in staging.staged.iter().zip(&source.files) {
-            method = method.max(publish_file(inner, catalog, staged, file, transfer, &mut fresh.borrow_mut())?);
-        }
-        if !fresh.borrow().is_empty() {
-            layout.sync(Folder::Blobs)?;
-            layout.sync(Folder::Trees)?;
-        }
-        let entry = match catalog.artifact(&candidate.name).filter(|_| outcome == Outcome::AlreadyThere) {
-            Some(there) if there.inspection.is_some() => return Ok(Decision::Keep(outcome)),
-            // Promoted before there were inspections: it stays what it is, and has one now.
-            Some(there) => Artifact { inspection: candidate.inspection, ..Artifact::clone(there) },
-            None => candidate.clone(),
+    /// Under the commit lock: asks once more, publishes the files, writes the catalog. Nothing was published when it is `stale`: a stored
+    /// file is not known to be good, because it was deleted, touched, or replaced by another push of the same bytes.
+    fn commit(&self, stale: &mut bool) -> Result<(Arc<Artifact>, Outcome, Method)> {
+        let Publication { staging, candidate, verdict, transfer, source, actor, task } = *self;
+        let inner = staging.inner;
+        let layout = inner.layout();
+        let mut method = Method::Shared;
+        let fresh: RefCell<Vec<Sha256Digest>> = RefCell::default();
+        let decide = |catalog: &Catalog| {
+            // The lock may have been long in coming.
+            task.go_on()?;
+            let outcome = place(catalog, candidate)?;
+            // Before anything is published, so that it can be asked again; and nobody drops one while the lock is held.
+            staging.check_stored().inspect_err(|_| *stale = true)?;
+            for (staged, file) in staging.staged.iter().zip(&source.files) {
+                method = method.max(publish_file(inner, catalog, staged, file, transfer, &mut fresh.borrow_mut())?);
+            }
+            if !fresh.borrow().is_empty() {
+                layout.sync(Folder::Blobs)?;
+                layout.sync(Folder::Trees)?;
+            }
+            let entry = match catalog.artifact(&candidate.name).filter(|_| outcome == Outcome::AlreadyThere) {
+                Some(there) if there.inspection.is_some() => return Ok(Decision::Keep(outcome)),
+                // Promoted before there were inspections: it stays what it is, and has one now.
+                Some(there) => Artifact { inspection: candidate.inspection, ..Artifact::clone(there) },
+                None => candidate.clone(),
+            };
+            for (digest, temp) in staging.sidecars.iter().filter(|(digest, _)| entry.sidecars().any(|s| s == *digest)) {
+                layout.publish(temp, Folder::Sidecars, &digest.to_hex())?;
+            }
+            layout.sync(Folder::Sidecars)?;
+            let why = format!("sha256 {} from {:?}; {}", candidate.sha256, candidate.source, verdict.summary());
+            let edits = vec![Edit::Put(Box::new(entry))];
+            Ok(Decision::Change {
+                event: "promote",
+                names: vec![candidate.name.to_string()],
+                why,
+                edits,
+                value: outcome,
+            })
         };
-        for (digest, temp) in staging.sidecars.iter().filter(|(digest, _)| entry.sidecars().any(|s| s == *digest)) {
-            layout.publish(temp, Folder::Sidecars, &digest.to_hex())?;
-        }
-        layout.sync(Folder::Sidecars)?;
-        let why = format!("sha256 {} from {:?}; {}", candidate.sha256, candidate.source, verdict.summary());
-        let edits = vec![Edit::Put(Box::new(entry))];
-        Ok(Decision::Change { event: "promote", names: vec![candidate.name.to_string()], why, edits, value: outcome })
-    };
-    let undo = |stays: &Catalog| {
-        let unheld = |sha256: &&Sha256Digest| stays.holders(sha256).next().is_none();
-        inner.drop_blobs(&fresh.borrow().iter().filter(unheld).copied().collect::<Vec<_>>());
-        for (digest, _) in &staging.sidecars {
-            if !stays.artifacts().any(|a| a.sidecars().any(|s| s == *digest)) {
-                let _ = layout.remove(Folder::Sidecars, &digest.to_hex());
+        let undo = |stays: &Catalog| {
+            let unheld = |sha256: &&Sha256Digest| stays.holders(sha256).next().is_none();
+            inner.drop_blobs(&fresh.borrow().iter().filter(unheld).copied().collect::<Vec<_>>());
+            for (digest, _) in &staging.sidecars {
+                if !stays.artifacts().any(|a| a.sidecars().any(|s| s == *digest)) {
+                    let _ = layout.remove(Folder::Sidecars, &digest.to_hex());
+                }
+            }
+            // An adopted file goes back to its owner as it was.
+            for adopted in staging.staged.iter().filter_map(|s| s.adopted.as_ref()) {
+                let _ = rustix::fs::fchmod(&adopted.file, adopted.mode);
+            }
+        };
+        let committed = inner.commit_or(actor, decide, undo);
+        // Also after a failure: a damaged file of another model may have been replaced by a good one.
+        let fresh = fresh.into_inner();
+        for sha256 in &fresh {
+            if let Err(e) = inner.blobs().learn_published(sha256) {
+                tracing::debug!(%sha256, error = %e, "its stamp was not taken; the next open re-checks");
             }
         }
-        // An adopted file goes back to its owner as it was.
-        for adopted in staging.staged.iter().filter_map(|s| s.adopted.as_ref()) {
-            let _ = rustix::fs::fchmod(&adopted.file, adopted.mode);
-        }
-    };
-    let committed = inner.commit_or(actor, decide, undo);
-    // Also after a failure: a damaged file of another model may have been replaced by a good one.
-    let fresh = fresh.into_inner();
-    for sha256 in &fresh {
-        if let Err(e) = inner.blobs().learn_published(sha256) {
-            tracing::debug!(%sha256, error = %e, "its stamp was not taken; the next open re-checks");
-        }
+        let (catalog, outcome) = committed?;
+        inner.absolve(&fresh);
+        let artifact = Arc::clone(catalog.require(&candidate.name)?);
+        Ok((artifact, outcome, method))
     }
-    let (catalog, outcome) = committed.map_err(if stale { Failed::Stale } else { Failed::Other })?;
-    inner.absolve(&fresh);
-    let artifact = Arc::clone(catalog.require(&candidate.name).map_err(Failed::Other)?);
-    Ok((artifact, outcome, method))
 }
 
 /// What promoting `candidate` means for its name.

@@ -33,7 +33,7 @@ use tower::ServiceExt;
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 16 << 20;
 /// The head of a request is at most this large, in bytes, and so is what is read of a body at once.
-const HEAD: usize = 64 << 10;
+const HEAD: usize = 32 << 10;
 const MAX_HEADERS: usize = 64;
 
 /// Serves `router` on `listener` until `stop` turns true; returns the connections that are still open.

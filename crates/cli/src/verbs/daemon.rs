@@ -44,7 +44,6 @@ pub(crate) fn mount(context: &mut Context, args: MountArgs) -> Result<Code> {
 }
 
 pub(crate) fn serve(context: &mut Context, args: Serve) -> Result<Code> {
-    securereg::keep_freed_memory();
     let mut parts = Parts::new(context, Context::registry_or_new)?;
     parts.bind(&args.http)?;
     let lines = parts.lines();
@@ -109,6 +108,7 @@ impl Parts {
     }
 
     pub(super) fn bind_to(&mut self, config: Config) -> Result<()> {
+        securereg::keep_freed_memory();
         let files = &config.tokens;
         let given = [
             ("read", &files.read),

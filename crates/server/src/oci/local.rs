@@ -571,4 +571,58 @@ mod tests {
         let read = tokio::time::timeout(Duration::from_secs(30), reading).await.expect("it waits for nobody");
         assert!(read == bytes);
     }
+
+    fn frames(sizes: &[usize]) -> Body {
+        let frames: Vec<_> = sizes.iter().map(|n| Ok::<_, Error>(Frame::data(Bytes::from(vec![1; *n])))).collect();
+        Body::new(StreamBody::new(futures_util::stream::iter(frames)))
+    }
+
+    /// Each small frame would keep the memory that it was read into.
+    #[tokio::test]
+    async fn a_body_that_comes_byte_by_byte_is_one_piece() {
+        let sizes = [vec![1; 10_000], vec![LITTLE], vec![1; 10_000]].concat();
+        let batch = Batches::new(frames(&sizes), Duration::from_secs(5)).next().await.expect("whole").expect("some");
+        assert_eq!(batch.iter().map(Bytes::len).collect::<Vec<_>>(), [10_000, LITTLE, 10_000]);
+    }
+
+    #[tokio::test]
+    async fn only_an_end_that_is_told_ends_a_body() {
+        let (sender, ready) = mpsc::channel(2);
+        let mut ahead = Ahead { ready, end: None, reading: tokio::spawn(async {}) };
+        sender.send(Ok(Some(vec![Bytes::from_static(b"a")]))).await.expect("room");
+        drop(sender);
+        assert!(matches!(ahead.next().await, Ok(Some(_))));
+        assert!(ahead.next().await.is_err(), "who reads has ended without a word");
+        let mut whole = Ahead::of(frames(&[1, BATCH, 1]), Duration::from_secs(5), Arc::default());
+        let mut size = 0;
+        while let Some(batch) = whole.next().await.expect("whole") {
+            size += batch.iter().map(Bytes::len).sum::<usize>();
+        }
+        assert_eq!(size, BATCH + 2);
+    }
+
+    /// What a dropped request does to the disk must not hold the thread that serves others.
+    #[test]
+    fn a_dropped_request_leaves_its_upload_to_a_thread_that_may_block() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let content = Registry::open_or_create(&dir.path().join("root")).expect("a root").content();
+        let repo: RepositoryName = "a".parse().expect("a name");
+        let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build().expect("a runtime");
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        runtime.block_on(async {
+            let busy = tokio::task::spawn_blocking(move || wait.recv());
+            let upload = content.begin(&repo).expect("begun");
+            let id = upload.id().to_owned();
+            drop(Session::new(upload));
+            assert_eq!(
+                content.resume(&repo, &id).expect_err("had").kind(),
+                ErrorKind::Conflict,
+                "it waits for a thread"
+            );
+            go.send(()).expect("waited for");
+            let _ = busy.await;
+            tokio::task::spawn_blocking(|| ()).await.expect("after it");
+            content.resume(&repo, &id).expect("left");
+        });
+    }
 }

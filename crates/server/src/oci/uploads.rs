@@ -12,6 +12,7 @@ use super::{Asked, admission};
 use axum::body::{Body, Bytes};
 use axum::http::StatusCode;
 use axum::response::Response;
+use securereg::Noted;
 use securereg_oci::Digest;
 use securereg_oci::Repository;
 use securereg_oci::{Upload, range, upload};
@@ -54,7 +55,8 @@ async fn may_have(asked: &Asked, from: &Repository, to: &Repository, digest: &Di
     if !asked.caller.may(Right::Quarantined, from) {
         return Ok(false);
     }
-    asked.note_refused(from, digest, &format!("mounted in {to}; {}", refused.message)).await?;
+    let why = format!("mounted in {to}; {}", refused.message);
+    asked.note(Noted::ReadRefused, &format!("{from}@{digest}"), why).await?;
     for holder in &holders {
         asked.storage().put(to, Kind::Holder(digest), holder, Bytes::new(), Put::Always).await?;
     }
