@@ -18,6 +18,7 @@ const USAGE: &str = "usage: cargo xtask tidy [--list] | header [--check] | mutan
   header --check   fail if what is committed is not what src/ffi makes
   mutants       change one thing of src/format and the policy at a time: a test must fail (an hour; needs cargo-mutants)
     --only FILE    only the mutants that FILE names, one a line
+    --alone only   those that can't stand in the one build
     --again N      N of each genre a second time, by an edit of the source and a build: the verdicts must agree
     --under CMD    run what takes time under CMD, such as `nice -n 5`";
 

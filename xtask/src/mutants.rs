@@ -36,6 +36,8 @@ struct Options {
     only: Option<BTreeSet<String>>,
     again: usize,
     under: Vec<String>,
+    /// Only those that must be built alone.
+    alone: bool,
 }
 
 /// Tries the mutants, and writes what became of each to `mutants/` in the target folder.
@@ -59,6 +61,7 @@ fn parse(words: &[&str]) -> Result<Options, String> {
             }
             ["--again", count] => options.again = count.parse().map_err(|e| format!("{count}: {e}"))?,
             ["--under", command] => options.under = command.split_whitespace().map(str::to_owned).collect(),
+            ["--alone", "only"] => options.alone = true,
             _ => return Err(format!("{pair:?} is no option: see `cargo xtask`")),
         }
     }
@@ -82,6 +85,9 @@ fn whole(root: &Path, options: &Options) -> Result<(), String> {
     let mut known = Known::of(&scratch, &sources);
     let known_bad: BTreeSet<u32> = mutants.iter().filter(|m| known.names.contains(&m.name)).map(|m| m.number).collect();
     let (program, left) = build::all_at_once(&mut chosen, &sources, &mutants, known_bad.clone())?;
+    if options.alone {
+        mutants.retain(|m| left.contains(&m.number));
+    }
     let of_left: Vec<&Mutant> = mutants.iter().filter(|m| left.contains(&m.number)).collect();
     let bad = match known_bad.is_empty() {
         true => build::uncompilable(&mut plain, &sources, &of_left)?,
@@ -96,7 +102,7 @@ fn whole(root: &Path, options: &Options) -> Result<(), String> {
         left.len() - bad.len(),
         tests.len(),
         tests.seconds(),
-        mutants.len() - left.len() - tests.reach().len(),
+        mutants.len().saturating_sub(left.len() + tests.reach().len()),
     );
 
     let verdicts = Verdicts::begin(&scratch.join("verdicts"))?;
