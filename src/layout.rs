@@ -8,6 +8,8 @@
 //! <root>/                mode 0700: nobody walks around the mount
 //!   manifest.yaml        catalog/
 //!   generation           the highest generation seen, apart from the manifest: an older one put back is noticed
+//!   signing.key .pub     what both are signed with, where the root has a key
+//!   history/             the last few manifests, for a recovery
 //!   audit.jsonl          audit.rs
 //!   blobs/sha256/<hex>   the bytes, mode 0444, one link
 //!   trees/<hex>          tree.rs
@@ -170,6 +172,26 @@ impl Layout {
             Folder::Run => &self.run,
             Folder::Mounts => &self.mounts,
             Folder::Oci => &self.oci,
+        }
+    }
+
+    /// A folder below the root, made where it is missing.
+    pub(crate) fn made_folder(&self, name: &str) -> Result<OwnedFd> {
+        self.check_writable()?;
+        match rustix::fs::mkdirat(&self.root, name, Mode::RWXU) {
+            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+            Err(e) => return Err(Error::io(format_args!("creating {name}"), e)),
+        }
+        self.some_folder(name)?.ok_or_else(|| Error::new(ErrorKind::Io, format!("{name} vanished")))
+    }
+
+    /// A folder below the root, if it is there.
+    pub(crate) fn some_folder(&self, name: &str) -> Result<Option<OwnedFd>> {
+        let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+        match rustix::fs::openat2(&self.root, name, FOLDER, Mode::empty(), beneath) {
+            Ok(folder) => Ok(Some(folder)),
+            Err(rustix::io::Errno::NOENT) => Ok(None),
+            Err(e) => Err(Error::io(format_args!("opening {name}"), e)),
         }
     }
 

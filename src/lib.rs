@@ -46,6 +46,7 @@ pub mod guard;
 mod immutable;
 mod ingest;
 mod inspect;
+mod key;
 mod layout;
 mod lent;
 mod memory;
@@ -56,6 +57,7 @@ mod mounts;
 mod name;
 mod policy;
 mod promote;
+mod recover;
 mod registry;
 mod scan;
 mod sealed;
@@ -89,9 +91,11 @@ pub use format::fuzzing;
 pub use format::ggml_type::GgmlType;
 pub use format::gguf::{Array, GgufHeader, MAX_HEADER, Strings, TensorInfo, Value, ValueType};
 pub use inspect::{Inspected, Inspection, inspect};
+pub use key::PublicKey;
 pub use mounts::{MountGuard, MountRecord};
 pub use name::{MAX_DEPTH, MAX_NAME, MAX_TAG, ModelName, RelPath};
 pub use policy::{Action, Judged, Policy, SCANNER, Verdict};
+pub use recover::{RecoverOptions, Recovery, RecoveryStep, recover};
 pub use registry::{
     MAX_EVIDENCE, ManifestReport, Method, Outcome, PromoteRequest, Promotion, Registry, Release, Transfer, VerifyAll,
     VerifyReport, VerifyStatus,

@@ -380,6 +380,10 @@ impl Inner {
         &self.layout
     }
 
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
+    }
+
     pub(crate) fn blobs(&self) -> &Blobs {
         &self.blobs
     }
@@ -423,7 +427,12 @@ impl Inner {
     pub(crate) fn note(&self, noted: Noted, name: &str, why: &str, actor: &Actor) -> Result<()> {
         let generation = self.latest().generation();
         let event = Event { event: noted.as_str(), phase: audit::NOTED, name, why, generation };
-        audit::append(&self.layout, actor, &[event]).map(drop)
+        self.log(actor, &[event])
+    }
+
+    /// Appends to the audit log.
+    pub(crate) fn log(&self, actor: &Actor, events: &[Event<'_>]) -> Result<()> {
+        self.store.log(actor, events)
     }
 
     pub(crate) fn require_promoted(&self, artifact: &Artifact) -> Result<()> {

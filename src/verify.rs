@@ -353,7 +353,7 @@ fn settle(
         .map(|(_, report)| noted(&report.name, report.error.as_deref().unwrap_or(""), &catalog))
         .collect();
     if !events.is_empty() {
-        audit::append(inner.layout(), actor, &events)?;
+        inner.log(actor, &events)?;
     }
     if reports.iter().any(|(_, report)| report.status == VerifyStatus::Failed) {
         let failed = reports.iter().filter(|(_, report)| report.status == VerifyStatus::Failed);
@@ -388,7 +388,7 @@ fn fail_all<'a>(
     let failed: Vec<(&Arc<Artifact>, &str)> = failed.collect();
     let events: Vec<Event<'_>> = failed.iter().map(|(artifact, why)| noted(&artifact.name, why, catalog)).collect();
     if !events.is_empty() {
-        audit::append(inner.layout(), actor, &events)?;
+        inner.log(actor, &events)?;
     }
     let edits: Vec<Edit> = failed
         .iter()

@@ -432,6 +432,7 @@ fn t10_a_crash_between_intent_and_manifest_is_closed_at_the_next_start() {
     std::fs::write(&log, &intent).unwrap();
     root.again();
     assert!(root.has_event("open", "applied", "m"), "the manifest shows generation 1: it was applied");
+    std::fs::write(&memory, "1\n").unwrap();
     std::fs::write(&log, intent.replace("\"generation\":1", "\"generation\":2")).unwrap();
     root.again();
     assert!(root.has_event("open", "aborted", "m"), "the manifest never reached generation 2");

@@ -5,6 +5,9 @@
 //! incident but the one that lifts it. Leaves out: its text (`text`), its life on disk (`store`).
 
 pub(crate) mod guard;
+pub(crate) mod history;
+pub(crate) mod memory;
+mod seal;
 pub(crate) mod store;
 pub(crate) mod text;
 

@@ -16,13 +16,15 @@
 //! Lock order: `writer` (this process), then run/commit.lock (all processes), then run/holds.lock (content/holds), then `loading`, then audit.lock, then `state`.
 //! The first three are held across I/O: that is what they are for. `state` never is.
 
-use super::{Catalog, Edit, text};
+use super::memory::{GENERATION, Memory};
+use super::{Catalog, Edit, history, seal, text};
 use crate::artifact::Artifact;
-use crate::audit::{self, Anchor, Event};
+use crate::audit::{self, Event};
 use crate::content::holds;
 use crate::digest::Sha256Digest;
 use crate::error::{Error, ErrorKind, Result};
-use crate::layout::{Access, Folder, Layout, blob_name, read_bounded};
+use crate::key::{self, Keys, PublicKey};
+use crate::layout::{Access, Folder, Layout, LockFile, blob_name, read_bounded};
 use crate::stamp::Stamp;
 use crate::task::Actor;
 use parking_lot::{Mutex, RwLock};
@@ -32,8 +34,8 @@ use std::sync::Arc;
 
 /// The manifest's name in the root.
 pub(crate) const MANIFEST: &str = "manifest.yaml";
-/// The highest generation this root has seen, and the last line of the log at that time.
-const GENERATION: &str = "generation";
+/// The event of a recovery in the log.
+const RECOVER: &str = "recover";
 const COMMIT_LOCK: &str = "commit.lock";
 
 /// The catalog and its life on disk.
@@ -43,6 +45,8 @@ pub(crate) struct Store {
     writer: Mutex<()>,
     loading: Mutex<()>,
     state: RwLock<State>,
+    /// What everything must be signed by, once this process has seen a key: another one that is put there later is refused.
+    pinned: Mutex<Option<PublicKey>>,
 }
 
 #[derive(Debug, Default)]
@@ -90,37 +94,10 @@ pub(crate) enum Decision<T> {
     Change { event: &'static str, names: Vec<String>, why: String, edits: Vec<Edit>, value: T },
 }
 
-/// What a root remembers apart from its manifest and its log, so that an older one of either is noticed.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Memory {
-    generation: u64,
-    log: Option<Anchor>,
-}
-
-impl Memory {
-    fn render(&self) -> String {
-        match &self.log {
-            Some(Anchor { seq, hash }) => format!("{} {seq} {hash}\n", self.generation),
-            None => format!("{}\n", self.generation),
-        }
-    }
-
-    fn parse(text: &str) -> Option<Memory> {
-        let mut words = text.trim_end().split(' ');
-        let generation = words.next()?.parse().ok()?;
-        let log = match (words.next(), words.next(), words.next()) {
-            (None, ..) => None,
-            (Some(seq), Some(hash), None) => Some(Anchor { seq: seq.parse().ok()?, hash: hash.to_owned() }),
-            _ => return None,
-        };
-        Some(Memory { generation, log })
-    }
-}
-
 impl Store {
     /// Loads the manifest of an existing root; with [`Access::Create`], begins one in a root that has never been used.
     pub(crate) fn open(layout: Arc<Layout>, access: Access) -> Result<Store> {
-        let store = Store { layout, writer: Mutex::default(), loading: Mutex::default(), state: RwLock::default() };
+        let store = Store::unopened(layout);
         if access == Access::Create {
             store.begin()?;
         }
@@ -131,6 +108,45 @@ impl Store {
         Ok(store)
     }
 
+    /// The root's manifest as it is, whatever is wrong with it: for a recovery.
+    pub(crate) fn unopened(layout: Arc<Layout>) -> Store {
+        let (writer, loading, state, pinned) =
+            (Mutex::default(), Mutex::default(), RwLock::default(), Mutex::default());
+        Store { layout, writer, loading, state, pinned }
+    }
+
+    /// Keeps every other writer out, and shows what is there: the manifest's bytes, if any, and the keys.
+    pub(crate) fn to_recover(&self) -> Result<(LockFile, Option<Vec<u8>>, Keys)> {
+        let lock = self.layout.lock(COMMIT_LOCK, FlockOperation::LockExclusive)?;
+        let bytes = match self.layout.read(Folder::Root, MANIFEST, OFlags::empty()) {
+            Ok(file) => read_bounded(&file, MANIFEST, text::MAX_BYTES).ok(),
+            Err(_) => None,
+        };
+        Ok((lock, bytes, self.keys()?))
+    }
+
+    /// A manifest's text as a catalog, if it is whole and signed as it must be.
+    pub(crate) fn read_text(bytes: Vec<u8>, keys: &Keys) -> Result<Catalog> {
+        text::parse(&seal::open(bytes, keys)?, None)
+    }
+
+    /// Puts a catalog in the place of a manifest that cannot be served, and remembers it and the log anew. For who has the lock
+    /// of [`Store::to_recover`].
+    pub(crate) fn replace(&self, new: Catalog, actor: &Actor, why: &str) -> Result<()> {
+        let (names, generation) = ([String::new()], new.generation());
+        let text = self.prepare(&new, actor, RECOVER, &names, why)?;
+        self.layout.sync(Folder::Root)?;
+        let keys = self.keys()?;
+        let event = Event { event: RECOVER, phase: audit::APPLIED, name: "", why, generation };
+        let mut remembered = Ok(());
+        audit::append(&self.layout, actor, &[event], |last| {
+            // What was remembered before is not asked: it may be what was wrong.
+            remembered = Memory { generation, log: Some(last.clone()) }.write(&self.layout, &keys);
+        })?;
+        history::keep(&self.layout, generation, &text);
+        remembered
+    }
+
     /// Writes generation 0 into a root that has never been used.
     fn begin(&self) -> Result<()> {
         let _lock = self.layout.lock(COMMIT_LOCK, FlockOperation::LockExclusive)?;
@@ -138,7 +154,8 @@ impl Store {
             return Ok(());
         }
         self.layout.write_durably(Folder::Root, MANIFEST, text::render(&Catalog::default())?.as_bytes())?;
-        self.layout.write_durably(Folder::Root, GENERATION, Memory::default().render().as_bytes())
+        Memory::default().write(&self.layout, &Keys::default())?;
+        self.layout.sync(Folder::Root)
     }
 
     /// Whether anything shows that this root once had a manifest.
@@ -187,8 +204,9 @@ impl Store {
     }
 
     fn load(&self, previous: &Catalog, first: bool, seen: &mut Option<Stamp>) -> Result<Catalog> {
+        let keys = self.keys()?;
         // Before the manifest: a writer remembers after it renames.
-        let remembered = self.remembered()?.max(previous.generation());
+        let remembered = self.remembered(&keys)?.max(previous.generation());
         let file = self.layout.read(Folder::Root, MANIFEST, OFlags::empty()).map_err(|e| match e {
             rustix::io::Errno::NOENT => Error::new(
                 ErrorKind::Manifest,
@@ -208,6 +226,7 @@ impl Store {
         let bytes = read_bounded(&file, MANIFEST, text::MAX_BYTES).map_err(as_manifest)?;
         // What could be read is judged once; what could not is tried again at the next call.
         *seen = Some(stamp);
+        let bytes = seal::open(bytes, &keys)?;
         let catalog = text::parse(&bytes, Some(previous))?;
         let generation = catalog.generation();
         if generation < remembered {
@@ -226,31 +245,69 @@ impl Store {
         Ok(catalog)
     }
 
-    /// What this root remembers, in the file of its own.
-    fn memory(&self) -> Result<Memory> {
-        match self.layout.read_small(Folder::Root, GENERATION, 256) {
-            Ok(bytes) => std::str::from_utf8(&bytes).ok().and_then(Memory::parse).ok_or_else(|| {
-                let why = "the file `generation` in the root does not hold a number: it was changed by another hand";
-                Error::new(ErrorKind::Manifest, why)
-            }),
-            Err(e) if e.kind() == ErrorKind::NotFound => Ok(Memory::default()),
-            Err(e) => Err(e),
+    /// The keys as they are in the root now. One that this process has seen stays.
+    fn keys(&self) -> Result<Keys> {
+        let keys = Keys::load(&self.layout)?;
+        let mut pinned = self.pinned.lock();
+        if pinned.is_some() && *pinned != keys.public {
+            let why = "signing.pub in the root was removed or replaced: put it back, or start again if that was meant";
+            return Err(Error::new(ErrorKind::Manifest, why));
         }
+        *pinned = keys.public;
+        Ok(keys)
+    }
+
+    /// What everything here must be signed by; none where nothing must.
+    pub(crate) fn public_key(&self) -> Result<Option<PublicKey>> {
+        Ok(self.keys()?.public)
+    }
+
+    /// Makes a key and signs by it, from this call on.
+    pub(crate) fn begin_signing(&self, actor: &Actor) -> Result<PublicKey> {
+        let public = key::make(&self.layout)?;
+        let why = format!("from here on this root signs by {}", public.to_hex());
+        // The manifest is signed before it must be: a crash between the two leaves a root that does not sign yet.
+        let change = |_: &Catalog| {
+            let (names, edits) = (vec![String::new()], Vec::new());
+            Ok(Decision::Change { event: "key", names, why, edits, value: () })
+        };
+        self.commit(actor, change, |_| {})?;
+        key::publish(&self.layout, &public)?;
+        Ok(public)
     }
 
     /// The highest generation known to have been written, from two places: that file, and the audit log.
-    fn remembered(&self) -> Result<u64> {
+    fn remembered(&self, keys: &Keys) -> Result<u64> {
         let from_log = audit::last_change(&self.layout)?.map_or(0, |line| match line.phase.as_str() {
             audit::INTENT => line.generation.saturating_sub(1),
             _ => line.generation,
         });
-        Ok(from_log.max(self.memory()?.generation))
+        Ok(from_log.max(Memory::read(&self.layout, keys)?.generation))
     }
 
     /// Checks the audit log, and that it holds the line this root remembers.
     pub(crate) fn verify_log(&self) -> Result<audit::AuditSummary> {
-        let memory = self.memory()?;
-        audit::verify(&self.layout, memory.log.as_ref())
+        let keys = self.keys()?;
+        let memory = Memory::read(&self.layout, &keys)?;
+        let summary = audit::verify(&self.layout, memory.log.as_ref())?;
+        Ok(audit::AuditSummary { signed_by: keys.public.map(|key| key.to_hex()), ..summary })
+    }
+
+    /// Appends to the log and remembers its last line. An intent is not remembered: its outcome will be.
+    pub(crate) fn log(&self, actor: &Actor, events: &[Event<'_>]) -> Result<()> {
+        let is_intent = |event: &&Event<'_>| event.phase == audit::INTENT;
+        let applied = events.iter().filter(|e| e.phase == audit::APPLIED).map(|e| e.generation).max().unwrap_or(0);
+        audit::append(&self.layout, actor, events, |last| {
+            if events.last().filter(is_intent).is_some() {
+                return;
+            }
+            let keys = self.keys();
+            let remembered = keys
+                .and_then(|keys| Memory::read(&self.layout, &keys)?.advanced(applied, last).write(&self.layout, &keys));
+            if let Err(e) = remembered {
+                tracing::error!(error = %e, line = last.seq, "it is in the audit log, but not remembered apart from it");
+            }
+        })
     }
 
     /// Closes an intent that a crash left open.
@@ -267,7 +324,7 @@ impl Store {
         };
         let phase = if generation >= line.generation { audit::APPLIED } else { audit::ABORTED };
         let event = Event { event: "open", phase, name: &line.name, why: "closed at start, after a crash", generation };
-        audit::append(&self.layout, &Actor::this_process("library"), &[event]).map(drop)
+        self.log(&Actor::this_process("library"), &[event])
     }
 
     /// Decides and writes one change. Returns the catalog that holds after it.
@@ -287,24 +344,35 @@ impl Store {
             Decision::Keep(value) => Ok((None, value)),
             Decision::Change { event, names, why, edits, value } => {
                 let new = old.with(&edits)?;
-                self.prepare(&new, actor, event, &names, &why).map(|()| (Some((event, names, why, edits, new)), value))
+                let text = self.prepare(&new, actor, event, &names, &why)?;
+                Ok((Some((event, names, why, edits, new, text)), value))
             }
         });
         let (change, value) = prepared.inspect_err(|_| undo(&old))?;
-        let Some((event, names, why, edits, new)) = change else { return Ok((old, value)) };
+        let Some((event, names, why, edits, new, text)) = change else { return Ok((old, value)) };
         // From here on the change has happened.
         let synced = self.layout.sync(Folder::Root);
         let new = self.install(new);
-        self.remember(actor, event, &names, &why, new.generation());
+        if let Err(e) = self.say(actor, event, audit::APPLIED, &names, &why, new.generation()) {
+            tracing::error!(error = %e, generation = new.generation(), "the change is made, but not fully recorded");
+        }
+        history::keep(&self.layout, new.generation(), &text);
         self.drop_unheld(&old, &new, &edits);
         // Not undone, not retried: it is in the manifest, and may not survive a power cut.
         synced?;
         Ok((new, value))
     }
 
-    /// Announces the change and renames the manifest into place. An error means that nothing was renamed.
-    fn prepare(&self, new: &Catalog, actor: &Actor, event: &'static str, names: &[String], why: &str) -> Result<()> {
-        let rendered = text::render(new)?;
+    /// Announces the change and renames the manifest into place, whose text it gives. An error means that nothing was renamed.
+    fn prepare(
+        &self,
+        new: &Catalog,
+        actor: &Actor,
+        event: &'static str,
+        names: &[String],
+        why: &str,
+    ) -> Result<String> {
+        let rendered = seal::seal(text::render(new)?, &self.keys()?)?;
         if !text::fits(rendered.len() as u64, event) {
             let why = "the manifest would grow over its limit: delete models, or release deleted ones, first";
             return Err(Error::new(ErrorKind::TooLarge, why));
@@ -317,7 +385,8 @@ impl Store {
             .and_then(|_| self.layout.publish(&temp, Folder::Root, MANIFEST));
         renamed.inspect_err(|_| {
             let _ = self.say(actor, event, audit::ABORTED, names, why, new.generation() - 1);
-        })
+        })?;
+        Ok(rendered)
     }
 
     fn say(
@@ -328,9 +397,9 @@ impl Store {
         names: &[String],
         why: &str,
         generation: u64,
-    ) -> Result<Anchor> {
+    ) -> Result<()> {
         let events: Vec<Event<'_>> = names.iter().map(|name| Event { event, phase, name, why, generation }).collect();
-        audit::append(&self.layout, actor, &events)
+        self.log(actor, &events)
     }
 
     /// Makes the catalog just written the current one, from memory: reading it back could fail, and it has happened.
@@ -340,17 +409,6 @@ impl Store {
         let seen = Stamp::at(self.layout.folder(Folder::Root), MANIFEST).ok();
         *self.state.write() = State { catalog: Arc::clone(&new), seen, broken: None };
         new
-    }
-
-    /// The outcome's line, and the memory of both.
-    fn remember(&self, actor: &Actor, event: &'static str, names: &[String], why: &str, generation: u64) {
-        let remembered = self.say(actor, event, audit::APPLIED, names, why, generation).and_then(|anchor| {
-            let memory = Memory { generation, log: Some(anchor) };
-            self.layout.write_atomically(Folder::Root, GENERATION, memory.render().as_bytes())
-        });
-        if let Err(e) = remembered {
-            tracing::error!(error = %e, generation, "the change is made, but not fully recorded");
-        }
     }
 
     /// Removes the blobs, trees, stamps and sidecars that only replaced or removed entries held. Open descriptors stay
@@ -412,17 +470,6 @@ mod tests {
             assert_eq!((state.seen, state.answer().expect_err("not served").kind()), (seen, kind));
             state.take(Ok(Catalog::default()), Some(stamp));
             assert_eq!((state.seen, state.answer().is_ok()), (Some(stamp), true));
-        }
-    }
-
-    #[test]
-    fn a_memory_is_read_back_and_nothing_else_is() {
-        let log = Some(Anchor { seq: 7, hash: "ab".into() });
-        for memory in [Memory::default(), Memory { generation: 3, log: None }, Memory { generation: 3, log }] {
-            assert_eq!(Memory::parse(&memory.render()), Some(memory));
-        }
-        for bad in ["", "x", "1 2", "1 2 ab cd", "1 x ab", "-1"] {
-            assert_eq!(Memory::parse(bad), None, "{bad:?}");
         }
     }
 }

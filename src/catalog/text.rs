@@ -195,8 +195,38 @@ fn only<T: serde::de::DeserializeOwned>(text: &str) -> Result<T> {
     }
 }
 
+/// The models of a manifest that a person edited, whatever its last line says: each entry of a form that we write, and consistent
+/// in itself. What it blocks must be as it was in `before`.
+pub(crate) fn parse_edited(bytes: &[u8], before: &Catalog) -> Result<Vec<Artifact>> {
+    if !fits(bytes.len() as u64, "load") || !bytes.is_ascii() {
+        return Err(bad("it is too long, or not plain ASCII"));
+    }
+    let text = std::str::from_utf8(bytes).map_err(|_| bad("it is not text"))?;
+    let body: String = text.lines().filter(|line| !line.starts_with('#')).flat_map(|line| [line, "\n"]).collect();
+    let (models, blocked) = match body.find("\nblocked:\n") {
+        Some(at) => (&body[..=at], &body[at + 1 + BLOCKED.len()..]),
+        None => (&body[..], ""),
+    };
+    let blocked_before: String = before.blocked_entries().iter().map(|e| &*e.text).collect();
+    if blocked != blocked_before {
+        return Err(bad("what is blocked was edited: only `securereg release` lifts that"));
+    }
+    let start = models.find("\n- ").map_or(models.len(), |at| at + 1);
+    let entries = section(models, start..models.len(), before.entries(), decode_edited)?;
+    Ok(entries.iter().map(|e| Artifact::clone(&e.item)).collect())
+}
+
 /// One entry, parsed strictly and found consistent.
 fn decode(text: &str) -> Result<Entry<Artifact>> {
+    let entry = decode_edited(text)?;
+    if *entry.text != *text {
+        return Err(bad(format_args!("the entry {} is not in canonical form", entry.item.name)));
+    }
+    Ok(entry)
+}
+
+/// The same, in canonical form or not.
+fn decode_edited(text: &str) -> Result<Entry<Artifact>> {
     let artifact: Artifact = only(text)?;
     let name = &artifact.name;
     let inconsistent = |why: &str| bad(format_args!("the entry {name} {why}"));
@@ -212,10 +242,7 @@ fn decode(text: &str) -> Result<Entry<Artifact>> {
         return Err(inconsistent("does not agree with its files"));
     }
     artifact.check_paths().map_err(|e| inconsistent(e.message()))?;
-    if encode(&artifact) != text {
-        return Err(inconsistent("is not in canonical form"));
-    }
-    Ok(Entry { text: text.into(), item: Arc::new(artifact) })
+    Ok(Entry::from(artifact))
 }
 
 /// The same of what is blocked.

@@ -67,6 +67,10 @@ pub(crate) enum Verb {
     Delete(Named),
     /// Print the audit log, or check its chain
     Audit(Audit),
+    /// Put right a registry whose records do not hold: says what is wrong and what it would do, and does it when told so
+    Recover(Recover),
+    /// The key that manifest and audit log are signed with
+    Key(Key),
     /// Say how the registry stands
     Status,
     /// Say of a GGUF file what gguf-guard says: its output, its exit codes; the registry is not needed
@@ -297,6 +301,33 @@ pub(crate) struct Audit {
     /// Print only the last N lines
     #[arg(long, value_name = "N", conflicts_with = "verify")]
     pub(crate) last: Option<usize>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Recover {
+    /// Take over what a person wrote into manifest.yaml, if every byte that it names is stored and good
+    #[arg(long)]
+    pub(crate) accept_edit: bool,
+    /// Do it without asking
+    #[arg(long, conflicts_with = "dry_run")]
+    pub(crate) yes: bool,
+    /// Only say what would be done
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Key {
+    #[command(subcommand)]
+    pub(crate) verb: KeyVerb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeyVerb {
+    /// Make a key in the registry's root; from then on nothing is served that is not signed by it
+    New,
+    /// Print the public key
+    Show,
 }
 
 #[derive(Debug, Args)]

@@ -15,7 +15,8 @@ pub(crate) fn audit(context: &mut Context, args: Audit) -> Result<Code> {
         let summary = registry.audit_verify()?;
         context.out.print(&summary, |_| {
             let lines = text::count(summary.lines, "line");
-            format!("the audit log holds: {lines}, head {}\n", text::plain(&summary.head))
+            let signed = summary.signed_by.as_ref().map_or(String::new(), |key| format!(", signed by {key}"));
+            format!("the audit log holds: {lines}, head {}{signed}\n", text::plain(&summary.head))
         })?;
         return Ok(Code::Done);
     }

@@ -12,6 +12,7 @@ mod guard;
 mod inspect;
 mod look;
 mod promote;
+mod records;
 mod remote;
 mod sample;
 mod verify;
@@ -84,6 +85,8 @@ pub(crate) fn run(context: &mut Context, verb: Verb) -> Result<Code> {
         Verb::Release(args) => change::release(context, args),
         Verb::Delete(args) => change::delete(context, &args.name),
         Verb::Audit(args) => audit::audit(context, args),
+        Verb::Recover(args) => records::recover(context, args),
+        Verb::Key(args) => records::key(context, args.verb),
         Verb::Status => look::status(context),
         Verb::Guard(args) => guard::guard(context, args),
         Verb::Config(args) => match args.verb {
