@@ -358,6 +358,20 @@ impl Layout {
         }
     }
 
+    /// Whether somebody holds the lock `run/<name>`. Also asked of a root that is open read-only: it is tried and let go at once.
+    pub(crate) fn is_locked(&self, name: &str) -> Result<bool> {
+        let file = match self.read(Folder::Run, name, OFlags::empty()) {
+            Ok(file) => file,
+            Err(rustix::io::Errno::NOENT) => return Ok(false),
+            Err(e) => return Err(Error::io(format_args!("opening run/{name}"), e)),
+        };
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => Ok(false),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(true),
+            Err(e) => Err(Error::io(format_args!("looking at run/{name}"), e)),
+        }
+    }
+
     fn lock_file(&self, name: &str) -> Result<File> {
         self.check_writable()?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;

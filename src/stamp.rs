@@ -70,6 +70,11 @@ impl Stamps {
         Ok(Stamps { blob: Stamp::of(blob)?, tree: Stamp::of(tree)? })
     }
 
+    /// Whether these are the same files, whatever was done to them.
+    pub(crate) fn same_files(&self, other: &Stamps) -> bool {
+        (self.blob.ino, self.tree.ino) == (other.blob.ino, other.tree.ino)
+    }
+
     /// Whether nothing but the inode's own change time differs.
     pub(crate) fn same_but_ctime(&self, other: &Stamps) -> bool {
         let content = |s: &Stamp| (s.ino, s.size, s.mtime);

@@ -7,6 +7,7 @@
 use crate::error::{Error, ErrorKind, Result};
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 /// What a long call is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +54,17 @@ impl Listener<'_> {
 pub struct Task<'a> {
     callback: Option<Mutex<Listener<'a>>>,
     cancelled: Option<&'a AtomicBool>,
+    pace: Option<Pace>,
 }
+
+/// How fast work may go on.
+struct Pace {
+    began: Instant,
+    bytes_per_second: u64,
+}
+
+/// Who waits for its time looks this often whether it is to stop.
+const NAP: Duration = Duration::from_millis(100);
 
 impl<'a> Task<'a> {
     /// Work that nobody watches.
@@ -76,8 +87,22 @@ impl<'a> Task<'a> {
         self
     }
 
+    /// The same work at no more than so many bytes a second, counted from this call on.
+    #[must_use]
+    pub(crate) fn paced(mut self, bytes_per_second: u64) -> Self {
+        self.pace = Some(Pace { began: Instant::now(), bytes_per_second: bytes_per_second.max(1) });
+        self
+    }
+
     pub(crate) fn step(&self, progress: Progress) -> Result<()> {
         self.go_on()?;
+        if let Some(Pace { began, bytes_per_second }) = &self.pace {
+            let due = Duration::from_secs_f64(progress.done as f64 / *bytes_per_second as f64);
+            while let Some(left) = due.checked_sub(began.elapsed()).filter(|left| !left.is_zero()) {
+                std::thread::sleep(left.min(NAP));
+                self.go_on()?;
+            }
+        }
         if let Some(callback) = &self.callback {
             callback.lock().tell(progress);
         }
@@ -118,6 +143,23 @@ impl Actor {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn paced_work_takes_its_time_and_can_be_stopped_meanwhile() {
+        let at = |done| Progress { phase: Phase::Verify, done, total: 1 << 40 };
+        let began = Instant::now();
+        let task = Task::unattended().paced(1000);
+        task.step(at(10)).expect("goes on");
+        task.step(at(100)).expect("goes on");
+        assert!(began.elapsed() >= Duration::from_millis(100));
+        let stop = AtomicBool::new(false);
+        let task = Task::unattended().paced(1).cancelled_by(&stop);
+        std::thread::scope(|scope| {
+            scope.spawn(|| stop.store(true, Ordering::Relaxed));
+            // An hour, if nobody stopped it.
+            assert_eq!(task.step(at(3600)).expect_err("stopped").kind(), ErrorKind::Cancelled);
+        });
+    }
 
     #[test]
     fn progress_never_goes_back_within_a_phase() {

@@ -13,6 +13,7 @@ use crate::catalog::{Catalog, Edit};
 use crate::digest::Sha256Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::layout::Folder;
+use crate::monitor;
 use crate::name::ModelName;
 use crate::registry::Inner;
 use crate::task::{Actor, Task};
@@ -103,10 +104,30 @@ pub(crate) fn one(inner: &Arc<Inner>, name: &ModelName, actor: &Actor, task: &Ta
 
 /// Verifies all models, each blob once.
 pub(crate) fn all(inner: &Arc<Inner>, actor: &Actor, task: &Task<'_>) -> Result<VerifyAll> {
+    // One at a time, also beside the monitor's pass.
+    let _turn = monitor::turn(inner)?;
     let catalog = inner.catalog()?;
     let artifacts: Vec<Arc<Artifact>> = catalog.artifacts().cloned().collect();
-    let mut reports = check(inner, &artifacts, task)?;
-    settle(inner, &mut reports, catalog.generation(), actor)?;
+    let reports = check(inner, &artifacts, task)?;
+    keep(inner, reports, catalog.generation(), actor)
+}
+
+/// The same of what a pass has found about every blob that was known when it began. A model that came since is verified by the next.
+pub(crate) fn conclude(inner: &Arc<Inner>, found: &HashMap<Sha256Digest, Check>, actor: &Actor) -> Result<VerifyAll> {
+    let catalog = inner.catalog()?;
+    let known = |a: &&Arc<Artifact>| a.files.iter().all(|f| found.contains_key(&f.sha256));
+    let reports = catalog.artifacts().filter(known).map(|a| (Arc::clone(a), report(inner, a, found))).collect();
+    keep(inner, reports, catalog.generation(), actor)
+}
+
+/// Draws the consequences, and keeps the result.
+fn keep(
+    inner: &Arc<Inner>,
+    mut reports: Vec<(Arc<Artifact>, VerifyReport)>,
+    looked: u64,
+    actor: &Actor,
+) -> Result<VerifyAll> {
+    settle(inner, &mut reports, looked, actor)?;
     let models: Vec<VerifyReport> = reports.into_iter().map(|(_, report)| report).collect();
     let all = VerifyAll { checked: models.len(), models, verified_at: now() };
     let text =

@@ -1,6 +1,6 @@
 //! The system calls and instructions that no safe crate offers.
 //!
-//! Owns: file leases, mappings of sealed memory, a mark that a fork wipes, in [`signals`] what shields the host from signals, and in
+//! Owns: file leases, the I/O class of a thread, mappings of sealed memory, a mark that a fork wipes, in [`signals`] what shields the host from signals, and in
 //! [`sha256`] the one computation that needs instructions of the CPU's own. Promises: the only
 //! `unsafe` of the core besides `src/ffi`, one operation a block. Leaves out: everything rustix and std wrap already.
 
@@ -42,6 +42,35 @@ impl Drop for ReadLease {
         // Closing the file would release it too; a failure here leaves nothing to do.
         let _ = fcntl(&self.file, libc::F_SETLEASE, libc::F_UNLCK);
     }
+}
+
+/// This thread, and those it starts, wait for the disk behind everybody else (ioprio_set(2), the idle class) for as long as this lives.
+/// Where the I/O scheduler knows no classes nothing changes.
+#[derive(Debug)]
+pub(crate) struct IdleIo(());
+
+impl IdleIo {
+    pub(crate) fn new() -> IdleIo {
+        set_io_class(IOPRIO_CLASS_IDLE);
+        IdleIo(())
+    }
+}
+
+impl Drop for IdleIo {
+    fn drop(&mut self) {
+        set_io_class(IOPRIO_CLASS_NONE);
+    }
+}
+
+// include/uapi/linux/ioprio.h
+const IOPRIO_CLASS_NONE: libc::c_int = 0;
+const IOPRIO_CLASS_IDLE: libc::c_int = 3;
+const IOPRIO_CLASS_SHIFT: libc::c_int = 13;
+const IOPRIO_WHO_PROCESS: libc::c_int = 1;
+
+fn set_io_class(class: libc::c_int) {
+    // SAFETY: three integers, no memory; 0 is the calling thread. A refusal changes nothing.
+    unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, class << IOPRIO_CLASS_SHIFT) };
 }
 
 /// A read-only mapping of a memfd that can neither be written nor cut short any more.
