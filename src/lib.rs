@@ -93,7 +93,7 @@ pub use format::ggml_type::GgmlType;
 pub use format::gguf::{Array, GgufHeader, MAX_HEADER, Strings, TensorInfo, Value, ValueType};
 pub use inspect::{Inspected, Inspection, inspect};
 pub use key::PublicKey;
-pub use monitor::{MonitorOptions, MonitorState};
+pub use monitor::{MonitorOptions, MonitorState, StoredWatch};
 pub use mounts::{MountGuard, MountRecord};
 pub use name::{MAX_DEPTH, MAX_NAME, MAX_TAG, ModelName, RelPath};
 pub use policy::{Action, Judged, Policy, SCANNER, Verdict};

@@ -27,7 +27,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use watcher::Watcher;
+pub use watcher::StoredWatch;
 
 /// How a root is monitored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,11 +80,18 @@ const NAP: Duration = Duration::from_millis(200);
 const NOTED: Duration = Duration::from_secs(1);
 
 impl Registry {
+    /// An eye on the stored files, for [`Registry::monitor`]. Apart from it because it takes a capability (CAP_SYS_ADMIN) to be told
+    /// who writes, which a daemon gives up before it begins its work.
+    pub fn watch_stored(&self) -> Result<StoredWatch> {
+        self.inner.layout().check_writable()?;
+        StoredWatch::new(&self.inner)
+    }
+
     /// Monitors the root until `stop` is set. One process a root does; another waits until that one is gone.
     ///
     /// # Errors
     /// Of setting it up only: what goes wrong later is logged, and tried again.
-    pub fn monitor(&self, options: &MonitorOptions, stop: &AtomicBool) -> Result<()> {
+    pub fn monitor(&self, mut watcher: StoredWatch, options: &MonitorOptions, stop: &AtomicBool) -> Result<()> {
         let layout = self.inner.layout();
         let _alone = loop {
             if let Some(lock) = layout.try_lock(LOCK, FlockOperation::NonBlockingLockExclusive)? {
@@ -94,7 +101,6 @@ impl Registry {
                 return Ok(());
             }
         };
-        let mut watcher = Watcher::new(&self.inner)?;
         let monitor =
             Monitor { inner: &self.inner, options, watching: watcher.kind(), give_way: AtomicBool::new(false) };
         std::thread::scope(|scope| {
@@ -207,13 +213,13 @@ impl Monitor<'_> {
 
     /// From now to the next pass, by the last that anybody finished.
     fn until_due(&self) -> Duration {
-        let age = verify::last(self.inner).ok().flatten().and_then(|last| age(&last.verified_at));
+        let age = verify::last(self.inner).ok().flatten().and_then(|last| last.age());
         // A clock that was turned back says nothing: it is due.
         age.map_or(Duration::ZERO, |age| self.options.interval.saturating_sub(age))
     }
 
     fn alarm(&self) {
-        let age = verify::last(self.inner).ok().flatten().and_then(|last| age(&last.verified_at));
+        let age = verify::last(self.inner).ok().flatten().and_then(|last| last.age());
         if age.is_none_or(|age| age > 2 * self.options.interval) {
             tracing::warn!(
                 age_seconds = age.map(|age| age.as_secs()),

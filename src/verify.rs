@@ -72,6 +72,11 @@ pub struct VerifyAll {
 }
 
 impl VerifyAll {
+    /// How long ago it ended; none when the clock says that this lies ahead.
+    pub fn age(&self) -> Option<std::time::Duration> {
+        monitor::age(&self.verified_at)
+    }
+
     /// Whether every model passed.
     pub fn all_verified(&self) -> bool {
         self.models.iter().all(|m| m.status == VerifyStatus::Verified)

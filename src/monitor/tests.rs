@@ -49,12 +49,16 @@ impl Rig {
     /// Runs `work` beside a monitor that is up.
     fn monitored<T>(&self, options: MonitorOptions, work: impl FnOnce() -> T) -> T {
         std::thread::scope(|scope| {
-            scope.spawn(|| self.registry.monitor(&options, &self.stop).expect("monitors"));
+            scope.spawn(|| self.registry.monitor(self.eye(), &options, &self.stop).expect("monitors"));
             until("the monitor is up", || self.state().is_some_and(|state| state.alive));
             let done = work();
             self.stop.store(true, Ordering::Relaxed);
             done
         })
+    }
+
+    fn eye(&self) -> StoredWatch {
+        self.registry.watch_stored().expect("it opens")
     }
 
     fn state(&self) -> Option<MonitorState> {
@@ -234,7 +238,7 @@ fn one_monitor_a_root_and_another_takes_over_when_it_is_gone() {
     let second_stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         rig.monitored(options, || {
-            let second = scope.spawn(|| rig.registry.monitor(&options, &second_stop));
+            let second = scope.spawn(|| rig.registry.monitor(rig.eye(), &options, &second_stop));
             std::thread::sleep(Duration::from_millis(300));
             assert!(!second.is_finished(), "it waits");
         });

@@ -20,7 +20,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-pub(super) struct Watcher {
+/// An open eye; what happened before it was opened it has not seen.
+pub struct StoredWatch {
     inner: Arc<Inner>,
     inotify: OwnedFd,
     /// Only for who may: it takes CAP_SYS_ADMIN.
@@ -30,8 +31,8 @@ pub(super) struct Watcher {
 /// Our own changes are renamed into place first and known a moment later.
 const SETTLES: Duration = Duration::from_millis(100);
 
-impl Watcher {
-    pub(super) fn new(inner: &Arc<Inner>) -> Result<Watcher> {
+impl StoredWatch {
+    pub(super) fn new(inner: &Arc<Inner>) -> Result<StoredWatch> {
         let io = |e| Error::io("watching the stored files", e);
         let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).map_err(io)?;
         let events = WatchFlags::MODIFY
@@ -45,7 +46,7 @@ impl Watcher {
             let path = format!("/proc/thread-self/fd/{}", inner.layout().folder(folder).as_raw_fd());
             inotify::add_watch(&inotify, path.as_str(), events).map_err(io)?;
         }
-        Ok(Watcher { inner: Arc::clone(inner), inotify, fanotify: fanotify(inner) })
+        Ok(StoredWatch { inner: Arc::clone(inner), inotify, fanotify: fanotify(inner) })
     }
 
     pub(super) fn kind(&self) -> &'static str {
@@ -143,6 +144,12 @@ impl Watcher {
     }
 }
 
+impl std::fmt::Debug for StoredWatch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StoredWatch").field("kind", &self.kind()).finish_non_exhaustive()
+    }
+}
+
 fn fanotify(inner: &Inner) -> Option<Fanotify> {
     let flags = InitFlags::FAN_CLASS_NOTIF | InitFlags::FAN_CLOEXEC | InitFlags::FAN_NONBLOCK;
     let fanotify = Fanotify::init(flags, EventFFlags::O_RDONLY | EventFFlags::O_CLOEXEC | EventFFlags::O_LARGEFILE);
@@ -158,8 +165,11 @@ fn fanotify(inner: &Inner) -> Option<Fanotify> {
 
 /// A process in words.
 fn process(pid: i32) -> String {
-    match std::fs::read_link(format!("/proc/{pid}/exe")) {
-        Ok(exe) => format!("pid {pid} ({})", exe.display()),
+    // Of another user's process only its short name can be had, without the right to trace it; of one that has ended, nothing.
+    let exe = std::fs::read_link(format!("/proc/{pid}/exe")).map(|exe| exe.display().to_string());
+    let name = exe.or_else(|_| std::fs::read_to_string(format!("/proc/{pid}/comm")));
+    match name {
+        Ok(name) => format!("pid {pid} ({})", name.trim_end()),
         Err(_) => format!("pid {pid}"),
     }
 }

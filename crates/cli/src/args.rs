@@ -6,6 +6,7 @@
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Promotes AI models into a registry and serves them read-only, every byte checked.
 #[derive(Debug, Parser)]
@@ -112,6 +113,8 @@ pub(crate) struct Up {
     /// Try it out: a temporary registry with a sample model, removed at the end
     #[arg(long, conflicts_with = "immutable")]
     pub(crate) demo: bool,
+    #[command(flatten)]
+    pub(crate) monitor: Monitor,
 }
 
 #[derive(Debug, Args)]
@@ -122,6 +125,27 @@ pub(crate) struct Access {
     /// Set the immutable flag on stored files (chattr +i; needs root and ext4, XFS or btrfs)
     #[arg(long)]
     pub(crate) immutable: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Monitor {
+    /// From the begin of one pass over every stored byte to that of the next, such as `15m` or `1h`
+    #[arg(long, value_name = "TIME", default_value = "15m", value_parser = interval)]
+    pub(crate) verify_interval: Duration,
+    /// Read no faster than so many MiB a second for it [default: as fast as the interval asks for]
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..1 << 24))]
+    pub(crate) verify_rate: Option<u64>,
+}
+
+/// A time for `--verify-interval`: a pass that begins all the time would leave no disk to read from, one a year verifies nothing.
+fn interval(text: &str) -> Result<Duration, String> {
+    let time: jiff::SignedDuration = text.parse().map_err(|e| format!("{e}; `15m` and `1h 30m` are times"))?;
+    let time = Duration::try_from(time).map_err(|_| "it must lie ahead".to_owned())?;
+    if (Duration::from_secs(10)..=Duration::from_secs(31 * 24 * 3600)).contains(&time) {
+        Ok(time)
+    } else {
+        Err("it must be from 10s to 31 days".to_owned())
+    }
 }
 
 #[derive(Debug, Args)]
@@ -161,12 +185,16 @@ pub(crate) struct MountArgs {
     pub(crate) dir: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) access: Access,
+    #[command(flatten)]
+    pub(crate) monitor: Monitor,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Serve {
     #[command(flatten)]
     pub(crate) http: Http,
+    #[command(flatten)]
+    pub(crate) monitor: Monitor,
 }
 
 #[derive(Debug, Args)]

@@ -9,12 +9,12 @@
 //! ```
 
 use super::Context;
-use crate::args::{Access, Http, MountArgs, Serve, Up};
+use crate::args::{Access, Http, Monitor, MountArgs, Serve, Up};
 use crate::exit::Code;
 use crate::out::{Form, Out};
 use crate::signals::Signals;
 use crate::text;
-use securereg::{Error, ErrorKind, Registry, Result, Task};
+use securereg::{Error, ErrorKind, MonitorOptions, Registry, Result, StoredWatch, Task};
 use securereg_fusefs::{Allow, Mount, MountErrorKind, MountOptions};
 use securereg_server::{Config, Server, ServerError};
 use serde_json::{Map, Value, json};
@@ -27,6 +27,7 @@ use std::thread::{self, JoinHandle};
 pub(crate) fn up(context: &mut Context, args: Up) -> Result<Code> {
     let options = mount_options(&args.access)?;
     let mut parts = Parts::new(context, Context::registry_or_new)?;
+    parts.watch_stored(&args.monitor)?;
     parts.bind(&args.http)?;
     if !args.no_mount {
         parts.mount(&args.mount.unwrap_or_else(Registry::default_mount), options)?;
@@ -38,6 +39,7 @@ pub(crate) fn up(context: &mut Context, args: Up) -> Result<Code> {
 pub(crate) fn mount(context: &mut Context, args: MountArgs) -> Result<Code> {
     let options = mount_options(&args.access)?;
     let mut parts = Parts::new(context, Context::registry)?;
+    parts.watch_stored(&args.monitor)?;
     parts.mount(&args.dir.unwrap_or_else(Registry::default_mount), options)?;
     let lines = parts.lines();
     parts.run(&mut context.out, &lines)
@@ -45,6 +47,7 @@ pub(crate) fn mount(context: &mut Context, args: MountArgs) -> Result<Code> {
 
 pub(crate) fn serve(context: &mut Context, args: Serve) -> Result<Code> {
     let mut parts = Parts::new(context, Context::registry_or_new)?;
+    parts.watch_stored(&args.monitor)?;
     parts.bind(&args.http)?;
     let lines = parts.lines();
     parts.run(&mut context.out, &lines)
@@ -84,6 +87,7 @@ pub(super) struct Parts {
     server: Option<Server>,
     tokens: Vec<(String, PathBuf)>,
     mount: Option<Arc<Mount>>,
+    monitor: Option<(StoredWatch, MonitorOptions)>,
     signals: Signals,
     ends: Receiver<End>,
     tell: Sender<End>,
@@ -98,7 +102,7 @@ impl Parts {
         // The receiver is gone only when the parts are stopping already.
         let signals = Signals::listen_and(context.form(), move || drop(first.send(End::Signal)))?;
         let registry = registry(context)?;
-        Ok(Parts { registry, server: None, tokens: Vec::new(), mount: None, signals, ends, tell })
+        Ok(Parts { registry, server: None, tokens: Vec::new(), mount: None, monitor: None, signals, ends, tell })
     }
 
     /// Binds the address of the options, else of the environment, else 127.0.0.1:8470.
@@ -126,6 +130,13 @@ impl Parts {
         });
         self.tokens = given.into_iter().flatten().chain(generated).collect();
         self.server = Some(server);
+        Ok(())
+    }
+
+    /// Opens an eye on the stored files, for the monitor that runs with the other parts.
+    pub(super) fn watch_stored(&mut self, args: &Monitor) -> Result<()> {
+        let options = MonitorOptions { interval: args.verify_interval, rate: args.verify_rate.map(|mib| mib << 20) };
+        self.monitor = Some((self.registry.watch_stored()?, options));
         Ok(())
     }
 
@@ -198,6 +209,7 @@ impl Parts {
         let http = self.server.take().map(|server| (server.shutdown_handle(), self.start_http(server)));
         self.watch_mount()?;
         self.recheck()?;
+        self.start_monitor()?;
         out.write(&ready)?;
         // A sender lives in `self`, so this ends with an End.
         let end = self.ends.recv().unwrap_or(End::Signal);
@@ -236,6 +248,18 @@ impl Parts {
     fn start_http(&self, server: Server) -> Result<JoinHandle<()>> {
         let tell = self.tell.clone();
         spawn("http", move || drop(tell.send(End::Http(server.run().map_err(|e| e.to_string())))))
+    }
+
+    /// Watches the stored files and reads them again and again.
+    fn start_monitor(&mut self) -> Result<()> {
+        let Some((eye, options)) = self.monitor.take() else { return Ok(()) };
+        let (registry, stop) = (self.registry.clone(), self.signals.flag_handle());
+        spawn("monitor", move || {
+            if let Err(e) = registry.monitor(eye, &options, &stop) {
+                tracing::error!("stored files are not monitored: {e}");
+            }
+        })
+        .map(drop)
     }
 
     /// Checks what was moved or restored since the last run, in the background: readers that come first wait for theirs

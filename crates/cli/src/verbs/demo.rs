@@ -30,6 +30,7 @@ pub(crate) fn up(context: &mut Context, args: Up) -> Result<Code> {
     // As the mount table will show it.
     let place = folder.path().canonicalize().map_err(|e| failed("make a temporary folder", e))?;
     let mut parts = Parts::new(context, |_| Registry::open_or_create(&place.join("registry")))?;
+    parts.watch_stored(&args.monitor)?;
     let model = promote(&parts.registry, &place)?;
 
     // Not the environment's: the tokens and folders of a deployment are not the demo's to serve.

@@ -6,10 +6,13 @@
 use super::{Context, name};
 use crate::exit::Code;
 use crate::text::{self, Cell, Color, Paint, Side, Table};
-use securereg::{Artifact, Blocked, Catalog, Error, ErrorKind, MountRecord, Registry, Result, VerifyAll, VerifyStatus};
+use securereg::{
+    Artifact, Blocked, Catalog, Error, ErrorKind, MonitorState, MountRecord, Registry, Result, VerifyAll, VerifyStatus,
+};
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub(crate) fn list(context: &mut Context) -> Result<Code> {
     let registry = context.registry()?;
@@ -85,6 +88,7 @@ pub(crate) fn status(context: &mut Context) -> Result<Code> {
     let registry = context.registry()?;
     let catalog = registry.catalog()?;
     let (mounts, last) = (registry.mounts()?, registry.last_verify_all()?);
+    let monitor = registry.monitor_state()?;
     let count = Count::of(&catalog);
     let value = json!({
         "status": "ok",
@@ -99,8 +103,12 @@ pub(crate) fn status(context: &mut Context) -> Result<Code> {
         "size_bytes": count.bytes,
         "mounts": mounts,
         "last_verify_all": last,
+        "last_verify_all_age_seconds": last.as_ref().and_then(VerifyAll::age).map(|age| age.as_secs()),
+        "monitor": monitor,
     });
-    context.out.print(&value, |color| overview(&registry, &catalog, &count, &mounts, last.as_ref(), color))?;
+    context.out.print(&value, |color| {
+        overview(&registry, &catalog, &count, &mounts, last.as_ref(), monitor.as_ref(), color)
+    })?;
     Ok(Code::Done)
 }
 
@@ -124,6 +132,7 @@ fn overview(
     count: &Count,
     mounts: &[MountRecord],
     last: Option<&VerifyAll>,
+    monitor: Option<&MonitorState>,
     color: Color,
 ) -> String {
     let bad = catalog.len() - count.promoted;
@@ -152,6 +161,27 @@ fn overview(
             let failed = all.models.iter().filter(|m| m.status != VerifyStatus::Verified).count();
             let what = format!("{}: {} checked, {failed} not verified", all.verified_at, all.checked);
             sheet.painted("last verify --all", &what, if failed == 0 { Paint::Good } else { Paint::Bad }, color);
+        }
+    }
+    match monitor.filter(|monitor| monitor.alive) {
+        None => sheet.painted("monitor", "none; `securereg up`, `serve` and `mount` run one", Paint::Bad, color),
+        Some(monitor) => {
+            let interval = Duration::from_secs(monitor.interval_seconds);
+            let late = last.is_none_or(|all| all.age().is_some_and(|age| age > 2 * interval));
+            let pass = match &monitor.pass_began {
+                Some(began) => format!(
+                    "a pass since {began}, {} of {}",
+                    text::size(monitor.pass_done_bytes),
+                    text::size(monitor.pass_total_bytes)
+                ),
+                None if late => "the last full pass is older than it should be".to_owned(),
+                None => "no pass under way".to_owned(),
+            };
+            let what = format!(
+                "process {}, every {} s, watching by {}; {pass}",
+                monitor.pid, monitor.interval_seconds, monitor.watching
+            );
+            sheet.painted("monitor", &what, if late { Paint::Bad } else { Paint::Good }, color);
         }
     }
     sheet.text

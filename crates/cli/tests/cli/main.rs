@@ -5,7 +5,7 @@
 
 mod daemons;
 mod guard;
-mod hostile;
+mod records;
 mod remote;
 mod support;
 mod verbs;

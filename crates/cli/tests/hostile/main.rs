@@ -1,4 +1,6 @@
 //! Every hostile case through the real command: its verdict, a message that names the defect, and what it may cost.
+//!
+//! A program of its own: the kernel counts the memory of all children of a program together, and these are measured.
 
 use crate::support::{Place, gguf};
 use serde_json::{Value, json};
@@ -7,6 +9,9 @@ use std::time::{Duration, Instant};
 
 #[path = "../../../../tests/support/hostile.rs"]
 mod cases;
+#[path = "../cli/support.rs"]
+#[allow(dead_code, reason = "each test program uses its own part")]
+mod support;
 
 fn data() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data")
