@@ -105,7 +105,7 @@ pub use registry::{
 pub use sealed::Sealed;
 pub use sha256::Stream as Sha256Stream;
 pub use source::{MAX_FILES, Source};
-pub use sys::keep_freed_memory;
+pub use sys::{close_all_on_exec, keep_freed_memory};
 pub use task::{Actor, Phase, Progress, Task};
 pub use tree::{GROUP, SPAN};
 pub use verified::{CheckedBytes, ReadMode, VerifiedFile};

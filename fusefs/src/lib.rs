@@ -30,4 +30,4 @@ mod ticket;
 mod view;
 
 pub use allow::Allow;
-pub use mount::{Mount, MountError, MountErrorKind, MountOptions, Unmounter, can_mount};
+pub use mount::{Attached, Mount, MountError, MountErrorKind, MountOptions, Unmounter, can_mount, detach_when_told};

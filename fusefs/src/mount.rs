@@ -2,26 +2,36 @@
 //!
 //! Owns: [`Mount`], a running mount, and every decision about the mount point. Promises: a mount is made only on an empty
 //! folder; a dead mount that a crash left there is detached first, a live one is left alone; what is unmounted is our own
-//! mount, once, and lazily; a folder made for the mount is removed with it. Leaves out: the system calls (`kernel`) and
-//! what is shown (`daemon`).
+//! mount, once, and lazily; a folder made for the mount is removed with it. Leaves out: the system calls (`kernel`), unmounting by
+//! another process (`detach`), and what is shown (`daemon`).
+//!
+//! ```text
+//! Attached::new: mount(2), no thread yet -> (a daemon gives up its rights here) -> Attached::serve: threads -> Mount
+//! ```
 
+mod detach;
 mod kernel;
 mod table;
+
+pub use detach::detach_when_told;
 
 use crate::adapter::Adapter;
 use crate::allow::{Allow, Modes};
 use crate::daemon::Daemon;
 use crate::immutable;
 use crate::revoke;
+use detach::Detacher;
 use fuser::{Config, Session, SessionACL};
 use parking_lot::{Condvar, Mutex};
 use rustix::event::EventfdFlags;
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 use securereg::{MountGuard, Registry, Task};
 use std::fmt;
-use std::io;
+use std::fs::File;
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::{Arc, mpsc};
 use std::thread::Builder;
 use std::time::Duration;
@@ -117,10 +127,7 @@ pub struct Mount {
 pub struct Unmounter(Arc<Running>);
 
 struct Running {
-    mountpoint: PathBuf,
-    /// The device number, by which our mount is told from another at the same place.
-    device: String,
-    created: bool,
+    place: Place,
     standing: Mutex<Standing>,
     phase: Mutex<Phase>,
     end: Condvar,
@@ -148,35 +155,106 @@ const LET_GO: Duration = Duration::from_secs(2);
 /// How long a live mount at the wanted place may take to prove that it is one.
 const PROOF_OF_LIFE: Duration = Duration::from_secs(2);
 /// Enough for the deepest sequential reader; a fault at random pays for it with a longer wait.
-const READ_AHEAD_KB: &str = "4096";
+const READ_AHEAD_KB: &[u8] = b"4096";
 
-impl Mount {
-    /// Mounts `registry` at `dir`, and returns when the mount answers.
+/// A mount that is made, before anyone answers for it: whoever asks waits. Dropped, it is unmounted.
+///
+/// Nothing that follows needs privileges, and no thread runs yet: a daemon gives up its rights here.
+#[derive(Debug)]
+pub struct Attached {
+    /// None once it has been passed on.
+    place: Option<Place>,
+    allow: Allow,
+    fd: Option<OwnedFd>,
+    /// Open for writing, since a daemon without rights could not open it any more.
+    read_ahead: Option<File>,
+}
+
+/// Where a mount is, and how it is undone.
+#[derive(Debug)]
+struct Place {
+    mountpoint: PathBuf,
+    /// The device number, by which our mount is told from another at the same place.
+    device: String,
+    created: bool,
+    detacher: Option<Detacher>,
+}
+
+impl Place {
+    /// Whether what is mounted there is ours, dead or alive.
+    fn is_ours(&self) -> io::Result<bool> {
+        is_ours(&self.mountpoint, &self.device)
+    }
+
+    fn unmount(&self) -> io::Result<()> {
+        match &self.detacher {
+            Some(detacher) => detacher.detach(),
+            None => kernel::unmount(&self.mountpoint),
+        }
+    }
+
+    fn remove(&self) {
+        if self.created {
+            // Only if it is empty, and no longer a mount point: anything else is not ours to remove.
+            let _ = std::fs::remove_dir(&self.mountpoint);
+        }
+    }
+}
+
+fn is_ours(mountpoint: &Path, device: &str) -> io::Result<bool> {
+    Ok(table::at(mountpoint)?.is_some_and(|e| e.device == device && e.fstype == kernel::FSTYPE))
+}
+
+impl Attached {
+    /// Makes the mount at `dir`, for whom `allow` says.
     ///
     /// # Errors
     /// See [`MountErrorKind`]. Nothing stays mounted after an error.
-    pub fn new(registry: Registry, dir: &Path, options: MountOptions) -> Result<Mount, MountError> {
-        // A registry that cannot be served is no reason to mount: it would refuse everything.
-        registry.catalog()?;
+    pub fn new(dir: &Path, allow: Allow) -> Result<Attached, MountError> {
         let (mountpoint, created) = prepare(dir)?;
-        let started = Daemon::start(registry, options.threads, options.request_timeout)
-            .map_err(|e| failed("starting threads", e))
-            .and_then(|daemon| {
-                // Every thread ends with it: those that were started before the failure, too.
-                Mount::start(&daemon, &mountpoint, created, &options).inspect_err(|_| daemon.close())
-            });
-        if started.is_err() && created {
-            let _ = std::fs::remove_dir(&mountpoint);
-        }
-        started
+        let mounted = kernel::mount(&mountpoint, allow).and_then(|fd| match table::at(&mountpoint) {
+            Ok(Some(entry)) if entry.fstype == kernel::FSTYPE => Ok((fd, entry.device)),
+            Ok(_) => Err(MountError::new(MountErrorKind::Failed, "the mount vanished as soon as it was made")),
+            Err(e) => Err(failed("reading /proc/self/mountinfo", e)),
+        });
+        let (fd, device) = mounted.inspect_err(|_| {
+            if created {
+                let _ = std::fs::remove_dir(&mountpoint);
+            }
+        })?;
+        let read_ahead = open_read_ahead(&device);
+        let place = Place { mountpoint, device, created, detacher: None };
+        Ok(Attached { place: Some(place), allow, fd: Some(fd), read_ahead })
     }
 
-    fn start(
-        daemon: &Arc<Daemon>,
-        mountpoint: &Path,
-        created: bool,
-        options: &MountOptions,
-    ) -> Result<Mount, MountError> {
+    /// Where it is mounted, as an absolute path without links.
+    pub fn mountpoint(&self) -> &Path {
+        &self.place.as_ref().expect("passed on only by `serve`, which takes it").mountpoint
+    }
+
+    /// Leaves the unmounting to another process: `program`, which is told where, and calls [`detach_when_told`]. For a daemon that
+    /// gives up the right to unmount.
+    ///
+    /// # Errors
+    /// When it cannot be started, or does not say that it is ready. Nothing stays mounted then.
+    pub fn detached_by(mut self, program: Command) -> Result<Attached, MountError> {
+        let place = self.place.as_mut().expect("passed on only by `serve`, which takes it");
+        place.detacher = Some(Detacher::start(program, &place.mountpoint, &place.device, place.created)?);
+        Ok(self)
+    }
+
+    /// Answers for it: shows `registry`, and returns when the mount answers.
+    ///
+    /// # Errors
+    /// See [`MountErrorKind`]. Nothing stays mounted after an error.
+    pub fn serve(mut self, registry: Registry, options: &MountOptions) -> Result<Mount, MountError> {
+        let daemon = Daemon::start(registry, options.threads, options.request_timeout)
+            .map_err(|e| failed("starting threads", e))?;
+        // Every thread ends with it: those that were started before the failure, too.
+        self.start(&daemon, options).inspect_err(|_| daemon.close())
+    }
+
+    fn start(&mut self, daemon: &Arc<Daemon>, options: &MountOptions) -> Result<Mount, MountError> {
         let registry = daemon.registry.clone();
         // In this order, so that no change falls between the first look and the watch.
         let watch = registry.watch()?;
@@ -191,18 +269,12 @@ impl Mount {
                 immutable::Failure::Thread(e) => failed("starting threads", e),
             })?;
         }
-        let fd = kernel::mount(mountpoint, options.allow)?;
-        let device = match table::at(mountpoint) {
-            Ok(Some(entry)) if entry.fstype == kernel::FSTYPE => entry.device,
-            Ok(_) => return Err(MountError::new(MountErrorKind::Failed, "the mount vanished as soon as it was made")),
-            Err(e) => return Err(failed("reading /proc/self/mountinfo", e)),
-        };
+        let place = self.place.take().expect("passed on once");
+        let mountpoint = place.mountpoint.clone();
         // From here on, dropping it unmounts.
         let mount = Mount {
             unmounter: Unmounter(Arc::new(Running {
-                mountpoint: mountpoint.to_owned(),
-                device,
-                created,
+                place,
                 standing: Mutex::new(Standing::default()),
                 phase: Mutex::new(Phase::Starting),
                 end: Condvar::new(),
@@ -210,14 +282,15 @@ impl Mount {
             })),
         };
         let running = Arc::clone(&mount.unmounter.0);
-        let adapter = Adapter::new(Arc::clone(daemon), Modes::of(options.allow));
+        let adapter = Adapter::new(Arc::clone(daemon), Modes::of(self.allow));
         let mut config = Config::default();
         // They only dispatch: one may be busy with a long listing, or hang in a look at an inode, while the other goes on.
         config.n_threads = Some(2);
         // Who may ask is the kernel's to check (allow_other, default_permissions): fuser's own check skips reads.
+        let fd = self.fd.take().expect("passed on once");
         let session = Session::from_fd(adapter, fd, SessionACL::All, config)
             .map_err(|e| failed("the kernel and this program do not agree on FUSE", e))?;
-        revoke::start(daemon, &session.notifier(), mountpoint, watch, stopped)
+        revoke::start(daemon, &session.notifier(), &mountpoint, watch, stopped)
             .map_err(|e| failed("starting threads", e))?;
         *running.phase.lock() = Phase::Serving;
         let (r, d) = (Arc::clone(&running), Arc::clone(daemon));
@@ -232,10 +305,10 @@ impl Mount {
             *running.phase.lock() = Phase::Starting;
             return Err(failed("starting threads", e));
         }
-        deepen_read_ahead(&running.device);
+        deepen_read_ahead(self.read_ahead.take());
         // The mount answers, or what is there is not ours.
-        std::fs::metadata(mountpoint).map_err(|e| failed("the mount does not answer", e))?;
-        running.standing.lock().guard = Some(registry.record_mount(mountpoint)?);
+        std::fs::metadata(&mountpoint).map_err(|e| failed("the mount does not answer", e))?;
+        running.standing.lock().guard = Some(registry.record_mount(&mountpoint)?);
         let background = Builder::new().name("securereg-recheck".into()).spawn(move || {
             if let Err(e) = registry.recheck_stale(&Task::unattended()) {
                 tracing::error!("re-checking files whose stamps are stale: {e}");
@@ -247,10 +320,33 @@ impl Mount {
         }
         Ok(mount)
     }
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        let Some(place) = self.place.take() else { return };
+        let unmounted = place.is_ours().and_then(|ours| if ours { place.unmount() } else { Ok(()) });
+        if let Err(e) = unmounted {
+            tracing::error!("unmounting {}: {e}", place.mountpoint.display());
+        }
+        place.remove();
+    }
+}
+
+impl Mount {
+    /// Mounts `registry` at `dir`, and returns when the mount answers.
+    ///
+    /// # Errors
+    /// See [`MountErrorKind`]. Nothing stays mounted after an error.
+    pub fn new(registry: Registry, dir: &Path, options: MountOptions) -> Result<Mount, MountError> {
+        // A registry that cannot be served is no reason to mount: it would refuse everything.
+        registry.catalog()?;
+        Attached::new(dir, options.allow)?.serve(registry, &options)
+    }
 
     /// Where it is mounted, as an absolute path without links.
     pub fn mountpoint(&self) -> &Path {
-        &self.unmounter.0.mountpoint
+        &self.unmounter.0.place.mountpoint
     }
 
     /// A handle that unmounts, for another thread.
@@ -279,14 +375,14 @@ impl Mount {
 impl Drop for Mount {
     fn drop(&mut self) {
         if let Err(e) = self.unmounter.unmount() {
-            tracing::error!("unmounting {}: {e}", self.unmounter.0.mountpoint.display());
+            tracing::error!("unmounting {}: {e}", self.unmounter.0.place.mountpoint.display());
         }
     }
 }
 
 impl fmt::Debug for Mount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Mount").field("mountpoint", &self.unmounter.0.mountpoint).finish_non_exhaustive()
+        f.debug_struct("Mount").field("mountpoint", &self.unmounter.0.place.mountpoint).finish_non_exhaustive()
     }
 }
 
@@ -303,12 +399,10 @@ impl Unmounter {
             return Ok(());
         }
         let phase = *running.phase.lock();
-        let found = table::at(&running.mountpoint)?;
-        let same = found.is_some_and(|e| e.device == running.device && e.fstype == kernel::FSTYPE);
         // Once the session has ended, our mount is gone, and another may have its place and number; or it was aborted,
         // and lies there dead.
-        if same && (phase != Phase::Ended || !is_alive(&running.mountpoint)) {
-            kernel::unmount(&running.mountpoint).inspect_err(|_| standing.unmounted = false)?;
+        if running.place.is_ours()? && (phase != Phase::Ended || !is_alive(&running.place.mountpoint)) {
+            running.place.unmount().inspect_err(|_| standing.unmounted = false)?;
         }
         // The record goes after the mount, so that whoever finds it finds the mount too.
         drop(standing.guard.take());
@@ -320,10 +414,7 @@ impl Unmounter {
             }
         }
         drop(phase);
-        if running.created {
-            // Only if it is empty, and no longer a mount point: anything else is not ours to remove.
-            let _ = std::fs::remove_dir(&running.mountpoint);
-        }
+        running.place.remove();
         if *running.phase.lock() == Phase::Starting {
             // Otherwise the catalog is followed as long as anyone has a file open.
             running.stop_following();
@@ -463,10 +554,17 @@ fn is_alive(path: &Path) -> bool {
     asked.is_err() || wait.recv_timeout(PROOF_OF_LIFE).unwrap_or(true)
 }
 
-/// The kernel offers 128 KiB, and takes less but not more in INIT; only root may raise it afterwards.
-fn deepen_read_ahead(device: &str) {
+fn open_read_ahead(device: &str) -> Option<File> {
     let path = format!("/sys/class/bdi/{device}/read_ahead_kb");
-    if let Err(e) = std::fs::write(&path, READ_AHEAD_KB) {
-        tracing::info!("{path} cannot be written ({e}): cold sequential reads will be slower");
+    let told = |e: &io::Error| tracing::info!("{path} cannot be written ({e}): cold sequential reads will be slower");
+    File::options().write(true).open(&path).inspect_err(told).ok()
+}
+
+/// The kernel offers 128 KiB, and takes less but not more in INIT; only root may raise it afterwards.
+fn deepen_read_ahead(file: Option<File>) {
+    if let Some(mut file) = file
+        && let Err(e) = file.write_all(READ_AHEAD_KB)
+    {
+        tracing::info!("the depth of read-ahead cannot be set ({e}): cold sequential reads will be slower");
     }
 }

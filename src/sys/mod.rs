@@ -1,6 +1,7 @@
 //! The system calls and instructions that no safe crate offers.
 //!
-//! Owns: file leases, the I/O class of a thread, mappings of sealed memory, a mark that a fork wipes, in [`signals`] what shields the host from signals, and in
+//! Owns: file leases, the I/O class of a thread, mappings of sealed memory, a mark that a fork wipes, close-on-exec for all descriptors, in
+//! [`signals`] what shields the host from signals, and in
 //! [`sha256`] the one computation that needs instructions of the CPU's own. Promises: the only
 //! `unsafe` of the core besides `src/ffi`, one operation a block. Leaves out: everything rustix and std wrap already.
 
@@ -143,6 +144,18 @@ pub fn keep_freed_memory() {
         // SAFETY: it changes numbers of the allocator, under the allocator's own lock, and touches no memory of ours.
         unsafe { libc::mallopt(setting, value) };
     }
+}
+
+/// Marks every descriptor but the three standard streams close-on-exec: those that this process inherited too. For a daemon at its start,
+/// so that no program it starts is given any of them.
+///
+/// # Errors
+/// On kernels before 5.11, which cannot.
+pub fn close_all_on_exec() -> std::io::Result<()> {
+    let (first, last) = (3 as libc::c_uint, libc::c_uint::MAX);
+    // SAFETY: with this flag nothing is closed: a mark is set on descriptors, by whomever they are owned, and no memory is touched.
+    let answer = unsafe { libc::syscall(libc::SYS_close_range, first, last, libc::CLOSE_RANGE_CLOEXEC) };
+    if answer == -1 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Linux's F_SETSIG (asm-generic/fcntl.h); the libc crate does not name it on every target.

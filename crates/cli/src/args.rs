@@ -83,6 +83,9 @@ pub(crate) enum Verb {
     /// Write the man pages
     #[command(hide = true)]
     Man(Man),
+    /// What a daemon starts to unmount for it
+    #[command(hide = true)]
+    Detach(Detach),
 }
 
 #[derive(Debug, Args)]
@@ -407,4 +410,15 @@ pub(crate) struct Man {
     /// Write one page per verb into this folder [default: print the main page]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Detach {
+    /// Where the mount is
+    pub(crate) mountpoint: PathBuf,
+    /// Its device number
+    pub(crate) device: String,
+    /// What becomes of the folder
+    #[arg(value_parser = ["remove", "leave"])]
+    pub(crate) folder: String,
 }

@@ -5,6 +5,7 @@
 
 mod args;
 mod exit;
+mod harden;
 mod out;
 mod progress;
 mod signals;

@@ -5,7 +5,8 @@
 //! ([`securereg::Task::cancelled_by`]).
 //!
 //! The signals are blocked before any thread exists and taken by one thread with sigwait(3), so no handler runs and nothing
-//! needs to be async-signal-safe. The standard library gives child processes (fusermount3) an empty mask again.
+//! needs to be async-signal-safe. A daemon blocks them first and starts the thread once it is confined, so that the thread is too; what
+//! comes in between is taken then. The standard library gives child processes (fusermount3) an empty mask again.
 
 use crate::exit::Code;
 use crate::out::{Form, remark};
@@ -13,6 +14,13 @@ use nix::sys::signal::{SigSet, Signal};
 use securereg::{Error, ErrorKind, Result};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Signals that are blocked, and that nobody takes yet.
+#[derive(Debug)]
+pub(crate) struct Blocked {
+    set: SigSet,
+    form: Form,
+}
 
 /// What became of the signals.
 #[derive(Debug)]
@@ -23,11 +31,11 @@ pub(crate) struct Signals {
 impl Signals {
     /// Starts to listen, for work that looks at the flag. Must be called before the process has other threads.
     pub(crate) fn listen(form: Form) -> Result<Signals> {
-        Signals::listen_and(form, || {})
+        Signals::block(form)?.listen(|| {})
     }
 
-    /// The same, calling `first` at the first signal, on a thread of its own.
-    pub(crate) fn listen_and(form: Form, first: impl FnOnce() + Send + 'static) -> Result<Signals> {
+    /// Blocks the signals, to listen later. Must be called before the process has other threads.
+    pub(crate) fn block(form: Form) -> Result<Blocked> {
         let ignored = ignored();
         let mut set = SigSet::empty();
         for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
@@ -36,6 +44,14 @@ impl Signals {
             }
         }
         set.thread_block().map_err(|e| Error::new(ErrorKind::Io, format!("cannot block signals: {e}")))?;
+        Ok(Blocked { set, form })
+    }
+}
+
+impl Blocked {
+    /// Starts to listen, calling `first` at the first signal, on a thread of its own.
+    pub(crate) fn listen(self, first: impl FnOnce() + Send + 'static) -> Result<Signals> {
+        let Blocked { set, form } = self;
         let flag = Arc::new(AtomicBool::new(false));
         let mut first = Some(first);
         let stop = Arc::clone(&flag);
@@ -55,7 +71,9 @@ impl Signals {
             .map_err(|e| Error::new(ErrorKind::Io, format!("cannot start a thread: {e}")).because(e))?;
         Ok(Signals { flag })
     }
+}
 
+impl Signals {
     /// Set once a signal came.
     pub(crate) fn flag(&self) -> &AtomicBool {
         &self.flag

@@ -24,6 +24,9 @@ const FILE: &str = "registry.yaml";
 /// The port of the model API.
 pub const DEFAULT_PORT: u16 = 8470;
 
+/// Names are asked for over TCP when an answer is long.
+const DNS: u16 = 53;
+
 /// How a server is set up.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -135,7 +138,37 @@ impl Default for Limits {
     }
 }
 
+/// Where a server connects to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reach {
+    /// Nowhere: it has no bucket.
+    Nowhere,
+    /// These TCP ports: its bucket's.
+    Ports(Vec<u16>),
+    /// Any: its bucket is reached through a proxy, or its keys are asked for where AWS's own tools ask.
+    Anywhere,
+}
+
 impl Config {
+    /// Where a server that is set up so connects to; for whoever closes the rest to it.
+    pub fn reach(&self) -> Reach {
+        let Some(s3) = &self.oci.s3 else { return Reach::Nowhere };
+        let proxied = std::env::vars_os().any(|(name, _)| name.to_string_lossy().to_ascii_lowercase().ends_with("_proxy"));
+        match s3.port() {
+            Some(port) if !proxied => Reach::Ports(vec![port, DNS]),
+            _ => Reach::Anywhere,
+        }
+    }
+
+    /// The files of secrets that a server that is set up so reads.
+    pub fn secret_files(&self) -> Vec<PathBuf> {
+        let tokens = &self.tokens;
+        let scopes = [&tokens.read, &tokens.verify, &tokens.promote, &tokens.admin, &tokens.containment, &tokens.service];
+        let users = self.oci.users.iter().map(|user| &user.token_file);
+        let bucket = self.oci.s3.iter().flat_map(|s3| s3.secret_files());
+        scopes.into_iter().flatten().chain(users).chain(bucket).cloned().collect()
+    }
+
     /// The root that `REGISTRY_DIR` names, if it does; for whoever opens the registry.
     pub fn root_from_env() -> Option<PathBuf> {
         std::env::var_os("REGISTRY_DIR").filter(|v| !v.is_empty()).map(PathBuf::from)
@@ -270,7 +303,7 @@ impl Config {
     }
 
     /// All staging folders, in the order they are searched.
-    pub(crate) fn staging_folders(&self, registry: &Registry) -> Result<Vec<PathBuf>, ServerError> {
+    pub fn staging_folders(&self, registry: &Registry) -> Result<Vec<PathBuf>, ServerError> {
         let (root, own) = (registry.root(), registry.staging());
         let mut folders = vec![own.clone()];
         for folder in &self.staging {

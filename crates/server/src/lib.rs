@@ -31,5 +31,5 @@ mod staging;
 mod status;
 mod tokens;
 
-pub use config::{Config, DEFAULT_PORT, Limits, OciConfig, TokenFiles};
+pub use config::{Config, DEFAULT_PORT, Limits, OciConfig, Reach, TokenFiles};
 pub use server::{Server, ServerError, ShutdownHandle};

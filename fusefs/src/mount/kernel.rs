@@ -23,12 +23,19 @@ const FUSERMOUNT: &str = "fusermount3";
 
 /// Mounts at `dir`, which exists, and returns the descriptor that speaks for it.
 pub(crate) fn mount(dir: &Path, allow: Allow) -> Result<OwnedFd, MountError> {
-    if rustix::process::geteuid().is_root() { mount_as_root(dir, allow) } else { mount_as_user(dir, allow) }
+    if is_privileged() { mount_as_root(dir, allow) } else { mount_as_user(dir, allow) }
+}
+
+/// Whether the kernel lets us: root is asked in any case, for the message; a service's user may have been given the capability.
+fn is_privileged() -> bool {
+    use rustix::thread::{CapabilitySet, capabilities};
+    rustix::process::geteuid().is_root()
+        || capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN))
 }
 
 /// Detaches what is mounted at `dir`. The caller has checked that it is ours.
 pub(crate) fn unmount(dir: &Path) -> io::Result<()> {
-    if rustix::process::geteuid().is_root() {
+    if is_privileged() {
         return Ok(rustix::mount::unmount(dir, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)?);
     }
     let output = Command::new(FUSERMOUNT).args(["-u", "-z", "-q", "--"]).arg(dir).stdin(Stdio::null()).output()?;

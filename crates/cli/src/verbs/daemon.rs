@@ -5,22 +5,27 @@
 //! that ends by itself stops the others, and is an error. Leaves out: the parts (`securereg_fusefs`, `securereg_server`).
 //!
 //! ```text
-//! signals -> registry -> address bound -> mount -> HTTP answers -> "ready" -> a signal -> HTTP ends -> unmounted
+//! closed to others -> signals blocked -> registry, settings -> mount(2) -> confined -> signals taken -> address bound -> the mount answers
+//!   -> HTTP answers -> "ready" -> a signal -> HTTP ends -> unmounted, by the process that kept the right to
 //! ```
+//! No thread is started before it is confined: capabilities and Landlock are a thread's own.
 
 use super::Context;
 use crate::args::{Access, Http, Monitor, MountArgs, Serve, Up};
 use crate::exit::Code;
+use crate::harden;
 use crate::out::{Form, Out};
-use crate::signals::Signals;
+use crate::signals::{Blocked, Signals};
 use crate::text;
 use securereg::{Error, ErrorKind, MonitorOptions, Registry, Result, StoredWatch, Task};
-use securereg_fusefs::{Allow, Mount, MountErrorKind, MountOptions};
+use securereg_fusefs::{Allow, Attached, Mount, MountError, MountErrorKind, MountOptions};
+use securereg_sandbox::Confined;
 use securereg_server::{Config, Server, ServerError};
 use serde_json::{Map, Value, json};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 
@@ -28,10 +33,13 @@ pub(crate) fn up(context: &mut Context, args: Up) -> Result<Code> {
     let options = mount_options(&args.access)?;
     let mut parts = Parts::new(context, Context::registry_or_new)?;
     parts.watch_stored(&args.monitor)?;
-    parts.bind(&args.http)?;
+    let config = parts.config(&args.http)?;
     if !args.no_mount {
-        parts.mount(&args.mount.unwrap_or_else(Registry::default_mount), options)?;
+        parts.attach(&args.mount.unwrap_or_else(Registry::default_mount), options)?;
     }
+    parts.confine(Some(&config), None)?;
+    parts.bind(config)?;
+    parts.answer()?;
     let lines = [parts.lines(), next(&parts)].concat();
     parts.run(&mut context.out, &lines)
 }
@@ -40,7 +48,9 @@ pub(crate) fn mount(context: &mut Context, args: MountArgs) -> Result<Code> {
     let options = mount_options(&args.access)?;
     let mut parts = Parts::new(context, Context::registry)?;
     parts.watch_stored(&args.monitor)?;
-    parts.mount(&args.dir.unwrap_or_else(Registry::default_mount), options)?;
+    parts.attach(&args.dir.unwrap_or_else(Registry::default_mount), options)?;
+    parts.confine(None, None)?;
+    parts.answer()?;
     let lines = parts.lines();
     parts.run(&mut context.out, &lines)
 }
@@ -48,7 +58,9 @@ pub(crate) fn mount(context: &mut Context, args: MountArgs) -> Result<Code> {
 pub(crate) fn serve(context: &mut Context, args: Serve) -> Result<Code> {
     let mut parts = Parts::new(context, Context::registry_or_new)?;
     parts.watch_stored(&args.monitor)?;
-    parts.bind(&args.http)?;
+    let config = parts.config(&args.http)?;
+    parts.confine(Some(&config), None)?;
+    parts.bind(config)?;
     let lines = parts.lines();
     parts.run(&mut context.out, &lines)
 }
@@ -86,32 +98,73 @@ pub(super) struct Parts {
     pub(super) registry: Registry,
     server: Option<Server>,
     tokens: Vec<(String, PathBuf)>,
+    /// Made, and answered by nobody yet.
+    attached: Option<(Attached, MountOptions)>,
     mount: Option<Arc<Mount>>,
     monitor: Option<(StoredWatch, MonitorOptions)>,
-    signals: Signals,
+    confined: Confined,
+    /// Until the thread is started that takes them.
+    blocked: Option<Blocked>,
+    stop: Arc<AtomicBool>,
     ends: Receiver<End>,
     tell: Sender<End>,
 }
 
 impl Parts {
-    /// A process without parts yet. The signals are taken before anything is made that they would leave behind.
+    /// A process without parts yet, closed to others. The signals are blocked before anything is made that they would leave behind.
     pub(super) fn new(context: &Context, registry: impl FnOnce(&Context) -> Result<Registry>) -> Result<Parts> {
+        harden::begin()?;
         allow_many_files();
+        let blocked = Some(Signals::block(context.form())?);
         let (tell, ends) = channel();
-        let first = tell.clone();
-        // The receiver is gone only when the parts are stopping already.
-        let signals = Signals::listen_and(context.form(), move || drop(first.send(End::Signal)))?;
-        let registry = registry(context)?;
-        Ok(Parts { registry, server: None, tokens: Vec::new(), mount: None, monitor: None, signals, ends, tell })
+        Ok(Parts {
+            registry: registry(context)?,
+            server: None,
+            tokens: Vec::new(),
+            attached: None,
+            mount: None,
+            monitor: None,
+            confined: Confined::default(),
+            blocked,
+            stop: Arc::default(),
+            ends,
+            tell,
+        })
     }
 
-    /// Binds the address of the options, else of the environment, else 127.0.0.1:8470.
-    fn bind(&mut self, args: &Http) -> Result<()> {
-        let config = Config::load(self.registry.root(), args.config.as_deref()).map_err(unbound)?;
-        self.bind_to(with_options(config, args)?)
+    /// The settings: the options, else the environment's, else the file's.
+    fn config(&self, args: &Http) -> Result<Config> {
+        with_options(Config::load(self.registry.root(), args.config.as_deref()).map_err(unbound)?, args)
     }
 
-    pub(super) fn bind_to(&mut self, config: Config) -> Result<()> {
+    /// Makes the mount at `dir`: the last thing that needs rights. [`Parts::answer`] answers for it.
+    pub(super) fn attach(&mut self, dir: &Path, options: MountOptions) -> Result<()> {
+        // Asked here, a bad manifest is an error of its own kind, not one of mounting.
+        self.registry.catalog()?;
+        let detacher = harden::detacher()?;
+        let attached = Attached::new(dir, options.allow).and_then(|attached| attached.detached_by(detacher));
+        self.attached = Some((attached.map_err(|e| unmounted(dir, e))?, options));
+        Ok(())
+    }
+
+    /// Gives up everything that is not needed from here on, and starts to take signals. `own`: a folder that
+    /// is removed at the end.
+    pub(super) fn confine(&mut self, http: Option<&Config>, own: Option<&Path>) -> Result<()> {
+        let immutable = self.attached.as_ref().is_some_and(|(_, options)| options.immutable);
+        let mut needs = harden::needs(&self.registry, immutable, http).map_err(unbound)?;
+        needs.writable.extend(own.map(Path::to_owned));
+        needs.removable.extend(own.and_then(Path::parent).map(Path::to_owned));
+        self.confined = securereg_sandbox::confine(&needs);
+        if let Some(blocked) = self.blocked.take() {
+            let first = self.tell.clone();
+            // The receiver is gone only when the parts are stopping already.
+            self.stop = blocked.listen(move || drop(first.send(End::Signal)))?.flag_handle();
+        }
+        Ok(())
+    }
+
+    /// Binds the address.
+    pub(super) fn bind(&mut self, config: Config) -> Result<()> {
         securereg::keep_freed_memory();
         let files = &config.tokens;
         let given = [
@@ -133,27 +186,12 @@ impl Parts {
         Ok(())
     }
 
-    /// Opens an eye on the stored files, for the monitor that runs with the other parts.
-    pub(super) fn watch_stored(&mut self, args: &Monitor) -> Result<()> {
-        let options = MonitorOptions { interval: args.verify_interval, rate: args.verify_rate.map(|mib| mib << 20) };
-        self.monitor = Some((self.registry.watch_stored()?, options));
-        Ok(())
-    }
-
-    /// Mounts at `dir`.
-    pub(super) fn mount(&mut self, dir: &Path, options: MountOptions) -> Result<()> {
-        // Asked here, a bad manifest is an error of its own kind, not one of mounting.
-        self.registry.catalog()?;
-        let mount = Mount::new(self.registry.clone(), dir, options).map_err(|e| {
-            let kind = e.kind();
-            let said = e.to_string();
-            let message = if said.contains(&*dir.to_string_lossy()) {
-                said
-            } else {
-                format!("cannot mount at {}: {said}", dir.display())
-            };
-            Error::new(kind_of(kind), message).because(e)
-        })?;
+    parts.watch_stored(&args.monitor)?;
+    /// Answers for the mount, if there is one.
+    pub(super) fn answer(&mut self) -> Result<()> {
+        let Some((attached, options)) = self.attached.take() else { return Ok(()) };
+        let dir = attached.mountpoint().to_owned();
+        let mount = attached.serve(self.registry.clone(), &options).map_err(|e| unmounted(&dir, e))?;
         self.mount = Some(Arc::new(mount));
         Ok(())
     }
@@ -196,6 +234,7 @@ impl Parts {
             "mount": self.mountpoint(),
             "listen": self.address(),
             "tokens": self.server.as_ref().map(|_| tokens),
+            "hardening": self.confined,
             "pid": std::process::id(),
         })
     }
@@ -268,7 +307,7 @@ impl Parts {
         if self.mount.is_some() {
             return Ok(());
         }
-        let (registry, stop) = (self.registry.clone(), self.signals.flag_handle());
+        let (registry, stop) = (self.registry.clone(), Arc::clone(&self.stop));
         spawn("recheck", move || {
             if let Err(e) = registry.recheck_stale(&Task::unattended().cancelled_by(&stop))
                 && e.kind() != ErrorKind::Cancelled
@@ -291,7 +330,6 @@ impl Drop for Parts {
     }
 }
 
-/// How to mount, by the options.
 /// Every open model costs two descriptors and every connection one: the soft limit is meant for programs that use select(2).
 fn allow_many_files() {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -301,6 +339,7 @@ fn allow_many_files() {
     }
 }
 
+/// How to mount, by the options.
 pub(super) fn mount_options(access: &Access) -> Result<MountOptions> {
     let mut options = MountOptions { immutable: access.immutable, ..MountOptions::default() };
     if let Some(who) = &access.allow {
@@ -359,6 +398,14 @@ pub(super) fn quoted(path: &Path) -> String {
 pub(super) fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
     let spawned = thread::Builder::new().name(name.into()).spawn(work);
     spawned.map_err(|e| Error::new(ErrorKind::Io, format!("cannot start a thread: {e}")).because(e))
+}
+
+/// Why there is no mount, naming the place.
+fn unmounted(dir: &Path, e: MountError) -> Error {
+    let said = e.to_string();
+    let named = said.contains(&*dir.to_string_lossy());
+    let message = if named { said } else { format!("cannot mount at {}: {said}", dir.display()) };
+    Error::new(kind_of(e.kind()), message).because(e)
 }
 
 fn kind_of(kind: MountErrorKind) -> ErrorKind {

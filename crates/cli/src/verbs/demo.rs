@@ -34,13 +34,14 @@ pub(crate) fn up(context: &mut Context, args: Up) -> Result<Code> {
     let model = promote(&parts.registry, &place)?;
 
     // Not the environment's: the tokens and folders of a deployment are not the demo's to serve.
-    bind(context, &mut parts, with_options(Config::default(), &args.http)?)?;
+    let config = free(context, with_options(Config::default(), &args.http)?);
+    let unmounted = |e| remark(context.form(), &format!("{e}; the demo goes on without the mount"));
     if !args.no_mount {
-        let dir = args.mount.unwrap_or_else(|| place.join("models"));
-        if let Err(e) = parts.mount(&dir, options) {
-            remark(context.form(), &format!("{e}; the demo goes on without the mount"));
-        }
+        parts.attach(&args.mount.unwrap_or_else(|| place.join("models")), options).unwrap_or_else(unmounted);
     }
+    parts.confine(Some(&config), Some(&place))?;
+    parts.bind(config)?;
+    parts.answer().unwrap_or_else(unmounted);
     let lines = [parts.lines(), about(&parts, &model, &place)].concat();
     let code = parts.run(&mut context.out, &lines);
     let removed = folder.close().map_err(|e| failed("remove the demo's folder", e));
@@ -59,15 +60,14 @@ fn sample_path(place: &Path) -> PathBuf {
     place.join(FILE)
 }
 
-/// Binds the address, or a free port when that is taken.
-fn bind(context: &Context, parts: &mut Parts, mut config: Config) -> Result<()> {
+/// The settings, with a free port when theirs is taken.
+fn free(context: &Context, mut config: Config) -> Config {
     let wanted = config.listen;
-    if !is_taken(wanted) {
-        return parts.bind_to(config);
+    if is_taken(wanted) {
+        config.listen = SocketAddr::new(wanted.ip(), 0);
+        remark(context.form(), &format!("{wanted} is taken; taking a free port instead"));
     }
-    config.listen = SocketAddr::new(wanted.ip(), 0);
-    remark(context.form(), &format!("{wanted} is taken; taking a free port instead"));
-    parts.bind_to(config)
+    config
 }
 
 fn is_taken(address: SocketAddr) -> bool {

@@ -19,6 +19,7 @@ mod verify;
 
 use crate::args::{Cli, ConfigVerb, Verb};
 use crate::exit::Code;
+use crate::harden;
 use crate::out::{Form, Out};
 use securereg::{Actor, ModelName, Registry, Result, VerifyReport, VerifyStatus};
 use securereg_server::Config;
@@ -94,6 +95,7 @@ pub(crate) fn run(context: &mut Context, verb: Verb) -> Result<Code> {
         },
         Verb::Completions(args) => generate::completions(context, args),
         Verb::Man(args) => generate::man(context, args),
+        Verb::Detach(args) => harden::detach(context, &args),
     }
 }
 

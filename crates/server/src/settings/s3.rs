@@ -110,6 +110,25 @@ impl S3 {
         Ok(())
     }
 
+    /// The port it is reached at; none when that is not for us to know: without keys of its own it asks for some elsewhere.
+    pub(crate) fn port(&self) -> Option<u16> {
+        self.access_key_file.as_ref()?;
+        let Some(endpoint) = &self.endpoint else { return Some(443) };
+        let (scheme, rest) = endpoint.split_once("://")?;
+        let authority = rest.split(['/', '?', '#']).next()?;
+        let host_and_port = authority.rsplit('@').next()?;
+        match host_and_port.rsplit_once(':') {
+            // Not a part of an IPv6 address, which stands in brackets.
+            Some((_, port)) if !port.contains(']') => port.parse().ok(),
+            _ => Some(if scheme == "http" { 80 } else { 443 }),
+        }
+    }
+
+    /// The files of secrets.
+    pub(crate) fn secret_files(&self) -> impl Iterator<Item = &PathBuf> {
+        [&self.access_key_file, &self.secret_key_file, &self.sse_customer_key_file].into_iter().flatten()
+    }
+
     /// The access key's id and its secret, if files are named.
     pub(crate) fn keys(&self) -> Result<Option<(String, String)>, ServerError> {
         match (&self.access_key_file, &self.secret_key_file) {
@@ -174,6 +193,28 @@ mod tests {
         ] {
             parse(text).expect(text);
         }
+    }
+
+    #[test]
+    fn the_port_of_a_bucket_is_known_where_nothing_else_is_asked() {
+        let port = |endpoint: Option<&str>, keys: bool| {
+            let file = keys.then(|| PathBuf::from("/f"));
+            let endpoint = endpoint.map(str::to_owned);
+            S3 { endpoint, access_key_file: file.clone(), secret_key_file: file, ..S3::default() }.port()
+        };
+        for (endpoint, expected) in [
+            ("https://s3.example.org", Some(443)),
+            ("http://s3.example.org/path:1", Some(80)),
+            ("http://127.0.0.1:9000", Some(9000)),
+            ("https://[::1]:9443/", Some(9443)),
+            ("https://[::1]", Some(443)),
+            ("https://user:1@s3:9", Some(9)),
+            ("https://s3:port", None),
+        ] {
+            assert_eq!(port(Some(endpoint), true), expected, "{endpoint}");
+        }
+        assert_eq!(port(None, true), Some(443));
+        assert_eq!(port(Some("https://s3.example.org"), false), None, "it asks for keys elsewhere");
     }
 
     #[test]
