@@ -19,7 +19,8 @@ use std::process::Command;
 
 /// Before anything is read that others must not see.
 pub(crate) fn begin() -> Result<()> {
-    let refused = |what: &'static str| move |e: std::io::Error| Error::new(ErrorKind::Io, format!("{what}: {e}")).because(e);
+    let refused =
+        |what: &'static str| move |e: std::io::Error| Error::new(ErrorKind::Io, format!("{what}: {e}")).because(e);
     securereg_sandbox::begin().map_err(refused("cannot close this process to others"))?;
     // Needed only where programs are started: fusermount3 and our own that unmounts.
     if let Err(e) = securereg::close_all_on_exec() {
@@ -29,7 +30,11 @@ pub(crate) fn begin() -> Result<()> {
 }
 
 /// What a daemon needs that shows or serves `registry`.
-pub(crate) fn needs(registry: &Registry, immutable: bool, http: Option<&Config>) -> std::result::Result<Needs, ServerError> {
+pub(crate) fn needs(
+    registry: &Registry,
+    immutable: bool,
+    http: Option<&Config>,
+) -> std::result::Result<Needs, ServerError> {
     let root = registry.root().to_owned();
     let mut needs = Needs { writable: vec![root.clone()], ..Needs::default() };
     let is_root = nix::unistd::geteuid().is_root();
@@ -71,7 +76,8 @@ pub(crate) fn needs(registry: &Registry, immutable: bool, http: Option<&Config>)
 
 /// Where the environment says that certificates and AWS's keys are.
 fn certificates() -> impl Iterator<Item = std::path::PathBuf> {
-    let named = ["SSL_CERT_FILE", "SSL_CERT_DIR", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"];
+    let named =
+        ["SSL_CERT_FILE", "SSL_CERT_DIR", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"];
     // Tokens are replaced, by a file of the same name: their folder is granted, not the file.
     named.into_iter().filter_map(std::env::var_os).map(std::path::PathBuf::from).map(|path| {
         let folder = path.parent().filter(|_| !path.is_dir());

@@ -8,7 +8,8 @@
 
 use crate::Network;
 use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, apply_filter_all_threads,
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    apply_filter_all_threads,
 };
 use std::collections::BTreeMap;
 
@@ -244,16 +245,21 @@ const NEVER: &[i64] = &[
 /// What the process that unmounts does until it is told to, and then. `execve` is over by then.
 const DETACHING: &[i64] = &[
     libc::SYS_brk,
+    libc::SYS_capget,
     libc::SYS_close,
     libc::SYS_exit,
     libc::SYS_exit_group,
     libc::SYS_fcntl,
     libc::SYS_fstat,
     libc::SYS_futex,
+    libc::SYS_geteuid,
+    libc::SYS_getpid,
     libc::SYS_getrandom,
+    libc::SYS_gettid,
     libc::SYS_lseek,
     libc::SYS_madvise,
     libc::SYS_mmap,
+    libc::SYS_mprotect,
     libc::SYS_mremap,
     libc::SYS_munmap,
     libc::SYS_newfstatat,
@@ -280,8 +286,7 @@ const DETACHING_OLDER: &[i64] = &[];
 
 /// Every ioctl of the core, of fuser and of the standard library, by its number on all Linux machines that this is built for: flags of
 /// files, clones of them, terminals' settings and sizes, blocking or not. TIOCSTI and its like are not among them.
-const IOCTLS: [u64; 9] =
-    [0x8008_6601, 0x4008_6602, 0x4004_9409, 0x5401, 0x5413, 0x541b, 0x5421, 0x5450, 0x5451];
+const IOCTLS: [u64; 9] = [0x8008_6601, 0x4008_6602, 0x4004_9409, 0x5401, 0x5413, 0x541b, 0x5421, 0x5450, 0x5451];
 
 /// What a thread is made with (clone(2)), and what would make a namespace.
 const CLONE_THREAD: u64 = 0x0001_0000;
@@ -369,7 +374,12 @@ fn masked(argument: u8, mask: u64, value: u64) -> Result<SeccompCondition, Strin
     condition(argument, SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(mask), value)
 }
 
-fn condition(argument: u8, len: SeccompCmpArgLen, operator: SeccompCmpOp, value: u64) -> Result<SeccompCondition, String> {
+fn condition(
+    argument: u8,
+    len: SeccompCmpArgLen,
+    operator: SeccompCmpOp,
+    value: u64,
+) -> Result<SeccompCondition, String> {
     SeccompCondition::new(argument, len, operator, value).map_err(|e| e.to_string())
 }
 

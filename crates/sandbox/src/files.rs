@@ -8,8 +8,8 @@
 
 use crate::{Needs, Network};
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, LandlockStatus, NetPort, PathBeneath, PathFd, Ruleset,
-    RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetError, Scope,
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, LandlockStatus, NetPort, PathBeneath, PathFd,
+    Ruleset, RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetError, Scope,
 };
 use std::path::Path;
 
@@ -20,7 +20,8 @@ const KNOWN: ABI = ABI::V6;
 const KERNEL: [&str; 3] = ["/proc", "/sys/fs/cgroup", "/sys/devices/system"];
 
 /// What looking up names and checking certificates reads.
-const NAMES: [&str; 7] = ["/etc", "/usr", "/lib", "/lib64", "/run/systemd/resolve", "/run/NetworkManager", "/run/resolvconf"];
+const NAMES: [&str; 7] =
+    ["/etc", "/usr", "/lib", "/lib64", "/run/systemd/resolve", "/run/NetworkManager", "/run/resolvconf"];
 
 /// Restricts this thread and those it starts; the version in force.
 pub(crate) fn restrict(needs: &Needs) -> Result<u8, String> {
@@ -28,7 +29,9 @@ pub(crate) fn restrict(needs: &Needs) -> Result<u8, String> {
     let status = ruleset.restrict_self().map_err(|e| e.to_string())?;
     match status.landlock {
         LandlockStatus::Available { effective_abi, .. } => Ok((effective_abi as u8).min(KNOWN as u8)),
-        LandlockStatus::NotEnabled => Err("it is not among the kernel's security modules (lsm=landlock,... at boot)".into()),
+        LandlockStatus::NotEnabled => {
+            Err("it is not among the kernel's security modules (lsm=landlock,... at boot)".into())
+        }
         LandlockStatus::NotImplemented => Err("this kernel has none".into()),
     }
 }
@@ -84,14 +87,17 @@ fn build(needs: &Needs) -> Result<RulesetCreated, RulesetError> {
 
 /// The service manager of some systems listens on an abstract socket.
 fn scopes() -> BitFlags<Scope> {
-    let abstract_manager = std::env::var_os("NOTIFY_SOCKET").is_some_and(|name| name.as_encoded_bytes().first() == Some(&b'@'));
+    let abstract_manager =
+        std::env::var_os("NOTIFY_SOCKET").is_some_and(|name| name.as_encoded_bytes().first() == Some(&b'@'));
     if abstract_manager { Scope::Signal.into() } else { Scope::Signal | Scope::AbstractUnixSocket }
 }
 
 /// What is refused unless a port is granted.
 fn handled_ports(network: &Network) -> BitFlags<AccessNet> {
     match network {
-        Network::None | Network::Listens(_) | Network::Connects { ports: Some(_), .. } => AccessNet::BindTcp | AccessNet::ConnectTcp,
+        Network::None | Network::Listens(_) | Network::Connects { ports: Some(_), .. } => {
+            AccessNet::BindTcp | AccessNet::ConnectTcp
+        }
         Network::Connects { ports: None, .. } => AccessNet::BindTcp.into(),
     }
 }
@@ -104,7 +110,11 @@ fn grant(ruleset: RulesetCreated, path: &Path, rights: BitFlags<AccessFs>) -> Re
     grant_if_there(ruleset, path, rights)
 }
 
-fn grant_if_there(ruleset: RulesetCreated, path: &Path, rights: BitFlags<AccessFs>) -> Result<RulesetCreated, RulesetError> {
+fn grant_if_there(
+    ruleset: RulesetCreated,
+    path: &Path,
+    rights: BitFlags<AccessFs>,
+) -> Result<RulesetCreated, RulesetError> {
     let Ok(opened) = PathFd::new(path) else { return Ok(ruleset) };
     // Rights of folders mean nothing for a file, and are refused for one.
     let rights = if path.is_dir() { rights } else { rights & AccessFs::from_file(KNOWN) };

@@ -83,7 +83,8 @@ pub struct Confined {
 pub fn begin() -> io::Result<()> {
     use nix::sys::resource::{Resource, setrlimit};
     nix::sys::prctl::set_dumpable(false)?;
-    setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+    // Refused where a service manager has set it already; and a process that is not dumpable leaves no core in any case.
+    let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
     Ok(())
 }
 
@@ -106,8 +107,7 @@ pub fn confine(needs: &Needs) -> Confined {
     tried("Landlock", files::restrict(needs).map(|version| landlock = Some(version)));
     let seccomp = tried("seccomp", calls::filter(&needs.network));
     let dumpable = nix::sys::prctl::get_dumpable().unwrap_or(true);
-    let confined =
-        Confined { dumpable, no_new_privileges, landlock, seccomp, capabilities: rights::held(), missing };
+    let confined = Confined { dumpable, no_new_privileges, landlock, seccomp, capabilities: rights::held(), missing };
     tracing::info!(?confined, "confined");
     confined
 }

@@ -20,7 +20,8 @@ pub struct Look {
 impl Look {
     /// Of the process `pid`; nothing if it is not there or not shown to us.
     pub fn at(pid: u32) -> Option<Look> {
-        let (mut look, mut mask, mut threads) = (Look { seccomp: true, no_new_privileges: true, ..Look::default() }, 0, 0);
+        let (mut look, mut mask, mut threads) =
+            (Look { seccomp: true, no_new_privileges: true, ..Look::default() }, 0, 0);
         for thread in std::fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten() {
             // It may have ended meanwhile.
             let Ok(status) = std::fs::read_to_string(thread.path().join("status")) else { continue };

@@ -59,6 +59,10 @@ pub(crate) fn keep(kept: &[Capability]) -> Result<(), String> {
             }
         }
     }
+    if (had.permitted | had.inheritable).difference(left).is_empty() {
+        // Nothing to drop, and a service manager may have forbidden the call.
+        return Ok(());
+    }
     let sets = CapabilitySets { effective: left, permitted: left, inheritable: CapabilitySet::empty() };
     rustix::thread::set_capabilities(None, sets).map_err(said("capset"))
 }

@@ -153,7 +153,8 @@ impl Config {
     /// Where a server that is set up so connects to; for whoever closes the rest to it.
     pub fn reach(&self) -> Reach {
         let Some(s3) = &self.oci.s3 else { return Reach::Nowhere };
-        let proxied = std::env::vars_os().any(|(name, _)| name.to_string_lossy().to_ascii_lowercase().ends_with("_proxy"));
+        let proxied =
+            std::env::vars_os().any(|(name, _)| name.to_string_lossy().to_ascii_lowercase().ends_with("_proxy"));
         match s3.port() {
             Some(port) if !proxied => Reach::Ports(vec![port, DNS]),
             _ => Reach::Anywhere,
@@ -163,7 +164,8 @@ impl Config {
     /// The files of secrets that a server that is set up so reads.
     pub fn secret_files(&self) -> Vec<PathBuf> {
         let tokens = &self.tokens;
-        let scopes = [&tokens.read, &tokens.verify, &tokens.promote, &tokens.admin, &tokens.containment, &tokens.service];
+        let scopes =
+            [&tokens.read, &tokens.verify, &tokens.promote, &tokens.admin, &tokens.containment, &tokens.service];
         let users = self.oci.users.iter().map(|user| &user.token_file);
         let bucket = self.oci.s3.iter().flat_map(|s3| s3.secret_files());
         scopes.into_iter().flatten().chain(users).chain(bucket).cloned().collect()

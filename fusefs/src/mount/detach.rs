@@ -29,7 +29,12 @@ pub(super) struct Detacher(Mutex<(UnixStream, Child)>);
 impl Detacher {
     /// Starts `program` with the mount point, the device and whether the folder is to be removed as further arguments, and waits until it
     /// is ready.
-    pub(super) fn start(mut program: Command, mountpoint: &Path, device: &str, created: bool) -> Result<Detacher, MountError> {
+    pub(super) fn start(
+        mut program: Command,
+        mountpoint: &Path,
+        device: &str,
+        created: bool,
+    ) -> Result<Detacher, MountError> {
         let failed = |e: io::Error| {
             MountError::new(MountErrorKind::Failed, format!("starting the process that will unmount: {e}"))
         };

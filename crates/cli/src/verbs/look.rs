@@ -90,6 +90,7 @@ pub(crate) fn status(context: &mut Context) -> Result<Code> {
     let (mounts, last) = (registry.mounts()?, registry.last_verify_all()?);
     let monitor = registry.monitor_state()?;
     let count = Count::of(&catalog);
+    let shown = mounts.iter().map(mounted).collect::<Result<Vec<_>>>()?;
     let value = json!({
         "status": "ok",
         "version": env!("CARGO_PKG_VERSION"),
@@ -101,7 +102,7 @@ pub(crate) fn status(context: &mut Context) -> Result<Code> {
         "quarantined": catalog.len() - count.promoted,
         "blocked": catalog.blocked().count(),
         "size_bytes": count.bytes,
-        "mounts": mounts,
+        "mounts": shown,
         "last_verify_all": last,
         "last_verify_all_age_seconds": last.as_ref().and_then(VerifyAll::age).map(|age| age.as_secs()),
         "monitor": monitor,
@@ -110,6 +111,13 @@ pub(crate) fn status(context: &mut Context) -> Result<Code> {
         overview(&registry, &catalog, &count, &mounts, last.as_ref(), monitor.as_ref(), color)
     })?;
     Ok(Code::Done)
+}
+
+/// A mount's record, and what the kernel says its process has given up; null where this process may not see it.
+fn mounted(record: &MountRecord) -> Result<Value> {
+    let mut value = serde_json::to_value(record).map_err(|e| Error::new(ErrorKind::InvalidInput, e.to_string()))?;
+    value["hardening"] = json!(securereg_sandbox::Look::at(record.pid));
+    Ok(value)
 }
 
 struct Count {

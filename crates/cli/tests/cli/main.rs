@@ -3,6 +3,7 @@
 //! Owns: the one test binary of this crate. Promises: what docs/cli.md says. Leaves out: what the core, the mount and the
 //! HTTP API promise, which their own tests hold them to.
 
+mod confined;
 mod daemons;
 mod guard;
 mod records;
