@@ -29,11 +29,19 @@ pub(crate) fn begin() -> Result<()> {
     Ok(())
 }
 
+/// How a daemon serves HTTP.
+#[derive(Clone, Copy)]
+pub(crate) struct Http<'a> {
+    pub(crate) config: &'a Config,
+    /// Whether it makes its own socket.
+    pub(crate) binds: bool,
+}
+
 /// What a daemon needs that shows or serves `registry`.
 pub(crate) fn needs(
     registry: &Registry,
     immutable: bool,
-    http: Option<&Config>,
+    http: Option<Http<'_>>,
 ) -> std::result::Result<Needs, ServerError> {
     let root = registry.root().to_owned();
     let mut needs = Needs { writable: vec![root.clone()], ..Needs::default() };
@@ -45,12 +53,13 @@ pub(crate) fn needs(
     if is_root && std::fs::metadata(&root).is_ok_and(|folder| folder.uid() != 0) {
         needs.capabilities.extend([Capability::DacOverride, Capability::Fowner, Capability::Chown]);
     }
-    let Some(config) = http else { return Ok(needs) };
+    let Some(Http { config, binds }) = http else { return Ok(needs) };
     needs.writable.extend(config.staging_folders(registry)?.into_iter().filter(|folder| !folder.starts_with(&root)));
     needs.readable = config.secret_files();
     let listens = config.listen.port();
     needs.network = match config.reach() {
-        Reach::Nowhere => Network::Listens(listens),
+        Reach::Nowhere if binds => Network::Listens(listens),
+        Reach::Nowhere => Network::None,
         Reach::Ports(ports) => Network::Connects { listens, ports: Some(ports) },
         Reach::Anywhere => Network::Connects { listens, ports: None },
     };
@@ -68,7 +77,7 @@ pub(crate) fn needs(
         ];
         needs.capabilities.extend(promoting);
     }
-    if (1..1024).contains(&listens) {
+    if binds && (1..1024).contains(&listens) {
         needs.capabilities.push(Capability::NetBindService);
     }
     Ok(needs)

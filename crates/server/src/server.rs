@@ -44,6 +44,26 @@ impl Server {
     /// Loads or generates the tokens, binds the address and makes a runtime; no request is answered before
     /// [`Server::run`].
     pub fn bind(registry: Registry, config: Config) -> Result<Server, ServerError> {
+        Server::new(registry, config, None)
+    }
+
+    /// The same on a socket that listens already, a service manager's: so a server needs no network of its own. The settings' address is
+    /// not used.
+    pub fn bind_on(
+        registry: Registry,
+        mut config: Config,
+        listener: std::net::TcpListener,
+    ) -> Result<Server, ServerError> {
+        config.listen = listener.local_addr().map_err(ServerError::Runtime)?;
+        listener.set_nonblocking(true).map_err(ServerError::Runtime)?;
+        Server::new(registry, config, Some(listener))
+    }
+
+    fn new(
+        registry: Registry,
+        config: Config,
+        listening: Option<std::net::TcpListener>,
+    ) -> Result<Server, ServerError> {
         // Whoever can reach the port could otherwise only be stopped by a file the operator has never seen.
         if !config.listen.ip().is_loopback() && config.tokens == TokenFiles::default() {
             return Err(ServerError::Config(format!(
@@ -61,7 +81,12 @@ impl Server {
             .enable_all()
             .build()
             .map_err(ServerError::Runtime)?;
-        let listener = runtime.block_on(async { listen(config.listen) });
+        let listener = runtime.block_on(async {
+            match listening {
+                Some(listener) => TcpListener::from_std(listener),
+                None => listen(config.listen),
+            }
+        });
         let listener = listener.map_err(|source| ServerError::Bind { address: config.listen, source })?;
         let local_addr = listener.local_addr().map_err(ServerError::Runtime)?;
         let oci = Oci::new(&registry, &config)?;

@@ -17,12 +17,13 @@ use crate::harden;
 use crate::out::{Form, Out};
 use crate::signals::{Blocked, Signals};
 use crate::text;
+use listenfd::ListenFd;
 use securereg::{Error, ErrorKind, MonitorOptions, Registry, Result, StoredWatch, Task};
 use securereg_fusefs::{Allow, Attached, Mount, MountError, MountErrorKind, MountOptions};
 use securereg_sandbox::Confined;
 use securereg_server::{Config, Server, ServerError};
 use serde_json::{Map, Value, json};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -97,6 +98,8 @@ enum End {
 pub(super) struct Parts {
     pub(super) registry: Registry,
     server: Option<Server>,
+    /// A socket that the service manager listens on for us.
+    listening: Option<TcpListener>,
     tokens: Vec<(String, PathBuf)>,
     /// Made, and answered by nobody yet.
     attached: Option<(Attached, MountOptions)>,
@@ -120,6 +123,7 @@ impl Parts {
         Ok(Parts {
             registry: registry(context)?,
             server: None,
+            listening: None,
             tokens: Vec::new(),
             attached: None,
             mount: None,
@@ -132,9 +136,15 @@ impl Parts {
         })
     }
 
-    /// The settings: the options, else the environment's, else the file's.
-    fn config(&self, args: &Http) -> Result<Config> {
-        with_options(Config::load(self.registry.root(), args.config.as_deref()).map_err(unbound)?, args)
+    /// The settings: the options, else the environment's, else the file's. A socket that was passed on (sd_listen_fds(3)) stands above
+    /// them all.
+    fn config(&mut self, args: &Http) -> Result<Config> {
+        let config = Config::load(self.registry.root(), args.config.as_deref()).map_err(unbound)?;
+        self.listening = ListenFd::from_env().take_tcp_listener(0).map_err(|e| {
+            Error::new(ErrorKind::InvalidInput, format!("the socket that was passed on does not listen on TCP: {e}"))
+                .because(e)
+        })?;
+        with_options(config, args)
     }
 
     /// Makes the mount at `dir`: the last thing that needs rights. [`Parts::answer`] answers for it.
@@ -151,6 +161,8 @@ impl Parts {
     /// is removed at the end.
     pub(super) fn confine(&mut self, http: Option<&Config>, own: Option<&Path>) -> Result<()> {
         let immutable = self.attached.as_ref().is_some_and(|(_, options)| options.immutable);
+        let binds = self.listening.is_none();
+        let http = http.map(|config| harden::Http { config, binds });
         let mut needs = harden::needs(&self.registry, immutable, http).map_err(unbound)?;
         needs.writable.extend(own.map(Path::to_owned));
         needs.removable.extend(own.and_then(Path::parent).map(Path::to_owned));
@@ -176,7 +188,12 @@ impl Parts {
             ("service", &files.service),
         ];
         let given = given.map(|(scope, file)| file.clone().map(|file| (scope.to_owned(), file)));
-        let server = Server::bind(self.registry.clone(), config).map_err(unbound)?;
+        let registry = self.registry.clone();
+        let server = match self.listening.take() {
+            Some(listening) => Server::bind_on(registry, config, listening),
+            None => Server::bind(registry, config),
+        };
+        let server = server.map_err(unbound)?;
         let generated = server.token_notice().iter().map(|file| {
             let scope = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
             (scope, file.clone())
