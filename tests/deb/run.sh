@@ -60,6 +60,12 @@ inside securereg --root /srv/registry promote /tiny.gguf --name tiny
 inside securereg --root /srv/registry verify --all >"$scratch/out"
 grep -q tiny "$scratch/out"
 ok "the command promotes and verifies"
+for file in systemd/system/secure-ai-registry.socket systemd/system/secure-ai-registry.service systemd/system/secure-ai-registry-mount.service \
+  systemd/system/secure-ai-registry-verify.service systemd/system/secure-ai-registry-verify.timer sysusers.d/secure-ai-registry.conf \
+  tmpfiles.d/secure-ai-registry.conf; do
+  [ "$(stat -c '%a %U' "$clean/usr/lib/$file")" = "644 root" ]
+done
+ok "its units, users and folders are there (run by tests/systemd/run.sh)"
 inside dpkg -i /debs/libsecurereg-dev_0.1.0-1_amd64.deb
 ok "the development package fits the library"
 
