@@ -24,3 +24,5 @@ timeout -k 10 900 cargo test --locked -p securereg-server moto -- --test-threads
 ran=$(awk '/^test result: ok\. / { sum += $4 } END { print sum + 0 }' "$scratch/log")
 echo "$ran tests passed against moto $MOTO_VERSION"
 [ "$ran" -ge 20 ]
+
+bash tests/s3/confined.sh "${MOTO##*:}" conformance
