@@ -203,7 +203,13 @@ impl Parts {
         Ok(())
     }
 
-    parts.watch_stored(&args.monitor)?;
+    /// Opens an eye on the stored files, for the monitor that runs with the other parts. Before the rights for it are given up.
+    pub(super) fn watch_stored(&mut self, args: &Monitor) -> Result<()> {
+        let options = MonitorOptions { interval: args.verify_interval, rate: args.verify_rate.map(|mib| mib << 20) };
+        self.monitor = Some((self.registry.watch_stored()?, options));
+        Ok(())
+    }
+
     /// Answers for the mount, if there is one.
     pub(super) fn answer(&mut self) -> Result<()> {
         let Some((attached, options)) = self.attached.take() else { return Ok(()) };
@@ -309,7 +315,7 @@ impl Parts {
     /// Watches the stored files and reads them again and again.
     fn start_monitor(&mut self) -> Result<()> {
         let Some((eye, options)) = self.monitor.take() else { return Ok(()) };
-        let (registry, stop) = (self.registry.clone(), self.signals.flag_handle());
+        let (registry, stop) = (self.registry.clone(), Arc::clone(&self.stop));
         spawn("monitor", move || {
             if let Err(e) = registry.monitor(eye, &options, &stop) {
                 tracing::error!("stored files are not monitored: {e}");
