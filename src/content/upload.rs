@@ -169,6 +169,24 @@ impl Content {
         Ok(())
     }
 
+    /// How many uploads there are, and the bytes they hold on the disk.
+    pub fn uploads(&self) -> Result<(u64, u64)> {
+        let (mut count, mut bytes) = (0u64, 0u64);
+        folders::each(self.layout(), |_, folder| {
+            let Some(uploads) = folders::open_in(folder, folders::UPLOADS)? else { return Ok(()) };
+            for entry in folders::entries(&uploads)? {
+                let (id, _) = entry?;
+                // One that is gone by now is none.
+                if let Ok(stat) = rustix::fs::statat(&uploads, &*id, rustix::fs::AtFlags::SYMLINK_NOFOLLOW) {
+                    count += 1;
+                    bytes = bytes.saturating_add(stat.st_size as u64);
+                }
+            }
+            Ok(())
+        })?;
+        Ok((count, bytes))
+    }
+
     /// Ends the uploads that nobody has had for this long; how many.
     pub fn expire_uploads(&self, older_than: Duration) -> Result<usize> {
         self.layout().check_writable()?;
