@@ -8,6 +8,7 @@
 mod bucket;
 mod connections;
 mod containment;
+mod figures;
 mod hostile;
 mod jobs;
 mod models;
