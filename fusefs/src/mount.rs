@@ -12,6 +12,7 @@ use crate::adapter::Adapter;
 use crate::allow::{Allow, Modes};
 use crate::daemon::Daemon;
 use crate::immutable;
+use crate::pool::Pool;
 use crate::revoke;
 use fuser::{Config, Session, SessionACL};
 use parking_lot::{Condvar, Mutex};
@@ -125,6 +126,7 @@ struct Running {
     phase: Mutex<Phase>,
     end: Condvar,
     stop: OwnedFd,
+    pool: Pool,
 }
 
 /// Where the session is.
@@ -207,6 +209,7 @@ impl Mount {
                 phase: Mutex::new(Phase::Starting),
                 end: Condvar::new(),
                 stop,
+                pool: daemon.pool().clone(),
             })),
         };
         let running = Arc::clone(&mount.unmounter.0);
@@ -246,6 +249,12 @@ impl Mount {
             tracing::warn!("no thread to re-check stale stamps: {e}");
         }
         Ok(mount)
+    }
+
+    /// Whether a thread that reads and checks is free within `limit`, or becomes so: false says that all of them hang, and that no
+    /// more can be started. Asked in this process and not through the mount, where the question itself could hang.
+    pub fn answers_within(&self, limit: Duration) -> bool {
+        self.unmounter.0.pool.answers_within(limit)
     }
 
     /// Where it is mounted, as an absolute path without links.

@@ -5,7 +5,7 @@
 //! that ends by itself stops the others, and is an error. Leaves out: the parts (`securereg_fusefs`, `securereg_server`).
 //!
 //! ```text
-//! signals -> registry -> address bound -> mount -> HTTP answers -> "ready" -> a signal -> HTTP ends -> unmounted
+//! signals -> registry -> address bound -> mount -> HTTP answers -> "ready", READY=1 -> a signal -> STOPPING=1 -> HTTP ends -> unmounted
 //! ```
 
 use super::Context;
@@ -13,16 +13,21 @@ use crate::args::{Access, Http, Monitor, MountArgs, Serve, Up};
 use crate::exit::Code;
 use crate::out::{Form, Out};
 use crate::signals::Signals;
+use crate::supervisor::{Supervisor, Watched};
 use crate::text;
 use securereg::{Error, ErrorKind, MonitorOptions, Registry, Result, StoredWatch, Task};
 use securereg_fusefs::{Allow, Mount, MountErrorKind, MountOptions};
-use securereg_server::{Config, Server, ServerError};
+use securereg_server::{Config, Pulse, Server, ServerError};
 use serde_json::{Map, Value, json};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+/// How long the HTTP server's first answer is waited for before it is looked whether it has ended.
+const FIRST_BEAT: Duration = Duration::from_millis(100);
 
 pub(crate) fn up(context: &mut Context, args: Up) -> Result<Code> {
     let options = mount_options(&args.access)?;
@@ -85,10 +90,12 @@ enum End {
 pub(super) struct Parts {
     pub(super) registry: Registry,
     server: Option<Server>,
+    address: Option<SocketAddr>,
     tokens: Vec<(String, PathBuf)>,
     mount: Option<Arc<Mount>>,
     monitor: Option<(StoredWatch, MonitorOptions)>,
     signals: Signals,
+    supervisor: Supervisor,
     ends: Receiver<End>,
     tell: Sender<End>,
 }
@@ -101,8 +108,20 @@ impl Parts {
         let first = tell.clone();
         // The receiver is gone only when the parts are stopping already.
         let signals = Signals::listen_and(context.form(), move || drop(first.send(End::Signal)))?;
+        let supervisor = Supervisor::of_environment();
         let registry = registry(context)?;
-        Ok(Parts { registry, server: None, tokens: Vec::new(), mount: None, monitor: None, signals, ends, tell })
+        Ok(Parts {
+            registry,
+            server: None,
+            address: None,
+            tokens: Vec::new(),
+            mount: None,
+            monitor: None,
+            signals,
+            supervisor,
+            ends,
+            tell,
+        })
     }
 
     /// Binds the address of the options, else of the environment, else 127.0.0.1:8470.
@@ -129,6 +148,7 @@ impl Parts {
             (scope, file.clone())
         });
         self.tokens = given.into_iter().flatten().chain(generated).collect();
+        self.address = Some(server.local_addr());
         self.server = Some(server);
         Ok(())
     }
@@ -159,7 +179,7 @@ impl Parts {
     }
 
     pub(super) fn address(&self) -> Option<SocketAddr> {
-        self.server.as_ref().map(Server::local_addr)
+        self.address
     }
 
     pub(super) fn mountpoint(&self) -> Option<&Path> {
@@ -206,13 +226,23 @@ impl Parts {
             Form::Json => text::plain_json(&self.json().to_string()) + "\n",
             Form::Text => format!("{}\n\nready; Ctrl-C stops\n", lines.join("\n")),
         };
+        let pulse = self.server.as_ref().map(Server::pulse);
         let http = self.server.take().map(|server| (server.shutdown_handle(), self.start_http(server)));
         self.watch_mount()?;
         self.recheck()?;
         self.start_monitor()?;
-        out.write(&ready)?;
-        // A sender lives in `self`, so this ends with an End.
-        let end = self.ends.recv().unwrap_or(End::Signal);
+        let end = match self.until_answered(pulse.as_ref()) {
+            Some(end) => end,
+            None => {
+                out.write(&ready)?;
+                self.supervisor.ready(&self.status());
+                let watched = self.supervise(pulse)?;
+                // A sender lives in `self`, so this ends with an End.
+                let end = self.ends.recv().unwrap_or(End::Signal);
+                watched.stopping();
+                end
+            }
+        };
         if let Some((handle, thread)) = http {
             handle.shutdown();
             drop(thread?.join());
@@ -232,6 +262,41 @@ impl Parts {
                 Err(Error::new(ErrorKind::Io, "the mount was taken down from outside; start again to mount anew"))
             }
         }
+    }
+
+    /// Waits until HTTP is answered; an end that comes first is given back.
+    fn until_answered(&self, pulse: Option<&Pulse>) -> Option<End> {
+        let pulse = pulse?;
+        while !pulse.beats_within(FIRST_BEAT) {
+            if let Ok(end) = self.ends.try_recv() {
+                return Some(end);
+            }
+        }
+        None
+    }
+
+    /// Has the service manager told that this process lives, as long as each of its parts answers.
+    fn supervise(&self, pulse: Option<Pulse>) -> Result<Watched> {
+        let (mount, registry) = (self.mount.clone(), self.registry.clone());
+        let proof = move |limit| {
+            if pulse.as_ref().is_some_and(|pulse| !pulse.beats_within(limit)) {
+                return Err("the HTTP server");
+            }
+            if mount.as_ref().is_some_and(|mount| !mount.answers_within(limit)) {
+                return Err("the mount");
+            }
+            // That it is told is all that is asked for: a restart mends no manifest.
+            drop(registry.catalog());
+            Ok(())
+        };
+        self.supervisor.watch(&self.status(), proof)
+    }
+
+    /// Where everything is, for the service manager.
+    fn status(&self) -> String {
+        let http = self.address().map(|address| format!("answering on http://{address}"));
+        let mount = self.mountpoint().map(|dir| format!("mounted at {}", shown(dir)));
+        [http, mount].into_iter().flatten().collect::<Vec<_>>().join(", ")
     }
 
     /// Tells when the mount ends, by whatever hand.
@@ -356,7 +421,7 @@ pub(super) fn quoted(path: &Path) -> String {
     if word.chars().all(simple) { word } else { format!("'{}'", word.replace('\'', "'\\''")) }
 }
 
-pub(super) fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+pub(crate) fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
     let spawned = thread::Builder::new().name(name.into()).spawn(work);
     spawned.map_err(|e| Error::new(ErrorKind::Io, format!("cannot start a thread: {e}")).because(e))
 }

@@ -5,7 +5,9 @@
 
 mod daemons;
 mod guard;
+mod log;
 mod records;
 mod remote;
+mod supervised;
 mod support;
 mod verbs;
