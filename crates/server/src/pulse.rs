@@ -44,7 +44,11 @@ impl Asked {
         let app = Arc::clone(app);
         tokio::spawn(async move {
             let registry = app.registry.clone();
-            let told = app.lanes.run(Lane::Health, move || Ok(drop(registry.catalog()))).await;
+            let ask = move || {
+                drop(registry.catalog());
+                Ok(())
+            };
+            let told = app.lanes.run(Lane::Health, ask).await;
             if told.is_ok() {
                 // Whoever asked may have given up.
                 let _ = self.0.send(());

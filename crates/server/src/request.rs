@@ -165,7 +165,8 @@ mod tests {
         }
         let too_long = "a".repeat(MAX_ID + 1);
         let bad: [&[u8]; 8] = [b"", b"a b", b"a\tb", b"a\"b", b"a=b", b"\xc3\xa4", b"\xff", too_long.as_bytes()];
-        let bad = bad.iter().map(std::slice::from_ref).chain([&[][..], &[b"a", b"b"]]);
+        let two: [&[u8]; 2] = [b"a", b"b"];
+        let bad = bad.iter().map(std::slice::from_ref).chain([&two[..0], &two]);
         for bad in bad {
             let (one, other) = (id_of(bad), id_of(bad));
             assert_eq!(one.0.len(), 32, "{bad:?}: {one}");

@@ -355,7 +355,11 @@ impl Storage for Local {
             upload.suspend()?;
             Ok(id)
         };
-        self.call(begin).await
+        self.call(begin).await.map_err(|e| match e.status {
+            // Of a beginning: there are as many as there may be.
+            409 => Failure::new(Code::TooManyRequests, e.message.clone()),
+            _ => e,
+        })
     }
 
     async fn upload_size(&self, repository: &Repository, id: &str) -> Outcome<u64> {
