@@ -162,23 +162,24 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let registry = Registry::open_or_create(&dir.path().join("root")).expect("a root");
         let (actor, name): (_, ModelName) = (Actor::new("test", "x"), "m".parse().expect("a name"));
-        let promote = |bytes: &[u8]| {
+        let promote = |name: &ModelName, bytes: &[u8]| {
             let path = dir.path().join("m.gguf");
             std::fs::write(&path, bytes).expect("written");
             let source = Source::open(&path).expect("a source");
             registry.clone().promote(PromoteRequest::new(name.clone()), source, &actor, &Task::unattended())
         };
         let model = crate::models::gguf(100, 1);
-        promote(&model).expect("promoted");
-        promote(&model).expect("there already");
-        assert!(promote(b"junk").is_err());
+        let other = "other".parse().expect("a name");
+        promote(&name, &model).expect("promoted");
+        promote(&name, &model).expect("there already");
+        assert!(promote(&other, b"junk").is_err());
         let counts = registry.counts();
         let words = ["promoted", "already_there", "moved", "refused"];
         assert_eq!(words.map(|word| of(&counts.promotions, word)), [1, 1, 0, 1]);
         assert_eq!(counts.promotions.iter().map(|(_, n)| n).sum::<u64>(), 3);
 
         let path = "m.gguf".parse().expect("a path");
-        assert!(registry.open_file(&"other".parse().expect("a name"), &path, ReadMode::Cached).is_err());
+        assert!(registry.open_file(&other, &path, ReadMode::Cached).is_err());
         assert_eq!(of(&registry.counts().reads_refused, "quarantined"), 0, "what is not there is not refused");
         let open = registry.open_file(&name, &path, ReadMode::Cached).expect("open");
         registry.quarantine(&name, "odd", Some("INC-1"), &actor).expect("quarantined");
