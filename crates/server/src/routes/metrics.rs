@@ -94,6 +94,14 @@ fn look(app: &App) -> securereg::Result<()> {
         looked.temp_bytes.set(bytes(disk.temp_bytes));
     });
     let lines = app.registry.audit_lines().map(|lines| follow(&looked.audit_lines, lines));
+    let monitor = app.registry.monitor_state().map(|state| {
+        looked.monitor_alive.set(i64::from(state.as_ref().is_some_and(|state| state.alive)));
+        if let Some(state) = state {
+            looked.monitor_interval.set(bytes(state.interval_seconds));
+            looked.pass_done.set(bytes(state.pass_done_bytes));
+            looked.pass_total.set(bytes(state.pass_total_bytes));
+        }
+    });
     let mounts = app.registry.mounts().map(|mounts| looked.mounts.set(mounts.len() as i64));
     let catalog = app.registry.catalog();
     looked.catalog_good.set(i64::from(catalog.is_ok()));
@@ -111,7 +119,7 @@ fn look(app: &App) -> securereg::Result<()> {
     });
     // A bad manifest is a figure of its own, not a look that failed.
     drop(catalog);
-    disk.and(lines).and(mounts)
+    disk.and(lines).and(monitor).and(mounts)
 }
 
 /// What takes long enough to be looked at seldom.

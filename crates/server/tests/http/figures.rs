@@ -59,6 +59,7 @@ fn the_figures_follow_what_happens() {
         (r#"securereg_build_info{version="0.1.0"}"#, 1.0),
         ("securereg_http_connections_refused_total", 0.0),
         ("securereg_temp_bytes", 0.0),
+        ("securereg_monitor_alive", 0.0),
     ] {
         assert_eq!(before.get(name), Some(&value), "{name}");
     }
