@@ -213,6 +213,16 @@ fn backwards(layout: &Layout, mut visit: impl FnMut(AuditLine) -> ControlFlow<()
     Ok(())
 }
 
+/// The number of the last line; 0 without a log.
+pub(crate) fn last_seq(layout: &Layout) -> Result<u64> {
+    let mut last = 0;
+    backwards(layout, |line| {
+        last = line.seq;
+        ControlFlow::Break(())
+    })?;
+    Ok(last)
+}
+
 /// Whether the log exists.
 pub(crate) fn exists(layout: &Layout) -> bool {
     Segments::open(layout).is_ok_and(|segments| !segments.is_empty())

@@ -50,6 +50,7 @@ pub struct Content {
 pub(crate) struct Shelf {
     made: folders::Made,
     suspended: upload::Suspended,
+    open: upload::Open,
 }
 
 impl Content {

@@ -25,6 +25,7 @@ use crate::buffer;
 use crate::digest::Sha256Digest;
 use crate::durable;
 use crate::error::{Error, ErrorKind, Result};
+use crate::figures::Disk;
 use crate::immutable;
 use crate::sys::NoFileSizeSignal;
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, ResolveFlags};
@@ -398,6 +399,38 @@ impl Layout {
     /// Announces that temporary files are in use, for as long as the lock lives.
     pub(crate) fn use_temp(&self) -> Result<LockFile> {
         self.lock(TEMP_LOCK, FlockOperation::LockShared)
+    }
+
+    /// How full the disk is, and what unfinished copies hold of it.
+    pub(crate) fn disk(&self) -> Result<Disk> {
+        let fs = rustix::fs::fstatvfs(&self.root).map_err(|e| Error::io("asking for free space", e))?;
+        let names = rustix::fs::Dir::read_from(&self.tmp).map_err(|e| Error::io("listing tmp", e))?;
+        // One that is gone by now holds nothing.
+        let sizes = names.flatten().filter_map(|entry| {
+            let stat = rustix::fs::statat(&self.tmp, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW).ok()?;
+            let is_file = rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::RegularFile;
+            is_file.then_some(stat.st_size as u64)
+        });
+        Ok(Disk {
+            free_bytes: fs.f_bavail.saturating_mul(fs.f_frsize),
+            size_bytes: fs.f_blocks.saturating_mul(fs.f_frsize),
+            temp_bytes: sizes.fold(0, u64::saturating_add),
+        })
+    }
+
+    /// Whether something could be written: tries it with a file in tmp/ that never has a name.
+    pub(crate) fn try_write(&self) -> Result<()> {
+        let _quiet = NoFileSizeSignal::new();
+        let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
+        let written = match rustix::fs::openat(&self.tmp, ".", flags, Mode::RUSR | Mode::WUSR) {
+            Ok(file) => rustix::io::write(&file, b"ready").map(drop),
+            // A file system without nameless files: a change would be refused only by what access(2) sees.
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::ISDIR) => {
+                rustix::fs::accessat(&self.tmp, ".", rustix::fs::Access::WRITE_OK, AtFlags::empty())
+            }
+            Err(e) => Err(e),
+        };
+        written.map_err(|e| Error::io("writing into the root", e))
     }
 
     /// Bytes a promotion may still take: what is free to us, less 5 percent of it.

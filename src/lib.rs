@@ -41,6 +41,7 @@ mod durable;
 mod error;
 mod events;
 mod ffi;
+mod figures;
 mod format;
 pub mod guard;
 mod immutable;
@@ -84,6 +85,7 @@ pub use content::{Content, ContentDigest, Held, Kind, Put, RepositoryName, Uploa
 pub use digest::{Blake3Digest, Sha256Digest};
 pub use error::{Error, ErrorKind, Result};
 pub use events::{Event, EventKind, Events};
+pub use figures::{Counts, Disk};
 pub use format::description::{Adapter, Description, Tensor};
 pub use format::finding::{Finding, Place, Rule, Severity};
 #[cfg(fuzzing)]

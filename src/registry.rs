@@ -15,6 +15,7 @@ use crate::describe;
 use crate::digest::Sha256Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::events::Events;
+use crate::figures::Figures;
 use crate::layout::{Access, Folder, Layout, read_bounded};
 use crate::mounts::{self, MountGuard, MountRecord};
 use crate::name::{ModelName, RelPath};
@@ -114,7 +115,9 @@ impl Registry {
         actor: &Actor,
         task: &Task<'_>,
     ) -> Result<Promotion> {
-        promote::promote(&self.inner, &request, source, actor, task)
+        let promoted = promote::promote(&self.inner, &request, source, actor, task);
+        self.inner.figures.promoted(&promoted);
+        promoted
     }
 
     /// Hashes a model from end to end. A model that fails is an `Ok` report that says so, and is quarantined.
@@ -202,6 +205,7 @@ impl Registry {
         let Some(holder) = catalog.holders(sha256).find(|a| a.is_promoted()) else {
             return Err(match catalog.holders(sha256).next() {
                 Some(held) => {
+                    self.count_refused_read(ErrorKind::Quarantined);
                     Error::new(ErrorKind::Quarantined, format!("{} is quarantined", held.name)).on(&held.name)
                 }
                 None => Error::new(ErrorKind::NotFound, format!("no model holds {sha256}")),
@@ -357,6 +361,7 @@ pub(crate) struct Inner {
     /// As it was at open: it depends on the environment, and a host that changes that while another thread asks is led astray.
     default_mount: PathBuf,
     shelf: Shelf,
+    pub(crate) figures: Figures,
 }
 
 /// The operator's policy, in the root.
@@ -372,8 +377,9 @@ impl Inner {
         }
         let blobs = Blobs::new(Arc::clone(&layout));
         let (condemned, spare, default_mount) = (Mutex::default(), Spare::default(), Registry::default_mount());
-        let shelf = Shelf::default();
-        Ok(Registry { inner: Arc::new(Inner { layout, store, blobs, condemned, spare, default_mount, shelf }) })
+        let (shelf, figures) = (Shelf::default(), Figures::default());
+        let inner = Inner { layout, store, blobs, condemned, spare, default_mount, shelf, figures };
+        Ok(Registry { inner: Arc::new(inner) })
     }
 
     pub(crate) fn layout(&self) -> &Layout {
@@ -438,11 +444,11 @@ impl Inner {
     pub(crate) fn require_promoted(&self, artifact: &Artifact) -> Result<()> {
         match &artifact.quarantine {
             None => Ok(()),
-            Some(q) => Err(Error::new(
-                ErrorKind::Quarantined,
-                format!("{} is quarantined ({}): {}", artifact.name, q.cause.as_str(), q.reason),
-            )
-            .on(&artifact.name)),
+            Some(q) => {
+                self.figures.read_refused(ErrorKind::Quarantined);
+                let why = format!("{} is quarantined ({}): {}", artifact.name, q.cause.as_str(), q.reason);
+                Err(Error::new(ErrorKind::Quarantined, why).on(&artifact.name))
+            }
         }
     }
 
@@ -473,6 +479,7 @@ impl Inner {
             self.blobs.open(entry, direct)
         };
         opened.map_err(|e| {
+            self.figures.read_refused(e.kind());
             if e.kind() == ErrorKind::Corrupt {
                 self.report_corruption(&entry.sha256, e.message());
             }

@@ -167,6 +167,10 @@ impl VerifiedFile {
     /// Where in `buf` the bytes lie, checked.
     fn read_into(&self, buf: &mut ReadBuf, offset: u64, len: usize) -> Result<Range<usize>> {
         self.check_status()?;
+        self.read_checked(buf, offset, len).inspect_err(|e| self.inner.figures.read_refused(e.kind()))
+    }
+
+    fn read_checked(&self, buf: &mut ReadBuf, offset: u64, len: usize) -> Result<Range<usize>> {
         let end = offset.saturating_add(len as u64).min(self.len());
         if offset >= end {
             return Ok(0..0);
@@ -293,6 +297,7 @@ impl VerifiedFile {
         };
         self.refused.store(refused, Ordering::Release);
         if refused {
+            self.inner.figures.read_refused(ErrorKind::Quarantined);
             return Err(self.named(Error::new(ErrorKind::Quarantined, format!("{} is quarantined", self.entry.path))));
         }
         self.seen.store(generation, Ordering::Release);

@@ -378,6 +378,7 @@ fn settle(
         .filter(|(_, report)| report.status == VerifyStatus::Unreadable)
         .map(|(_, report)| noted(&report.name, report.error.as_deref().unwrap_or(""), &catalog))
         .collect();
+    inner.figures.failed(ErrorKind::Unreadable, events.len());
     if !events.is_empty() {
         inner.log(actor, &events)?;
     }
@@ -412,6 +413,7 @@ fn fail_all<'a>(
     actor: &Actor,
 ) -> Result<Decision<()>> {
     let failed: Vec<(&Arc<Artifact>, &str)> = failed.collect();
+    inner.figures.failed(ErrorKind::Corrupt, failed.len());
     let events: Vec<Event<'_>> = failed.iter().map(|(artifact, why)| noted(&artifact.name, why, catalog)).collect();
     if !events.is_empty() {
         inner.log(actor, &events)?;

@@ -449,7 +449,7 @@ fn a_link_below_oci_is_refused_wherever_it_is() {
 }
 
 #[test]
-fn sessions_are_bound_to_their_repository_limited_and_expire() {
+fn t19_sessions_are_bound_to_their_repository_limited_and_expire() {
     let root = Root::new();
     let content = root.registry.content();
     let mut upload = content.begin(&repo("r")).unwrap();
@@ -754,4 +754,84 @@ fn what_is_hostile_damaged_or_gone_is_not_promoted_from_content() {
     content.remove_blob(&repo("r"), &sha256(&bytes)).unwrap();
     assert_eq!(kind(promote(&root, "gone", gone)), ErrorKind::Corrupt);
     assert!(root.registry.catalog().unwrap().is_empty());
+}
+
+/// Threat 19: how many repositories there are is for whoever pushes to choose.
+#[test]
+fn t19_all_repositories_together_have_a_bounded_number_of_sessions() {
+    let root = Root::new();
+    let content = root.registry.content();
+    let first = content.begin(&repo("r0")).unwrap();
+    let id = first.id().to_owned();
+    first.suspend().unwrap();
+    // Begun by another process, so that this one has to find out.
+    for n in 1..=20_000 {
+        let folder = root.path().join(format!("oci/r{}/_uploads", n / 900));
+        if n % 900 == 0 || n == 1 {
+            std::fs::create_dir_all(&folder).unwrap();
+        }
+        std::fs::write(folder.join(format!("{n:032x}")), b"").unwrap();
+    }
+    let other = root.again().content();
+    let e = other.begin(&repo("fresh")).unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::Conflict);
+    assert!(e.to_string().contains("20000 unfinished uploads"), "{e}");
+    assert_eq!(other.uploads().unwrap().0, 20_001);
+    // One that ends makes room for one.
+    other.abandon(&repo("r0"), &id).unwrap();
+    other.abandon(&repo("r0"), &format!("{:032x}", 1)).unwrap();
+    drop(other.begin(&repo("fresh")).unwrap());
+    assert_eq!(kind(other.begin(&repo("fresh"))), ErrorKind::Conflict);
+}
+
+/// Threat 19: what an upload holds counts as used. Needs a small file system of its own, which
+/// only root can mount.
+#[test]
+fn t19_an_upload_without_end_is_refused_before_the_disk_is_full_and_leaves_nothing() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED t19_an_upload_without_end...: only root can mount a small tmpfs");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let disk = dir.path().join("disk");
+    std::fs::create_dir(&disk).unwrap();
+    let run = |command: &mut std::process::Command| assert!(command.status().unwrap().success());
+    let mut mount = std::process::Command::new("mount");
+    run(mount.args(["-t", "tmpfs", "-o", "size=64m,mode=700", "securereg-test"]).arg(&disk));
+    let outcome = std::panic::catch_unwind(|| {
+        let registry = Registry::open_or_create(&disk.join("root")).unwrap();
+        let content = registry.content();
+        let free = |registry: &Registry| registry.disk().unwrap().free_bytes;
+        let before = free(&registry);
+        let mut upload = content.begin(&repo("r")).unwrap();
+        let (piece, mut taken) = (noise(PIECE, 1), 0u64);
+        let e = loop {
+            match upload.append(&piece) {
+                Ok(()) => taken += piece.len() as u64,
+                Err(e) => break e,
+            }
+            assert!(taken < 128 << 20, "it takes more than there is");
+        };
+        assert_eq!(e.kind(), ErrorKind::NoSpace, "{e}");
+        assert!(e.to_string().contains("less 5 percent"), "refused, not failed: {e}");
+        assert!(taken > before / 2, "{taken} of {before}");
+        assert_eq!(kind(upload.append(b"more")), ErrorKind::NotFound, "the upload is gone");
+        drop(upload);
+        assert_eq!(content.uploads().unwrap(), (0, 0));
+        assert!(free(&registry) + (1 << 20) > before);
+        // And a promotion is measured by what uploads leave.
+        let mut upload = content.begin(&repo("r")).unwrap();
+        (0..40).for_each(|_| upload.append(&piece).unwrap());
+        let source = dir.path().join("m.gguf");
+        std::fs::write(&source, support::models::gguf(30 << 20, 1)).unwrap();
+        let promoted = registry.promote(
+            PromoteRequest::new("m".parse().unwrap()),
+            Source::open(&source).unwrap(),
+            &Actor::new("test", "x"),
+            &Task::unattended(),
+        );
+        assert_eq!(kind(promoted), ErrorKind::NoSpace);
+    });
+    run(std::process::Command::new("umount").arg("-l").arg(&disk));
+    outcome.unwrap();
 }

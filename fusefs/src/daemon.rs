@@ -276,7 +276,10 @@ impl Daemon {
         }
         match self.view.admission(node) {
             Admission::Current => Ok(()),
-            Admission::Quarantined => Err(Errno::EACCES),
+            Admission::Quarantined => {
+                self.registry.count_refused_read(ErrorKind::Quarantined);
+                Err(Errno::EACCES)
+            }
             // The kernel looks the name up again and comes back with what it finds.
             Admission::Stale => Err(Errno::ESTALE),
         }
@@ -351,6 +354,11 @@ impl Daemon {
     /// Refuses a read of a revoked file. Whoever comes back with every refusal is the kernel's MAP_POPULATE loop.
     fn refuse_read(&self, node: &Arc<FileNode>, reply: ReplyData) {
         let now = Instant::now();
+        self.registry.count_refused_read(match node.gate.why() {
+            Some(Why::Quarantined) | None => ErrorKind::Quarantined,
+            Some(Why::Corrupt) => ErrorKind::Corrupt,
+            Some(Why::Unreadable | Why::TimedOut) => ErrorKind::Unreadable,
+        });
         let refusal = node.gate.refuse(now);
         if refusal == Refusal::Now || self.slowed.len() >= SLOWED_MAX {
             reply.error(Errno::EIO);

@@ -19,6 +19,7 @@ use crate::adapter::Adapter;
 use crate::allow::{Allow, Modes};
 use crate::daemon::Daemon;
 use crate::immutable;
+use crate::pool::Pool;
 use crate::revoke;
 use detach::Detacher;
 use fuser::{Config, Session, SessionACL};
@@ -132,6 +133,7 @@ struct Running {
     phase: Mutex<Phase>,
     end: Condvar,
     stop: OwnedFd,
+    pool: Pool,
 }
 
 /// Where the session is.
@@ -279,6 +281,7 @@ impl Attached {
                 phase: Mutex::new(Phase::Starting),
                 end: Condvar::new(),
                 stop,
+                pool: daemon.pool().clone(),
             })),
         };
         let running = Arc::clone(&mount.unmounter.0);
@@ -342,6 +345,12 @@ impl Mount {
         // A registry that cannot be served is no reason to mount: it would refuse everything.
         registry.catalog()?;
         Attached::new(dir, options.allow)?.serve(registry, &options)
+    }
+
+    /// Whether a thread that reads and checks is free within `limit`, or becomes so: false says that all of them hang, and that no
+    /// more can be started. Asked in this process and not through the mount, where the question itself could hang.
+    pub fn answers_within(&self, limit: Duration) -> bool {
+        self.unmounter.0.pool.answers_within(limit)
     }
 
     /// Where it is mounted, as an absolute path without links.

@@ -16,6 +16,7 @@ use securereg::{ReadBuf, Sha256Digest};
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 /// A request waiting this long, with no worker idle, gets a new worker.
@@ -67,6 +68,8 @@ struct State {
     stuck: usize,
     /// Who waits for a thread of their own, by blob. A blob stands here for as long as it has such a thread.
     apart: HashMap<Sha256Digest, VecDeque<(Arc<Ticket>, ApartWork)>>,
+    /// Who wants to know whether a worker comes by.
+    probes: Vec<SyncSender<()>>,
     watching: bool,
     closed: bool,
 }
@@ -115,6 +118,21 @@ impl Pool {
         if state.idle > 0 {
             self.0.work.notify_one();
         }
+    }
+
+    /// Whether a worker is free, or becomes free, within `limit`: one that is not stuck, or a new one in its place.
+    pub(crate) fn answers_within(&self, limit: Duration) -> bool {
+        let (probe, seen) = sync_channel(1);
+        {
+            let mut state = self.0.state.lock();
+            state.probes.push(probe);
+            if state.idle > 0 {
+                self.0.work.notify_one();
+            }
+        }
+        let answered = seen.recv_timeout(limit).is_ok();
+        drop(seen);
+        answered
     }
 
     /// Goes on with `work` on a thread of its own, `longer` than the usual timeout: for a worker that finds that its request
@@ -241,6 +259,10 @@ impl Pool {
             if state.closed {
                 return None;
             }
+            // One that nobody waits for any more is dropped with the rest.
+            for probe in state.probes.drain(..) {
+                let _ = probe.try_send(());
+            }
             if let Some(index) = state.runnable(self.0.per_blob) {
                 let (ticket, work) = state.queue.remove(index).expect("the index was just found");
                 if !ticket.is_open() {
@@ -310,7 +332,8 @@ impl Pool {
             }
             let starved = state
                 .runnable(self.0.per_blob)
-                .is_some_and(|i| state.queue[i].0.queued.elapsed() >= STARVED && state.idle == 0);
+                .is_some_and(|i| state.queue[i].0.queued.elapsed() >= STARVED && state.idle == 0)
+                || (!state.probes.is_empty() && state.idle == 0);
             let wanted = if starved { state.workers + self.0.usual } else { self.0.usual };
             while state.workers < wanted && state.workers + state.stuck < CAP {
                 if let Err(e) = self.add_worker(&mut state) {

@@ -29,10 +29,14 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 /// A repository has no more sessions at once.
 const MAX_SESSIONS: usize = 1000;
+/// All repositories together have no more: their number is whoever pushes' to choose.
+const MAX_ALL: u64 = 20_000;
+/// How often it is counted anew whether there still are as many: each count walks all repositories.
+const RECOUNT: Duration = Duration::from_secs(60);
 
 /// Memory for the hashes of sessions that nobody has at the moment. What is forgotten is hashed again.
 const MAX_SUSPENDED: usize = 32 << 20;
@@ -50,6 +54,39 @@ pub struct Upload {
     unhashed: u64,
     /// Whether the session is over, or another's.
     over: bool,
+}
+
+/// How many sessions there are in all, as far as this process knows: it counts those of others when it first asks, and when it would
+/// refuse one.
+#[derive(Debug, Default)]
+pub(super) struct Open(Mutex<Option<(u64, Instant)>>);
+
+impl Open {
+    /// Takes a place for one more; `count` tells how many there are.
+    fn take_place(&self, count: impl Fn() -> Result<u64>) -> Result<()> {
+        let known = *self.0.lock();
+        let counted = known.filter(|(open, at)| *open < MAX_ALL || at.elapsed() < RECOUNT);
+        if counted.is_none() {
+            // Without the lock: it reads folders. Who counts at once counts the same.
+            *self.0.lock() = Some((count()?, Instant::now()));
+        }
+        let mut known = self.0.lock();
+        let (open, _) = known.get_or_insert((0, Instant::now()));
+        if *open >= MAX_ALL {
+            let why = format!(
+                "the registry has {MAX_ALL} unfinished uploads: finish or cancel some, or wait until they expire"
+            );
+            return Err(Error::new(ErrorKind::Conflict, why));
+        }
+        *open += 1;
+        Ok(())
+    }
+
+    fn give_back(&self) {
+        if let Some((open, _)) = &mut *self.0.lock() {
+            *open = open.saturating_sub(1);
+        }
+    }
 }
 
 /// Hashes of sessions that nobody has at the moment, the latest last. They hold while the file has the stamp it had then.
@@ -77,7 +114,7 @@ impl Content {
     /// Begins an upload to a repository.
     ///
     /// # Errors
-    /// `Conflict` when the repository has 1,000 of them already.
+    /// `Conflict` when the repository has 1,000 of them already, or all together have 20,000.
     pub fn begin(&self, repo: &RepositoryName) -> Result<Upload> {
         let folder = folders::make(self.layout(), &self.inner.shelf().made, repo, folders::UPLOADS)?;
         let mut sessions = 0;
@@ -92,8 +129,11 @@ impl Content {
             }
         }
         let id = new_id()?;
+        let open = &self.inner.shelf().open;
+        open.take_place(|| Ok(self.uploads()?.0))?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let file = rustix::fs::openat(&folder, &*id, flags, Mode::RUSR | Mode::WUSR)
+            .inspect_err(|_| open.give_back())
             .map_err(|e| Error::io("beginning an upload", e))?;
         let upload = Upload {
             content: self.clone(),
@@ -167,6 +207,24 @@ impl Content {
         let mut upload = self.take(repo, id)?;
         upload.discard();
         Ok(())
+    }
+
+    /// How many uploads there are, and the bytes they hold on the disk.
+    pub fn uploads(&self) -> Result<(u64, u64)> {
+        let (mut count, mut bytes) = (0u64, 0u64);
+        folders::each(self.layout(), |_, folder| {
+            let Some(uploads) = folders::open_in(folder, folders::UPLOADS)? else { return Ok(()) };
+            for entry in folders::entries(&uploads)? {
+                let (id, _) = entry?;
+                // One that is gone by now is none.
+                if let Ok(stat) = rustix::fs::statat(&uploads, &*id, rustix::fs::AtFlags::SYMLINK_NOFOLLOW) {
+                    count += 1;
+                    bytes = bytes.saturating_add(stat.st_size as u64);
+                }
+            }
+            Ok(())
+        })?;
+        Ok((count, bytes))
     }
 
     /// Ends the uploads that nobody has had for this long; how many.
@@ -431,6 +489,7 @@ impl Upload {
     /// Ends the session; its file goes, unless it was published.
     fn discard(&mut self) {
         self.over = true;
+        self.content.inner.shelf().open.give_back();
         let _ = self.writer.settle();
         self.content.inner.shelf().suspended.take(&self.id);
         if let Err(e) = documents::unlink(&self.folder, &self.id) {

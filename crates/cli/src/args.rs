@@ -1,9 +1,10 @@
 //! The words of the command line.
 //!
-//! Owns: every verb, option and help text. Promises: `--root`, `--json` and `--log` are taken before or after the verb; text
+//! Owns: every verb, option and help text. Promises: `--root`, `--json`, `--log` and `--log-format` are taken before or after the verb; text
 //! that names models is kept as text here, so that what is wrong with a name is said in one place and one way. Leaves out:
 //! what the verbs do (`verbs`), and the exit codes (`exit`), which `--help` prints.
 
+use crate::log::LogFormat;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -31,6 +32,9 @@ pub(crate) struct Global {
     /// [default: warn]
     #[arg(long, global = true, value_name = "FILTER")]
     pub(crate) log: Option<String>,
+    /// How to write the log: lines for people, or a JSON object a line [env: SECUREREG_LOG_FORMAT] [default: text]
+    #[arg(long, global = true, value_name = "FORMAT", value_enum, hide_possible_values = true)]
+    pub(crate) log_format: Option<LogFormat>,
 }
 
 #[derive(Debug, Subcommand)]

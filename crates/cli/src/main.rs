@@ -6,9 +6,11 @@
 mod args;
 mod exit;
 mod harden;
+mod log;
 mod out;
 mod progress;
 mod signals;
+mod supervisor;
 mod text;
 mod verbs;
 
@@ -17,7 +19,7 @@ use crate::out::Form;
 use clap::Parser;
 use clap::error::ErrorKind as ClapKind;
 use securereg::{Error, ErrorKind};
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -29,10 +31,10 @@ fn command() -> Code {
         Ok(cli) => cli,
         Err(e) => return misread(&e),
     };
-    let filter = cli.global.log.clone();
+    let (filter, log_format) = (cli.global.log.clone(), cli.global.log_format);
     let (mut context, verb) = verbs::Context::new(cli);
     let form = context.out.form();
-    let result = log(filter).and_then(|()| verbs::run(&mut context, verb));
+    let result = log::start(filter, log_format).and_then(|()| verbs::run(&mut context, verb));
     result.unwrap_or_else(|error| {
         out::complain(form, &error);
         Code::of(error.kind())
@@ -65,16 +67,4 @@ fn misread(e: &clap::Error) -> Code {
             Code::Usage
         }
     }
-}
-
-/// Sends the log to standard error, by `--log`, else `RUST_LOG`, else warnings.
-fn log(filter: Option<String>) -> securereg::Result<()> {
-    let from_environment = || std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty());
-    let filter = filter.or_else(from_environment).unwrap_or_else(|| "warn".into());
-    let filter = tracing_subscriber::EnvFilter::builder().parse(&filter).map_err(|e| {
-        Error::new(ErrorKind::InvalidInput, format!("the log filter {filter:?} is not understood: {e}"))
-    })?;
-    let color = std::io::stderr().is_terminal() && out::color_wanted() == text::Color::On;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(color).init();
-    Ok(())
 }

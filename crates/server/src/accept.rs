@@ -7,6 +7,9 @@
 
 use crate::auth::Peer;
 use crate::config::Limits;
+use crate::metrics::{End, Metrics};
+use crate::pulse::Beats;
+use crate::routes::App;
 use crate::slots::{Entered, Handling, Slots};
 use axum::Router;
 use axum::body::Body;
@@ -40,9 +43,11 @@ const MAX_HEADERS: usize = 64;
 pub(crate) async fn serve(
     listener: TcpListener,
     router: Router,
-    limits: Limits,
+    app: &Arc<App>,
     mut stop: watch::Receiver<bool>,
+    mut beats: Beats,
 ) -> JoinSet<()> {
+    let (limits, metrics) = (app.limits, &app.metrics);
     let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let slots = Slots::new(connection_cap(limits.connections, descriptors));
     let mut open = JoinSet::new();
@@ -51,20 +56,30 @@ pub(crate) async fn serve(
             accepted = listener.accept() => accepted,
             _ = stop.wait_for(|stop| *stop) => return open,
             Some(_) = open.join_next() => continue,
+            Some(asked) = beats.recv() => {
+                asked.answer(app);
+                continue;
+            }
         };
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(e) => {
                 // Out of descriptors, most likely: give one up, and don't spin meanwhile.
                 tracing::warn!(error = %e, "cannot accept a connection");
+                metrics.accept_errors.inc();
                 slots.evict_one();
                 tokio::time::sleep(Duration::from_millis(20)).await;
                 continue;
             }
         };
         // Every connection waits for an answer: dropping the socket tells the new one at once.
-        let Some(entered) = slots.enter() else { continue };
-        open.spawn(connection(stream, peer, Arc::new(entered), router.clone(), limits, stop.clone()));
+        let Some(entered) = slots.enter() else {
+            metrics.connections_refused.inc();
+            continue;
+        };
+        let counted = Counted::new(metrics);
+        let connection = connection(stream, peer, Arc::new(entered), router.clone(), limits, stop.clone());
+        open.spawn(async move { counted.ended(connection.await) });
     }
 }
 
@@ -81,7 +96,7 @@ async fn connection(
     router: Router,
     limits: Limits,
     mut stop: watch::Receiver<bool>,
-) {
+) -> End {
     // Answers are small and whole: waiting to fill a segment only delays them.
     let _ = stream.set_nodelay(true);
     let io = TokioIo::new(Watched { stream, entered: Arc::clone(&entered), linger: None, discarded: 0 });
@@ -112,26 +127,45 @@ async fn connection(
         let check = stall.saturating_sub(idle).max(Duration::from_millis(10));
         tokio::select! {
             ended = &mut serving => {
-                if let Err(e) = ended {
-                    tracing::debug!(%peer, error = %e, "connection ended");
-                }
-                return;
+                let Err(e) = ended else { return End::Done };
+                tracing::debug!(%peer, error = %e, "connection ended");
+                return if e.is_timeout() { End::HeaderTimeout } else { End::Error };
             }
             () = tokio::time::sleep(check) => {
                 if Duration::from_millis(entered.stalled_ms()) >= stall {
                     tracing::debug!(%peer, "connection closed: the client takes nothing");
-                    return;
+                    return End::Stalled;
                 }
             }
             () = entered.evicted() => {
                 tracing::debug!(%peer, "connection closed: idle, and others want in");
-                return;
+                return End::Evicted;
             }
             _ = stop.wait_for(|stop| *stop), if !stopping => {
                 stopping = true;
                 serving.as_mut().graceful_shutdown();
             }
         }
+    }
+}
+
+/// A connection in the figures; one whose task is dropped at the end of a shutdown leaves them too.
+struct Counted(Arc<Metrics>);
+
+impl Counted {
+    fn new(metrics: &Arc<Metrics>) -> Counted {
+        metrics.connections.inc();
+        Counted(Arc::clone(metrics))
+    }
+
+    fn ended(self, end: End) {
+        self.0.connection_ended(end);
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.connections.dec();
     }
 }
 

@@ -101,6 +101,11 @@ impl Tokens {
         self.matching(presented)
     }
 
+    /// Whether the token of a request is one for `scope`.
+    pub(crate) fn admits(&self, scope: Scope, headers: &HeaderMap) -> bool {
+        scope.admitted_by(self.grants(headers)).is_some()
+    }
+
     /// What this secret grants.
     pub(crate) fn matching(&self, presented: &[u8]) -> Grants {
         // No early end: which token matched, and whether one did, must not show in the time this takes.

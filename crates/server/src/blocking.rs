@@ -6,6 +6,7 @@
 
 use crate::config::Limits;
 use crate::reply::Reply;
+use crate::request;
 use axum::http::StatusCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use tokio::sync::Semaphore;
 const QUEUE_WAIT: Duration = Duration::from_secs(5);
 /// How long a short call may take: beyond, a disk hangs. The call itself goes on; its client is told.
 const SHORT_CALL: Duration = Duration::from_secs(30);
-/// The same for `/health`, which must answer within a second whatever happens.
+/// The same for `/health` and its kin, which must answer within a second whatever happens.
 const HEALTH_CALL: Duration = Duration::from_millis(400);
 
 /// A sort of call.
@@ -23,6 +24,12 @@ const HEALTH_CALL: Duration = Duration::from_millis(400);
 pub(crate) enum Lane {
     /// `/health`.
     Health,
+    /// `/ready`, which also asks whether the disk can be written to.
+    Ready,
+    /// `/metrics`: one look at a time.
+    Metrics,
+    /// What `/metrics` tells of and takes longer to find out.
+    Survey,
     /// Reads of the catalog: memory and a small file at most.
     Quick,
     /// Small changes: delete, a refusal's line in the log.
@@ -37,14 +44,21 @@ pub(crate) enum Lane {
     Verify,
 }
 
+const LANES: usize = 10;
+/// In the order of [`Lane`], as they are called in figures.
+const NAMES: [&str; LANES] =
+    ["health", "ready", "metrics", "survey", "quick", "change", "contain", "open", "promote", "verify"];
+
 /// The lanes of one server.
 pub(crate) struct Lanes {
-    permits: [Arc<Semaphore>; 7],
+    permits: [Arc<Semaphore>; LANES],
+    widths: [usize; LANES],
 }
 
 impl Lanes {
     pub(crate) fn new(limits: &Limits) -> Self {
-        Lanes { permits: Self::widths(limits).map(|width| Arc::new(Semaphore::new(width))) }
+        let widths = Self::widths(limits);
+        Lanes { permits: widths.map(|width| Arc::new(Semaphore::new(width))), widths }
     }
 
     /// How many threads the lanes of a server with these limits can hold together.
@@ -52,9 +66,18 @@ impl Lanes {
         Self::widths(limits).iter().sum()
     }
 
+    /// The lanes, each with the calls that are under way and how many may be.
+    pub(crate) fn usage(&self) -> impl Iterator<Item = (&'static str, i64, i64)> {
+        let numbers = self.permits.iter().zip(self.widths).map(|(permits, width)| {
+            let busy = width.saturating_sub(permits.available_permits());
+            (i64::try_from(busy).unwrap_or(i64::MAX), i64::try_from(width).unwrap_or(i64::MAX))
+        });
+        NAMES.into_iter().zip(numbers).map(|(name, (busy, width))| (name, busy, width))
+    }
+
     /// In the order of [`Lane`].
-    fn widths(limits: &Limits) -> [usize; 7] {
-        [2, limits.quick_calls, 8, 8, 4, limits.promotes, limits.verifies].map(|width| width.max(1))
+    fn widths(limits: &Limits) -> [usize; LANES] {
+        [2, 2, 1, 1, limits.quick_calls, 8, 8, 4, limits.promotes, limits.verifies].map(|width| width.max(1))
     }
 
     /// Runs a short call and waits for it, both bounded in time.
@@ -63,7 +86,7 @@ impl Lanes {
         F: FnOnce() -> Reply + Send + 'static,
     {
         let (wait, limit) = match lane {
-            Lane::Health => (HEALTH_CALL, HEALTH_CALL),
+            Lane::Health | Lane::Ready | Lane::Metrics | Lane::Survey => (HEALTH_CALL, HEALTH_CALL),
             _ => (QUEUE_WAIT, SHORT_CALL),
         };
         let running = self.blocking(lane, wait, call);
@@ -93,7 +116,7 @@ impl Lanes {
     {
         let lost = || securereg::Error::new(securereg::ErrorKind::Io, "a call into the registry did not return");
         let permit = Arc::clone(&self.permits[lane as usize]).acquire_owned().await.map_err(|_| lost())?;
-        let joined = tokio::task::spawn_blocking(move || {
+        let joined = request::blocking(move || {
             let outcome = call();
             drop(permit);
             outcome
@@ -110,7 +133,7 @@ impl Lanes {
             Ok(Ok(permit)) => permit,
             Ok(Err(_)) | Err(_) => return Reply::busy(StatusCode::SERVICE_UNAVAILABLE, "too much is asked at once"),
         };
-        let joined = tokio::task::spawn_blocking(move || {
+        let joined = request::blocking(move || {
             let reply = call();
             // Only now: a call whose client went away still holds a thread.
             drop(permit);
@@ -147,7 +170,16 @@ mod tests {
             })
         };
         running.await.expect("the slow call starts");
-        for lane in [Lane::Health, Lane::Quick, Lane::Change, Lane::Open, Lane::Promote] {
+        for lane in [
+            Lane::Health,
+            Lane::Ready,
+            Lane::Metrics,
+            Lane::Survey,
+            Lane::Quick,
+            Lane::Change,
+            Lane::Open,
+            Lane::Promote,
+        ] {
             assert_eq!(lanes.short(lane, || Reply::ok(&json!("free"))).await.status(), 200, "{lane:?}");
         }
         release.send(()).expect("the slow call waits");

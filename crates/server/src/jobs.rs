@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
+use tracing::Instrument;
 
 /// What a job does, in full: two requests with equal keys ask for the same.
 #[derive(Debug, Clone, PartialEq)]
@@ -47,6 +48,9 @@ pub(crate) struct Promote {
     pub(crate) source: String,
     pub(crate) evidence: Map<String, Value>,
 }
+
+/// What [`Key::what`] may say.
+const KINDS: [&str; 4] = ["promote", "verify", "verify-manifest", "verify-all"];
 
 impl Key {
     fn what(&self) -> &'static str {
@@ -212,6 +216,20 @@ impl Jobs {
         }
     }
 
+    /// How many are queued and running, by kind.
+    pub(crate) fn counts(&self) -> Vec<(&'static str, &'static str, i64)> {
+        let table = self.table.lock();
+        let count = |kind: &str, running: bool| {
+            let unfinished = table.jobs.iter().filter(|job| job.done.borrow().is_none());
+            let counted =
+                unfinished.filter(|job| job.key.what() == kind && job.running.load(Ordering::Relaxed) == running);
+            i64::try_from(counted.count()).unwrap_or(i64::MAX)
+        };
+        let states = [("queued", false), ("running", true)];
+        let pairs = KINDS.iter().flat_map(|kind| states.map(|(state, running)| (*kind, state, count(kind, running))));
+        pairs.collect()
+    }
+
     /// Takes no more work, and ends when none is left.
     pub(crate) async fn drain(&self) {
         self.table.lock().closed = true;
@@ -237,6 +255,7 @@ impl Jobs {
         let mut table = self.table.lock();
         let unfinished = |job: &&Arc<Job>| job.done.borrow().is_none();
         if let Some(same) = table.jobs.iter().filter(unfinished).find(|job| job.key == key) {
+            tracing::debug!(job = same.id, "joins work under way");
             return Ok(Arc::clone(same));
         }
         if table.closed {
@@ -271,7 +290,8 @@ impl Jobs {
         self.unfinished.send_modify(|n| *n += 1);
         drop(table);
         // A task of its own: it goes on when the connection that asked has gone.
-        tokio::spawn(run(Arc::clone(app), Arc::clone(&job), work));
+        // In the log it is the work of whoever asked first.
+        tokio::spawn(run(Arc::clone(app), Arc::clone(&job), work).in_current_span());
         Ok(job)
     }
 
@@ -384,6 +404,8 @@ mod tests {
             staging: Staging::new(Vec::new()),
             limits,
             oci: crate::oci::Oci::new(&registry, &crate::Config::default()).expect("the defaults"),
+            metrics: Arc::new(crate::metrics::Metrics::new()),
+            observed: crate::routes::Observed::new(watch::channel(false).1, true),
         });
         let (release, held) = std::sync::mpsc::channel::<()>();
         let work = move |app: &App, job: &Job| {

@@ -8,6 +8,7 @@
 //!
 //! ```text
 //! accept ── connection slots, header timeout, lingering close
+//!   └─ request ── id, log, metrics
 //!   └─ routes ── auth (scope of each route)
 //!        └─ one handler a file ── blocking (lanes of threads) ── securereg::Registry
 //!                              └─ jobs (long work, joined and polled)
@@ -21,8 +22,11 @@ mod blocking;
 mod body;
 mod config;
 mod jobs;
+mod metrics;
 mod oci;
+mod pulse;
 mod reply;
+mod request;
 mod routes;
 mod server;
 mod settings;
@@ -32,4 +36,5 @@ mod status;
 mod tokens;
 
 pub use config::{Config, DEFAULT_PORT, Limits, OciConfig, Reach, TokenFiles};
+pub use pulse::Pulse;
 pub use server::{Server, ServerError, ShutdownHandle};

@@ -7,6 +7,8 @@
 //! | route | scope | handler |
 //! |---|---|---|
 //! | `GET /health` | none | [`health`] |
+//! | `GET /ready` | none | [`ready`] |
+//! | `GET /metrics` | none from this machine, else read | [`metrics`] |
 //! | `GET /v1/models` | read | [`models`] |
 //! | `GET /v1/model/{name}`, `GET /v1/model?name=` | read | [`models`] |
 //! | `GET /v1/model/path?name=` | read | [`path`] |
@@ -26,24 +28,31 @@ mod delete;
 mod health;
 mod integrity;
 mod jobs;
+mod metrics;
 mod models;
 mod path;
 mod promote;
 mod quarantine;
+mod ready;
 mod verify;
 
 use crate::auth::{Scope, Tokens, guard, guard_any};
 use crate::blocking::Lanes;
 use crate::config::Limits;
 use crate::jobs::Jobs;
+use crate::metrics::Metrics;
 use crate::oci::{self, Oci};
 use crate::reply::Reply;
+use crate::request;
 use crate::staging::Staging;
 use axum::Router;
 use axum::http::StatusCode;
+use axum::middleware::from_fn_with_state;
 use axum::routing::{any, delete, get, post};
+use parking_lot::Mutex;
 use securereg::Registry;
 use std::sync::Arc;
+use tokio::sync::watch;
 
 /// What all handlers share.
 pub(crate) struct App {
@@ -54,6 +63,27 @@ pub(crate) struct App {
     pub(crate) staging: Staging,
     pub(crate) limits: Limits,
     pub(crate) oci: Oci,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) observed: Observed,
+}
+
+/// What those who watch the service are told by.
+pub(crate) struct Observed {
+    /// True once a shutdown has begun.
+    stopping: watch::Receiver<bool>,
+    /// Whether nobody but this machine can connect.
+    loopback_only: bool,
+    written: ready::Written,
+    seldom: metrics::Seldom,
+    /// Taken for a moment, by whoever brings counters up to date.
+    looking: Mutex<()>,
+}
+
+impl Observed {
+    pub(crate) fn new(stopping: watch::Receiver<bool>, loopback_only: bool) -> Observed {
+        let (written, seldom) = (ready::Written::default(), metrics::Seldom::default());
+        Observed { stopping, loopback_only, written, seldom, looking: Mutex::default() }
+    }
 }
 
 pub(crate) fn router(app: &Arc<App>) -> Router {
@@ -64,6 +94,8 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
     let containment = |routes| guard(app, Scope::Containment, routes);
     Router::new()
         .route("/health", get(health::health))
+        .route("/ready", get(ready::ready))
+        .route("/metrics", get(metrics::metrics))
         .route("/v1/models", read(get(models::list)))
         .route("/v1/models/verify-all", verify(post(integrity::verify_all)))
         .route("/v1/model", read(get(models::by_query)))
@@ -84,6 +116,7 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
         .method_not_allowed_fallback(async || {
             Reply::failure(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this route does not take that method")
         })
+        .layer(from_fn_with_state(Arc::clone(app), request::attend))
         .with_state(Arc::clone(app))
 }
 

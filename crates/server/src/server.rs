@@ -9,8 +9,10 @@ use crate::blocking::Lanes;
 use crate::config::Config;
 use crate::config::TokenFiles;
 use crate::jobs::Jobs;
+use crate::metrics::Metrics;
 use crate::oci::{Local, Oci};
-use crate::routes::{self, App};
+use crate::pulse::{self, Pulse};
+use crate::routes::{self, App, Observed};
 use crate::staging::Staging;
 use crate::tokens;
 use securereg::Registry;
@@ -38,6 +40,7 @@ pub struct Server {
     config: Config,
     generated: Vec<PathBuf>,
     stop: Arc<watch::Sender<bool>>,
+    pulse: (Pulse, pulse::Beats),
 }
 
 impl Server {
@@ -90,6 +93,8 @@ impl Server {
         let listener = listener.map_err(|source| ServerError::Bind { address: config.listen, source })?;
         let local_addr = listener.local_addr().map_err(ServerError::Runtime)?;
         let oci = Oci::new(&registry, &config)?;
+        let stop = Arc::new(watch::Sender::new(false));
+        let observed = Observed::new(stop.subscribe(), local_addr.ip().is_loopback());
         let app = Arc::new(App {
             oci,
             registry,
@@ -98,9 +103,11 @@ impl Server {
             jobs: Jobs::new(&config.limits),
             staging,
             limits: config.limits,
+            metrics: Arc::new(Metrics::new()),
+            observed,
         });
-        let stop = Arc::new(watch::Sender::new(false));
-        Ok(Server { runtime, listener, local_addr, app, config, generated: loaded.generated, stop })
+        let pulse = pulse::new();
+        Ok(Server { runtime, listener, local_addr, app, config, generated: loaded.generated, stop, pulse })
     }
 
     /// The address it listens on; tells the port when 0 was asked for.
@@ -119,6 +126,11 @@ impl Server {
         ShutdownHandle(Arc::clone(&self.stop))
     }
 
+    /// By which it is seen from outside whether [`Server::run`] still serves.
+    pub fn pulse(&self) -> Pulse {
+        self.pulse.0.clone()
+    }
+
     /// Serves until [`ShutdownHandle::shutdown`] is called.
     ///
     /// Then: nothing more is accepted; requests and jobs under way may end within [`Limits::grace`]; what is left of the
@@ -127,14 +139,14 @@ impl Server {
     ///
     /// [`Limits::grace`]: crate::Limits::grace
     pub fn run(self) -> Result<(), ServerError> {
-        let Server { runtime, listener, app, config, stop, .. } = self;
+        let Server { runtime, listener, app, config, stop, pulse: (_, beats), .. } = self;
         let left_behind = runtime.block_on(async {
             let router = routes::router(&app);
             tokio::spawn({
                 let app = Arc::clone(&app);
                 async move { Oci::resume(&app).await }
             });
-            let mut open = accept::serve(listener, router, config.limits, stop.subscribe()).await;
+            let mut open = accept::serve(listener, router, &app, stop.subscribe(), beats).await;
             let ended = async {
                 app.jobs.drain().await;
                 while open.join_next().await.is_some() {}

@@ -38,7 +38,7 @@ pub(crate) fn unmount(dir: &Path) -> io::Result<()> {
     if is_privileged() {
         return Ok(rustix::mount::unmount(dir, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)?);
     }
-    let output = Command::new(FUSERMOUNT).args(["-u", "-z", "-q", "--"]).arg(dir).stdin(Stdio::null()).output()?;
+    let output = fusermount().args(["-u", "-z", "-q", "--"]).arg(dir).stdin(Stdio::null()).output()?;
     if output.status.success() {
         return Ok(());
     }
@@ -76,6 +76,15 @@ fn mount_as_root(dir: &Path, allow: Allow) -> Result<OwnedFd, MountError> {
     }
 }
 
+/// The helper, which has no business with the service manager: who has its socket could say that we are ready, or alive.
+fn fusermount() -> Command {
+    let mut command = Command::new(FUSERMOUNT);
+    for name in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"] {
+        command.env_remove(name);
+    }
+    command
+}
+
 /// fusermount3 opens the device, mounts, and passes the descriptor back over a socket whose number it is told in
 /// `_FUSE_COMMFD`. The socket is its standard input, since that needs no descriptor to be inherited by number.
 fn mount_as_user(dir: &Path, allow: Allow) -> Result<OwnedFd, MountError> {
@@ -90,7 +99,7 @@ fn mount_as_user(dir: &Path, allow: Allow) -> Result<OwnedFd, MountError> {
     if allow != Allow::Owner {
         options.push_str(",allow_other");
     }
-    let spawned = Command::new(FUSERMOUNT)
+    let spawned = fusermount()
         .args(["-o", &options, "--"])
         .arg(dir)
         .env("_FUSE_COMMFD", "0")
@@ -184,4 +193,16 @@ fn fusermount_error(dir: &Path, said: &str) -> MountError {
     };
     let said = if said.is_empty() { "fusermount3 ended without saying why" } else { said };
     MountError::new(kind, format!("mounting at {} failed: {said}: {remedy}", dir.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_helper_does_not_get_the_service_managers_socket() {
+        let command = fusermount();
+        let removed: Vec<_> = command.get_envs().filter(|(_, value)| value.is_none()).map(|(name, _)| name).collect();
+        assert_eq!(removed, ["NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"]);
+    }
 }

@@ -289,3 +289,20 @@ fn until(mut done: impl FnMut() -> bool) {
         std::thread::sleep(Duration::from_millis(1));
     }
 }
+
+/// What a watchdog asks: that some thread hangs is no reason to end the process, that all do is one.
+#[test]
+fn t17_a_pool_answers_while_it_can_start_a_thread_and_not_when_all_hang() {
+    let mut rig = Rig::new(2, Duration::from_millis(100));
+    assert!(rig.pool.answers_within(SOON), "at rest");
+    let hung: Vec<_> = (0..4).map(|i| rig.submit_hung(i)).collect();
+    assert!(hung.iter().all(|h| h.recv_timeout(SOON) == Ok(eio())));
+    assert!(rig.pool.answers_within(SOON), "there are others in their place");
+    // More than there may be threads, each of its own blob.
+    let more: Vec<_> = (0..250).map(|i| rig.submit_hung(i)).collect();
+    assert!(more.iter().all(|h| h.recv_timeout(SOON) == Ok(eio())));
+    until(|| rig.pool.0.state.lock().stuck == CAP);
+    assert!(!rig.pool.answers_within(Duration::from_millis(200)));
+    rig.disk = None;
+    until(|| rig.pool.answers_within(Duration::from_millis(200)));
+}

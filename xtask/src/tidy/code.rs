@@ -99,7 +99,7 @@ pub(crate) fn syncs_recorded(tree: &Tree) -> Vec<Finding> {
 }
 
 /// The threats that this stage answers (issue 2).
-const THREATS: [u8; 15] = [1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 14, 15, 17];
+const THREATS: [u8; 19] = [1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 14, 15, 17, 18, 19, 20, 21];
 
 pub(crate) fn threats_tested(tree: &Tree) -> Vec<Finding> {
     let code: Vec<String> = tree.code().map(|(_, code)| code).collect();
@@ -109,6 +109,29 @@ pub(crate) fn threats_tested(tree: &Tree) -> Vec<Finding> {
             .then(|| Finding::new("tests", format!("no test is called `{start}...`: threat {threat} is untested")))
     };
     THREATS.into_iter().filter_map(untested).collect()
+}
+
+/// Where secrets are compared with what somebody sent.
+const COMPARED: [&str; 2] = ["crates/server/src/auth.rs", "crates/server/src/oci/access.rs"];
+
+/// How long a comparison takes must not say how much of a secret was right; no test can see that.
+pub(crate) fn secrets_compared_in_constant_time(tree: &Tree) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for path in COMPARED {
+        let code = tree.files.get(path).map(|text| lexer::code(without_tests(text))).unwrap_or_default();
+        if !code.contains("constant_time_eq(") {
+            findings.push(Finding::new(path, "compares secrets without `constant_time_eq`"));
+        }
+        for operator in ["secret ==", "token ==", "presented ==", "== secret", "== token", "== presented"] {
+            findings.extend(lines_with(
+                path,
+                &code,
+                operator,
+                &format!("`{operator}` tells by its time how much is right"),
+            ));
+        }
+    }
+    findings
 }
 
 const OFF: [&str; 9] = ["no", "skip", "disable", "bypass", "without", "ignore", "insecure", "unsafe", "allow_bad"];

@@ -49,7 +49,7 @@ struct Rule {
     check: fn(&Tree) -> Vec<Finding>,
 }
 
-const RULES: [Rule; 16] = [
+const RULES: [Rule; 17] = [
     Rule {
         name: "core-links-no-runtime",
         invariant: "the core never links an async runtime, an HTTP stack or FUSE",
@@ -95,6 +95,11 @@ const RULES: [Rule; 16] = [
         name: "threats-tested",
         invariant: "each threat of this stage has a test named after it",
         check: code::threats_tested,
+    },
+    Rule {
+        name: "secrets-compared",
+        invariant: "secrets are compared in constant time",
+        check: code::secrets_compared_in_constant_time,
     },
     Rule {
         name: "verification-stays-on",

@@ -32,6 +32,7 @@ fn metadata(edges: &[(&str, &str, Option<&str>)]) -> Value {
 const THREATS: &str = "//! Threats.
 fn t01_a() {} fn t02_a() {} fn t03_a() {} fn t04_a() {} fn t05_a() {} fn t06_a() {} fn t07_a() {} fn t08_a() {}
 fn t10_a() {} fn t11_a() {} fn t12_a() {} fn t13_a() {} fn t14_a() {} fn t15_a() {} fn t17_a() {}
+fn t18_a() {} fn t19_a() {} fn t20_a() {} fn t21_a() {}
 ";
 
 /// A small workspace that breaks nothing.
@@ -54,6 +55,8 @@ fn sound() -> Vec<(&'static str, &'static str)> {
             "#![forbid(unsafe_code)]\n//! It. No unsafe, no todo!.\nfn h() { say(\"unsafe todo!() dbg!\") }\n\n#[cfg(test)]\nmod tests { const M: &str = \"manifest.yaml\"; }\n",
         ),
         ("tests/threats.rs", THREATS),
+        ("crates/server/src/auth.rs", "//! A.\nfn f() { constant_time_eq(a, b) }\n"),
+        ("crates/server/src/oci/access.rs", "//! A.\nfn f() { x::constant_time_eq(a, b) }\n"),
     ]
 }
 
@@ -95,6 +98,12 @@ fn broken() -> Vec<Broken> {
         ("threats-tested", one("tests/threats.rs", &THREATS.replace("fn t17_a", "fn other"))),
         // Named in a comment only: no test.
         ("threats-tested", one("tests/threats.rs", &THREATS.replace("fn t10_a() {}", "// fn t10_a() {}"))),
+        ("secrets-compared", one("crates/server/src/auth.rs", "//! A. constant_time_eq()\nfn f() { a.eq(b) }\n")),
+        (
+            "secrets-compared",
+            one("crates/server/src/oci/access.rs", "//! A.\nfn f() { constant_time_eq(a, b) || known.secret == b }\n"),
+        ),
+        ("secrets-compared", vec![("crates/server/src/auth.rs", None)]),
         ("verification-stays-on", one("src/a.rs", "//! A.\nconst E: &str = \"SECUREREG_SKIP_VERIFY\";\n")),
         ("verification-stays-on", one("fusefs/Cargo.toml", "[features]\nno-checksums = []\nno_integrity = []\n")),
         ("verification-stays-on", one("src/a.rs", "//! A.\n#[arg(long = \"disable-hash-check\")]\n")),

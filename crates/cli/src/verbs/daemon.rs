@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! closed to others -> signals blocked -> registry, settings -> mount(2) -> confined -> signals taken -> address bound -> the mount answers
-//!   -> HTTP answers -> "ready" -> a signal -> HTTP ends -> unmounted, by the process that kept the right to
+//!   -> HTTP answers -> "ready", READY=1 -> a signal -> STOPPING=1 -> HTTP ends -> unmounted, by the process that kept the right to
 //! ```
 //! No thread is started before it is confined: capabilities and Landlock are a thread's own.
 
@@ -16,12 +16,13 @@ use crate::exit::Code;
 use crate::harden;
 use crate::out::{Form, Out};
 use crate::signals::{Blocked, Signals};
+use crate::supervisor::{Supervisor, Watched};
 use crate::text;
 use listenfd::ListenFd;
 use securereg::{Error, ErrorKind, MonitorOptions, Registry, Result, StoredWatch, Task};
 use securereg_fusefs::{Allow, Attached, Mount, MountError, MountErrorKind, MountOptions};
 use securereg_sandbox::Confined;
-use securereg_server::{Config, Server, ServerError};
+use securereg_server::{Config, Pulse, Server, ServerError};
 use serde_json::{Map, Value, json};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -29,6 +30,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+/// How long the HTTP server's first answer is waited for before it is looked whether it has ended.
+const FIRST_BEAT: Duration = Duration::from_millis(100);
 
 pub(crate) fn up(context: &mut Context, args: Up) -> Result<Code> {
     let options = mount_options(&args.access)?;
@@ -100,6 +105,7 @@ pub(super) struct Parts {
     server: Option<Server>,
     /// A socket that the service manager listens on for us.
     listening: Option<TcpListener>,
+    address: Option<SocketAddr>,
     tokens: Vec<(String, PathBuf)>,
     /// Made, and answered by nobody yet.
     attached: Option<(Attached, MountOptions)>,
@@ -109,6 +115,7 @@ pub(super) struct Parts {
     /// Until the thread is started that takes them.
     blocked: Option<Blocked>,
     stop: Arc<AtomicBool>,
+    supervisor: Supervisor,
     ends: Receiver<End>,
     tell: Sender<End>,
 }
@@ -120,10 +127,13 @@ impl Parts {
         allow_many_files();
         let blocked = Some(Signals::block(context.form())?);
         let (tell, ends) = channel();
+        // Before anything is confined: it opens a socket.
+        let supervisor = Supervisor::of_environment();
         Ok(Parts {
             registry: registry(context)?,
             server: None,
             listening: None,
+            address: None,
             tokens: Vec::new(),
             attached: None,
             mount: None,
@@ -131,6 +141,7 @@ impl Parts {
             confined: Confined::default(),
             blocked,
             stop: Arc::default(),
+            supervisor,
             ends,
             tell,
         })
@@ -199,6 +210,7 @@ impl Parts {
             (scope, file.clone())
         });
         self.tokens = given.into_iter().flatten().chain(generated).collect();
+        self.address = Some(server.local_addr());
         self.server = Some(server);
         Ok(())
     }
@@ -220,7 +232,7 @@ impl Parts {
     }
 
     pub(super) fn address(&self) -> Option<SocketAddr> {
-        self.server.as_ref().map(Server::local_addr)
+        self.address
     }
 
     pub(super) fn mountpoint(&self) -> Option<&Path> {
@@ -268,13 +280,23 @@ impl Parts {
             Form::Json => text::plain_json(&self.json().to_string()) + "\n",
             Form::Text => format!("{}\n\nready; Ctrl-C stops\n", lines.join("\n")),
         };
+        let pulse = self.server.as_ref().map(Server::pulse);
         let http = self.server.take().map(|server| (server.shutdown_handle(), self.start_http(server)));
         self.watch_mount()?;
         self.recheck()?;
         self.start_monitor()?;
-        out.write(&ready)?;
-        // A sender lives in `self`, so this ends with an End.
-        let end = self.ends.recv().unwrap_or(End::Signal);
+        let end = match self.until_answered(pulse.as_ref()) {
+            Some(end) => end,
+            None => {
+                out.write(&ready)?;
+                self.supervisor.ready(&self.status());
+                let watched = self.supervise(pulse)?;
+                // A sender lives in `self`, so this ends with an End.
+                let end = self.ends.recv().unwrap_or(End::Signal);
+                watched.stopping();
+                end
+            }
+        };
         if let Some((handle, thread)) = http {
             handle.shutdown();
             drop(thread?.join());
@@ -294,6 +316,41 @@ impl Parts {
                 Err(Error::new(ErrorKind::Io, "the mount was taken down from outside; start again to mount anew"))
             }
         }
+    }
+
+    /// Waits until HTTP is answered; an end that comes first is given back.
+    fn until_answered(&self, pulse: Option<&Pulse>) -> Option<End> {
+        let pulse = pulse?;
+        while !pulse.beats_within(FIRST_BEAT) {
+            if let Ok(end) = self.ends.try_recv() {
+                return Some(end);
+            }
+        }
+        None
+    }
+
+    /// Has the service manager told that this process lives, as long as each of its parts answers.
+    fn supervise(&self, pulse: Option<Pulse>) -> Result<Watched> {
+        let (mount, registry) = (self.mount.clone(), self.registry.clone());
+        let proof = move |limit| {
+            if pulse.as_ref().is_some_and(|pulse| !pulse.beats_within(limit)) {
+                return Err("the HTTP server");
+            }
+            if mount.as_ref().is_some_and(|mount| !mount.answers_within(limit)) {
+                return Err("the mount");
+            }
+            // That it is told is all that is asked for: a restart mends no manifest.
+            drop(registry.catalog());
+            Ok(())
+        };
+        self.supervisor.watch(&self.status(), proof)
+    }
+
+    /// Where everything is, for the service manager.
+    fn status(&self) -> String {
+        let http = self.address().map(|address| format!("answering on http://{address}"));
+        let mount = self.mountpoint().map(|dir| format!("mounted at {}", shown(dir)));
+        [http, mount].into_iter().flatten().collect::<Vec<_>>().join(", ")
     }
 
     /// Tells when the mount ends, by whatever hand.
@@ -418,7 +475,7 @@ pub(super) fn quoted(path: &Path) -> String {
     if word.chars().all(simple) { word } else { format!("'{}'", word.replace('\'', "'\\''")) }
 }
 
-pub(super) fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+pub(crate) fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
     let spawned = thread::Builder::new().name(name.into()).spawn(work);
     spawned.map_err(|e| Error::new(ErrorKind::Io, format!("cannot start a thread: {e}")).because(e))
 }

@@ -17,6 +17,8 @@ mod remote;
 mod sample;
 mod verify;
 
+pub(crate) use daemon::spawn;
+
 use crate::args::{Cli, ConfigVerb, Verb};
 use crate::exit::Code;
 use crate::harden;

@@ -6,7 +6,9 @@
 mod confined;
 mod daemons;
 mod guard;
+mod log;
 mod records;
 mod remote;
+mod supervised;
 mod support;
 mod verbs;

@@ -32,6 +32,7 @@ use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
+use tracing::Instrument;
 
 /// How long a push waits for the verdict; a larger model is judged after its answer.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -99,7 +100,8 @@ pub(super) async fn begin(asked: &Asked, repository: &Repository, tag: &Tag, dig
     }
     let (app, repository, tag, digest) = (Arc::clone(&asked.app), repository.clone(), tag.clone(), digest.clone());
     let actor = asked.actor();
-    let judging = tokio::spawn(async move { judge(&app, &repository, &tag, &digest, &actor).await.map(drop) });
+    let judging = async move { judge(&app, &repository, &tag, &digest, &actor).await.map(drop) };
+    let judging = tokio::spawn(judging.in_current_span());
     // It goes on by itself.
     let _ = tokio::time::timeout(PATIENCE, judging).await;
 }

@@ -6,6 +6,7 @@
 
 use super::failure::{Code, Failure};
 use super::storage::{Admit, Kind, Outcome, Put, Storage};
+use crate::request;
 use async_trait::async_trait;
 use axum::body::{Body, Bytes};
 use bytes::BytesMut;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
+use tracing::{Instrument, Span};
 
 /// Bytes that are handed to the core at once.
 const BATCH: usize = 1 << 20;
@@ -69,7 +71,7 @@ impl Local {
     {
         let permit = Arc::clone(permits).acquire_owned().await;
         let content = self.content.clone();
-        tokio::task::spawn_blocking(move || {
+        request::blocking(move || {
             let outcome = call(&content).map_err(failure);
             drop(permit);
             outcome
@@ -353,7 +355,11 @@ impl Storage for Local {
             upload.suspend()?;
             Ok(id)
         };
-        self.call(begin).await
+        self.call(begin).await.map_err(|e| match e.status {
+            // Of a beginning: there are as many as there may be.
+            409 => Failure::new(Code::TooManyRequests, e.message.clone()),
+            _ => e,
+        })
     }
 
     async fn upload_size(&self, repository: &Repository, id: &str) -> Outcome<u64> {
@@ -490,12 +496,14 @@ struct Reading {
     ready: Option<Bytes>,
     at: u64,
     to: u64,
+    /// Of the request, which is answered before its body is.
+    span: Span,
     next: Option<JoinHandle<Result<Bytes, Error>>>,
 }
 
 impl Reading {
     fn new(file: Arc<VerifiedFile>, permits: Arc<Semaphore>, ready: Bytes, at: u64, to: u64) -> Reading {
-        let mut reading = Reading { file, permits, ready: Some(ready), at, to, next: None };
+        let mut reading = Reading { file, permits, ready: Some(ready), at, to, span: Span::current(), next: None };
         reading.go_on();
         reading
     }
@@ -505,15 +513,16 @@ impl Reading {
             return;
         }
         let (file, permits, at, to) = (Arc::clone(&self.file), Arc::clone(&self.permits), self.at, self.to);
-        self.next = Some(tokio::spawn(async move {
+        let read = async move {
             let permit = permits.acquire_owned().await;
-            let read = tokio::task::spawn_blocking(move || {
+            let read = request::blocking(move || {
                 let bytes = piece(&file, at, to);
                 drop(permit);
                 bytes
             });
             read.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::Io, "a read did not return")))
-        }));
+        };
+        self.next = Some(tokio::spawn(read.instrument(self.span.clone())));
     }
 }
 

@@ -179,6 +179,11 @@ impl Asked {
     }
 }
 
+/// The pattern of the route that takes this path, for figures: one of a few words, whatever the path.
+pub(crate) fn pattern(path: &str) -> &'static str {
+    Target::of(path.strip_prefix("/v2").unwrap_or_default()).map_or("/v2/{*rest}", |target| target.pattern())
+}
+
 /// Any request below `/v2`.
 pub(crate) async fn handle(State(app): State<Arc<App>>, request: Request) -> Response {
     let head = request.method() == Method::HEAD;

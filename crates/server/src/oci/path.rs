@@ -47,6 +47,20 @@ impl Target {
         }
     }
 
+    /// Its route, without what it names.
+    pub(super) fn pattern(&self) -> &'static str {
+        match self {
+            Target::Base => "/v2/",
+            Target::Catalog => "/v2/_catalog",
+            Target::Uploads(_) => "/v2/{name}/blobs/uploads/",
+            Target::Upload(..) => "/v2/{name}/blobs/uploads/{id}",
+            Target::Blob(..) => "/v2/{name}/blobs/{digest}",
+            Target::Manifest(..) => "/v2/{name}/manifests/{reference}",
+            Target::Tags(_) => "/v2/{name}/tags/list",
+            Target::Referrers(..) => "/v2/{name}/referrers/{digest}",
+        }
+    }
+
     /// The repository, if it is about one.
     pub(super) fn repository(&self) -> Option<&Repository> {
         match self {

@@ -276,7 +276,7 @@ impl Storage for S3 {
             let why = format!(
                 "{repository} has {MAX_SESSIONS} unfinished uploads: finish or cancel some, or wait until they expire"
             );
-            return Err(Failure::new(Code::BlobUploadInvalid, why).with_status(409));
+            return Err(Failure::new(Code::TooManyRequests, why));
         }
         Ok(id)
     }

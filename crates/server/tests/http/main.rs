@@ -4,10 +4,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod abuse;
 #[allow(dead_code, reason = "the unit tests use the rest")]
 mod bucket;
 mod connections;
 mod containment;
+mod figures;
 mod hostile;
 mod jobs;
 mod models;

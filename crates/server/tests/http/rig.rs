@@ -244,7 +244,13 @@ pub(crate) fn read_answer(stream: &mut TcpStream) -> Answer {
             let length = answer.header("content-length").map_or(0, |v| v.parse().unwrap());
             if bytes.len() >= end + 4 + length {
                 if length > 0 {
-                    answer.body = serde_json::from_slice(&bytes[end + 4..end + 4 + length]).unwrap();
+                    let body = &bytes[end + 4..end + 4 + length];
+                    // The figures are the one answer that is not JSON.
+                    let json = !answer.header("content-type").is_some_and(|kind| kind.starts_with("text/plain"));
+                    answer.body = match json {
+                        true => serde_json::from_slice(body).unwrap(),
+                        false => Value::String(String::from_utf8(body.to_vec()).unwrap()),
+                    };
                 }
                 return answer;
             }
