@@ -16,7 +16,6 @@ mod blobs;
 mod conformance;
 mod document;
 mod failure;
-mod glob;
 mod listings;
 mod local;
 mod manifests;
@@ -49,7 +48,7 @@ use storage::{Outcome, Storage};
 
 pub(crate) use access::{Right as AccessRight, User};
 pub(crate) use admission::{describe, promote_pushed};
-pub(crate) use glob::Glob;
+pub(crate) use securereg::Glob;
 pub(crate) use local::Local;
 
 /// How long an upload that nobody goes on with is kept.
