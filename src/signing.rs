@@ -35,8 +35,10 @@ pub use make::{SignatureReport, sign, verify};
 use crate::digest::Sha256Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::finding::{Rule, quoted, rules};
+use crate::layout::read_bounded;
 use crate::source::MAX_FILES;
 use serde::{Deserialize, Serialize};
+use std::path::Path;
 
 /// No signature file is larger, in bytes: ten thousand files need some four million.
 pub const MAX_SIGNATURE: u64 = 8 << 20;
@@ -98,6 +100,15 @@ impl SignatureFile {
         Ok(SignatureFile { name, bytes })
     }
 
+    /// The same of a file.
+    ///
+    /// # Errors
+    /// `TooLarge`, or what is wrong with reading it.
+    pub fn read(path: &Path) -> Result<SignatureFile> {
+        let bytes = read(path, MAX_SIGNATURE)?;
+        SignatureFile::new(path.file_name().unwrap_or(path.as_os_str()).to_string_lossy(), bytes)
+    }
+
     /// What messages call it.
     pub fn name(&self) -> &str {
         &self.name
@@ -113,6 +124,18 @@ impl std::fmt::Debug for SignatureFile {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "SignatureFile({}, {} bytes)", self.name, self.bytes.len())
     }
+}
+
+/// A small file of the caller's own, without waiting for whoever may be at the other end of a pipe.
+pub(crate) fn read(path: &Path, limit: u64) -> Result<Vec<u8>> {
+    use rustix::fs::{Mode, OFlags};
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let shown = path.display();
+    let file = rustix::fs::open(path, flags, Mode::empty()).map_err(|e| match e {
+        rustix::io::Errno::NOENT => Error::new(ErrorKind::NotFound, format!("{shown} does not exist")),
+        e => Error::io(format_args!("opening {shown}"), e),
+    })?;
+    read_bounded(&file.into(), &shown.to_string(), limit)
 }
 
 /// What a signature is.

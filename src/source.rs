@@ -98,6 +98,16 @@ impl Source {
         open_at(parent, &name, path)
     }
 
+    /// Hidden names that are no part of it.
+    pub fn skipped(&self) -> &[String] {
+        &self.skipped
+    }
+
+    /// One file, a folder or a split set.
+    pub fn layout(&self) -> Shape {
+        self.shape
+    }
+
     /// What its names, links and modes give rise to: a folder's only, a single file is copied whatever its inode is.
     pub(crate) fn report(&self, findings: &mut Findings) {
         let files = self.files.iter().filter(|_| self.shape == Shape::Folder).map(|f| {

@@ -17,11 +17,10 @@
 
 use super::text::wrong;
 use crate::digest::shorten;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::glob::Glob;
-use crate::layout::read_bounded;
 use crate::name::{ModelName, RelPath};
-use crate::signing::{Circle, MAX_KEY, NamedKey, PublicKey, Trust};
+use crate::signing::{Circle, MAX_KEY, NamedKey, PublicKey, Trust, read};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::path::Path;
@@ -137,12 +136,8 @@ fn one_key(text: &str, i: usize, names: &str, key_file: &KeyFile<'_>) -> Result<
 
 /// A key file in a folder of whoever asks.
 pub(super) fn read_beside(folder: &Path, name: &str) -> Result<Vec<u8>> {
-    use rustix::fs::{Mode, OFlags};
-    // A pipe would be waited for.
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let file = rustix::fs::open(folder.join(name), flags, Mode::empty()).map_err(|e| match e {
-        rustix::io::Errno::NOENT => Error::new(ErrorKind::NotFound, "there is no such file beside the policy"),
-        e => Error::io(format_args!("opening {name}"), e),
-    })?;
-    read_bounded(&file.into(), name, MAX_KEY)
+    read(&folder.join(name), MAX_KEY)
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,13 +13,16 @@
 //! A key's id is the SHA-256 of its public PEM, as OpenSSL writes it: `sha256sum KEY.pub`. `model_signing` has the same as the hint in
 //! its bundles.
 
+use super::read;
 use crate::digest::{Sha256Digest, shorten};
 use crate::error::{Error, ErrorKind, Result};
 use p256::ecdsa::signature::hazmat::PrehashVerifier;
 use p256::ecdsa::signature::{Signer, Verifier};
+use p256::elliptic_curve::zeroize::Zeroizing;
 use p256::pkcs8::spki::SubjectPublicKeyInfoRef;
 use p256::pkcs8::{DecodePublicKey, Document, EncodePublicKey, LineEnding, ObjectIdentifier, SecretDocument};
 use std::fmt;
+use std::path::Path;
 
 /// No key is longer, in bytes of PEM.
 pub const MAX_KEY: u64 = 16 << 10;
@@ -101,6 +104,14 @@ impl PublicKey {
             }
         };
         PublicKey::of(point.map_err(|_| bad("it is not a point of its curve"))?)
+    }
+
+    /// The same of a file.
+    ///
+    /// # Errors
+    /// As [`PublicKey::from_pem`], or what is wrong with reading it.
+    pub fn read(path: &Path) -> Result<PublicKey> {
+        PublicKey::from_pem(&read(path, MAX_KEY)?).map_err(|e| Error::new(e.kind(), format!("{}: {}", path.display(), e.message())))
     }
 
     fn of(point: Point) -> Result<PublicKey> {
@@ -223,6 +234,15 @@ impl PrivateKey {
             return Ok(PrivateKey(Secret::Ed25519(Box::new(key))));
         }
         Err(bad("it is no private key for P-256, P-384, P-521 or Ed25519"))
+    }
+
+    /// The same of a file.
+    ///
+    /// # Errors
+    /// As [`PrivateKey::from_pem`], or what is wrong with reading it.
+    pub fn read(path: &Path) -> Result<PrivateKey> {
+        let text = Zeroizing::new(read(path, MAX_KEY)?);
+        PrivateKey::from_pem(&text).map_err(|e| Error::new(e.kind(), format!("{}: {}", path.display(), e.message())))
     }
 
     /// The key that verifies what this one signs.
