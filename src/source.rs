@@ -123,11 +123,18 @@ impl Source {
     /// # Errors
     /// `TooLarge`, or what is wrong with reading it.
     pub fn signature(&self) -> Result<Option<SignatureFile>> {
-        let Some(file) = &self.signature else { return Ok(None) };
-        let open = file.open()?;
-        let bytes = read_bounded(&open, file.path.as_str(), MAX_SIGNATURE)?;
-        file.check_unchanged(&open, Taken::Copied)?;
-        SignatureFile::new(file.path.as_str(), bytes).map(Some)
+        self.signature.as_ref().map(SourceFile::read_signature).transpose()
+    }
+
+    /// The source itself, when it is a signature that was put into a staging folder.
+    ///
+    /// # Errors
+    /// As [`Source::signature`]; `InvalidInput` when it is not a single file.
+    pub fn as_signature(&self) -> Result<SignatureFile> {
+        match self.files.as_slice() {
+            [file] if self.shape == Shape::File => file.read_signature(),
+            _ => Err(Error::new(ErrorKind::InvalidInput, "a signature is a single file, and this is a folder or a split set")),
+        }
     }
 
     /// Bytes of all its files.
@@ -181,6 +188,13 @@ impl SourceFile {
         }
         let (file, stat) = open_one(&*found.folder, &found.name, Path::new(&found.name))?;
         if found.same(&stat, Taken::Copied) { Ok(Arc::new(file)) } else { Err(self.changed()) }
+    }
+
+    fn read_signature(&self) -> Result<SignatureFile> {
+        let open = self.open()?;
+        let bytes = read_bounded(&open, self.path.as_str(), MAX_SIGNATURE)?;
+        self.check_unchanged(&open, Taken::Copied)?;
+        SignatureFile::new(self.path.as_str(), bytes)
     }
 
     /// Whether the open file is still what was found. A stored blob is what its hashes say.

@@ -5,6 +5,7 @@
 //! signing and verifying (`securereg::signing`).
 
 use super::Context;
+use super::guard::failed;
 use crate::args::{Sign, VerifySignature};
 use crate::exit::Code;
 use crate::out::remark;
@@ -116,7 +117,7 @@ fn refuse_extra(path: &Path, layout: Layout, out: &Path) -> Result<()> {
 
 fn write(out: &Path, bundle: &[u8], force: bool) -> Result<()> {
     let folder = out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let failed = |e: std::io::Error| Error::io(format_args!("writing {}", out.display()), e);
+    let failed = |e| failed("writing", out, e);
     let temp = tempfile::Builder::new().prefix(".securereg-").permissions(Permissions::from_mode(0o644)).tempfile_in(folder);
     let mut temp = temp.map_err(failed)?;
     temp.write_all(bundle).and_then(|()| temp.as_file().sync_all()).map_err(failed)?;
