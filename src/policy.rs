@@ -24,9 +24,9 @@ use crate::format::{self, Kind};
 use crate::name::{ModelName, RelPath};
 use crate::signing::{Over, SignatureFile, Signed, check};
 use sent::Sent;
+use serde::{Deserialize, Serialize};
 pub(crate) use signers::KeyFile;
 pub use signers::Signers;
-use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write;
 
@@ -235,7 +235,8 @@ impl Policy {
     /// # Errors
     /// `Manifest`, with what is wrong, where, and the nearest word that is known.
     pub fn parse(text: &[u8]) -> Result<Policy> {
-        let alone = |_: &str| Err(Error::new(ErrorKind::NotFound, "this policy stands alone: write the key into it as PEM"));
+        let alone =
+            |_: &str| Err(Error::new(ErrorKind::NotFound, "this policy stands alone: write the key into it as PEM"));
         text::parse(text, &alone)
     }
 

@@ -133,7 +133,10 @@ impl Source {
     pub fn as_signature(&self) -> Result<SignatureFile> {
         match self.files.as_slice() {
             [file] if self.shape == Shape::File => file.read_signature(),
-            _ => Err(Error::new(ErrorKind::InvalidInput, "a signature is a single file, and this is a folder or a split set")),
+            _ => Err(Error::new(
+                ErrorKind::InvalidInput,
+                "a signature is a single file, and this is a folder or a split set",
+            )),
         }
     }
 

@@ -76,14 +76,18 @@ fn a_signed_folder_is_promoted_without_its_signature_which_is_kept_as_evidence()
     let key = Sha256Digest::of(P256.as_bytes());
     let signature = json!({"signer": "lab.pub", "key": key, "kind": "oms", "algorithm": "ecdsa-p256"});
     assert_eq!(shown(&root, "signed/f")["signature"], signature);
-    let line = root.registry.audit_log().unwrap().into_iter().find(|l| l.event == "promote" && l.phase == "intent").unwrap();
+    let line =
+        root.registry.audit_log().unwrap().into_iter().find(|l| l.event == "promote" && l.phase == "intent").unwrap();
     let said = format!("; signed by lab.pub (oms, key {})", &key.to_hex()[..12]);
     assert!(line.why.ends_with(&said), "{}", line.why);
     // The document itself, so that it can be checked again.
     let digest = promoted.artifact.inspection.unwrap();
     let kept = std::fs::read(root.path().join("sidecars/sha256").join(digest.to_hex())).unwrap();
     let kept: Value = serde_json::from_slice(&kept).unwrap();
-    assert_eq!(kept["signature"]["document"].as_str().unwrap().as_bytes(), std::fs::read(path.join("model.sig")).unwrap());
+    assert_eq!(
+        kept["signature"]["document"].as_str().unwrap().as_bytes(),
+        std::fs::read(path.join("model.sig")).unwrap()
+    );
     assert_eq!(root.verify("signed/f").status, VerifyStatus::Verified);
 }
 
@@ -149,21 +153,33 @@ fn an_untrusted_key_other_files_and_an_extra_file_are_refused_whatever_is_requir
         ("extra", &|f| std::fs::write(f.join("sub/o.gguf"), gguf(100, 3)).unwrap(), "signature.files"),
         ("renamed", &|f| std::fs::rename(f.join("m.gguf"), f.join("k.gguf")).unwrap(), "signature.files"),
         ("moved", &|f| std::fs::rename(f.join("sub/n.gguf"), f.join("n.gguf")).unwrap(), "signature.files"),
-        ("swapped", &|f| {
-            std::fs::write(f.join("m.gguf"), gguf(100, 2)).unwrap();
-            std::fs::write(f.join("sub/n.gguf"), gguf(300_000, 1)).unwrap();
-        }, "signature.files"),
-        ("cut", &|f| {
-            let bytes = std::fs::read(f.join("model.sig")).unwrap();
-            std::fs::write(f.join("model.sig"), &bytes[..bytes.len() / 2]).unwrap();
-        }, "signature.malformed"),
-        ("altered", &|f| {
-            let text = std::fs::read_to_string(f.join("model.sig")).unwrap();
-            let mut bundle: Value = serde_json::from_str(&text).unwrap();
-            let other: Value = serde_json::from_slice(&sign(&f.join("m.gguf"), LAB)).unwrap();
-            bundle["dsseEnvelope"]["payload"] = other["dsseEnvelope"]["payload"].clone();
-            std::fs::write(f.join("model.sig"), bundle.to_string()).unwrap();
-        }, "signature.invalid"),
+        (
+            "swapped",
+            &|f| {
+                std::fs::write(f.join("m.gguf"), gguf(100, 2)).unwrap();
+                std::fs::write(f.join("sub/n.gguf"), gguf(300_000, 1)).unwrap();
+            },
+            "signature.files",
+        ),
+        (
+            "cut",
+            &|f| {
+                let bytes = std::fs::read(f.join("model.sig")).unwrap();
+                std::fs::write(f.join("model.sig"), &bytes[..bytes.len() / 2]).unwrap();
+            },
+            "signature.malformed",
+        ),
+        (
+            "altered",
+            &|f| {
+                let text = std::fs::read_to_string(f.join("model.sig")).unwrap();
+                let mut bundle: Value = serde_json::from_str(&text).unwrap();
+                let other: Value = serde_json::from_slice(&sign(&f.join("m.gguf"), LAB)).unwrap();
+                bundle["dsseEnvelope"]["payload"] = other["dsseEnvelope"]["payload"].clone();
+                std::fs::write(f.join("model.sig"), bundle.to_string()).unwrap();
+            },
+            "signature.invalid",
+        ),
     ];
     for (case, change, rule) in cases {
         let path = folder(&root, case, LAB);
@@ -323,7 +339,9 @@ fn what_a_repository_holds_is_signed_by_a_file_of_it() {
     let single = held(&[("m.gguf", &m), ("m.gguf.sig", &beside)]).unwrap();
     let promoted = promote("signed/m:v1", single).unwrap();
     assert_eq!((promoted.artifact.layout, promoted.artifact.files.len()), (Layout::File, 1));
-    let two = held(&[("m.gguf", &m), ("model.sig", &sig)]).unwrap().join(held(&[("n.gguf", &n), ("model.sig", &sig)]).unwrap());
+    let two = held(&[("m.gguf", &m), ("model.sig", &sig)])
+        .unwrap()
+        .join(held(&[("n.gguf", &n), ("model.sig", &sig)]).unwrap());
     assert_eq!(two.unwrap_err().kind(), ErrorKind::Conflict);
     assert_eq!(held(&[("model.sig", &sig)]).unwrap_err().kind(), ErrorKind::Refused);
 }

@@ -32,7 +32,9 @@ impl Inner {
     /// A small file in the root that the operator wrote, and nobody else can.
     fn operators_file(&self, name: &str, limit: u64) -> Result<Vec<u8>> {
         let file = self.layout().read(Folder::Root, name, OFlags::empty()).map_err(|e| match e {
-            rustix::io::Errno::NOENT => Error::new(ErrorKind::NotFound, format!("there is no {name} in the registry's root")),
+            rustix::io::Errno::NOENT => {
+                Error::new(ErrorKind::NotFound, format!("there is no {name} in the registry's root"))
+            }
             e => Error::io(format_args!("opening {name}"), e),
         })?;
         let mode = rustix::fs::fstat(&file).map_err(|e| Error::io(format_args!("reading {name}"), e))?.st_mode;

@@ -109,7 +109,12 @@ fn one(text: SignersText, key_file: &KeyFile<'_>) -> Result<Signers> {
     for (i, text) in keys.iter().enumerate() {
         let key = one_key(text, i, &name, key_file)?;
         if let Some(before) = named.iter().find(|before| before.key == key.key) {
-            return Err(wrong(format!("`signers` trusts one key twice with {:?}: {} and {}", shorten(&name), before.name, key.name)));
+            return Err(wrong(format!(
+                "`signers` trusts one key twice with {:?}: {} and {}",
+                shorten(&name),
+                before.name,
+                key.name
+            )));
         }
         named.push(key);
     }
@@ -127,7 +132,9 @@ fn one_key(text: &str, i: usize, names: &str, key_file: &KeyFile<'_>) -> Result<
     let plain = text.parse::<RelPath>().ok().filter(|path| path.components().count() == 1);
     let Some(file) = plain else {
         let what = shorten(text);
-        return Err(wrong(format!("in `signers`, {what:?} is no key: PEM is, or the plain name of a file beside policy.yaml")));
+        return Err(wrong(format!(
+            "in `signers`, {what:?} is no key: PEM is, or the plain name of a file beside policy.yaml"
+        )));
     };
     let name = file.as_str();
     let key = key_file(name).and_then(|text| PublicKey::from_pem(&text)).map_err(|e| about(name, &e))?;

@@ -207,7 +207,8 @@ fn a_policy_says_what_it_means_or_is_refused() {
     assert_eq!(policy.action("x.y", Severity::Warning), Action::Refuse);
     assert_eq!(policy.action("x.y", Severity::High), Action::Refuse);
     assert!(policy.sha256().is_some() && Policy::built_in().sha256().is_none());
-    let e = policy.judge(&name("m"), Layout::File, vec![entry("a.safetensors")], evidence(&[("a.safetensors", S)]), None);
+    let e =
+        policy.judge(&name("m"), Layout::File, vec![entry("a.safetensors")], evidence(&[("a.safetensors", S)]), None);
     assert!(e.expect_err("not allowed").message().contains("the policy allows gguf"));
 
     for (text, why) in [

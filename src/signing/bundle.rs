@@ -111,8 +111,9 @@ struct MessageDigestText {
 impl Document {
     /// Reads a signature file.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Document, Flaw> {
-        let text = std::str::from_utf8(bytes)
-            .map_err(|_| malformed("it is neither a sigstore bundle nor base64, but bytes: it may be a signature of another kind"))?;
+        let text = std::str::from_utf8(bytes).map_err(|_| {
+            malformed("it is neither a sigstore bundle nor base64, but bytes: it may be a signature of another kind")
+        })?;
         let text = text.trim_matches([' ', '\t', '\r', '\n']);
         if text.starts_with('{') {
             return bundle(text);
@@ -136,13 +137,17 @@ fn bundle(text: &str) -> Result<Document, Flaw> {
         Some(MEDIA_TYPE | MEDIA_TYPE_TOO) => {}
         Some(other) => return Err(unsupported(format!("it is of the type {}: {MEDIA_TYPE} is read", named(other)))),
         None if text.base64_signature.is_some() => {
-            return Err(unsupported("it is a bundle of cosign's own: cosign sign-blob --new-bundle-format writes sigstore's"));
+            return Err(unsupported(
+                "it is a bundle of cosign's own: cosign sign-blob --new-bundle-format writes sigstore's",
+            ));
         }
         None => return Err(malformed("it is JSON without a mediaType: no sigstore bundle")),
     }
     let material = text.verification_material.ok_or_else(|| malformed("it has no verificationMaterial"))?;
     if material.certificate.is_some() || material.x509_certificate_chain.is_some() {
-        return Err(unsupported("it was made with a certificate (keyless): sign with a key, which is what a policy trusts"));
+        return Err(unsupported(
+            "it was made with a certificate (keyless): sign with a key, which is what a policy trusts",
+        ));
     }
     let key = material.public_key.ok_or_else(|| malformed("it does not say which key made it (publicKey)"))?;
     // Pre-1.0 writers have none, and so does protobuf of an empty one.

@@ -10,7 +10,9 @@
 
 use super::bundle::{Blob, Document, Envelope};
 use super::statement::{FileDigest, Resource, SINGLE, Statement};
-use super::{FILES, Flaw, IN_FOLDER, INVALID, Kind, PublicKey, REQUIRED, SignatureFile, Signed, UNCHECKED, UNTRUSTED, named};
+use super::{
+    FILES, Flaw, IN_FOLDER, INVALID, Kind, PublicKey, REQUIRED, SignatureFile, Signed, UNCHECKED, UNTRUSTED, named,
+};
 use crate::artifact::{FileEntry, Layout};
 use crate::digest::Sha256Digest;
 use crate::format::finding::{Findings, Place};
@@ -95,7 +97,9 @@ pub(crate) fn check(
     let mut made: Option<(Kind, Maker<'_>)> = None;
     if let Some(file) = signature {
         let about = |flaw: Flaw| Flaw { message: format!("the signature {}: {}", file.name(), flaw.message), ..flaw };
-        match Document::parse(file.bytes()).and_then(|document| maker(trust, &document, over).map(|maker| (document, maker))) {
+        match Document::parse(file.bytes())
+            .and_then(|document| maker(trust, &document, over).map(|maker| (document, maker)))
+        {
             Err(flaw) => add(over.whole, about(flaw)),
             Ok((document, maker)) => {
                 let (kind, differences) = match &document {
@@ -180,7 +184,10 @@ fn one_of<'a>(trust: &Trust<'a>, hint: Option<&str>, made: impl Fn(&PublicKey) -
     let Some(id) = hint.and_then(|hint| hint.parse::<Sha256Digest>().ok()) else {
         return trust.keys().find(|named| made(&named.key)).map(Maker::Trusted).ok_or_else(|| Flaw {
             rule: &INVALID,
-            message: format!("it holds under none of the keys that are trusted here, {}: another key made it, or over other bytes", trust.list()),
+            message: format!(
+                "it holds under none of the keys that are trusted here, {}: another key made it, or over other bytes",
+                trust.list()
+            ),
         });
     };
     let Some(key) = trust.keys().find(|named| named.key.id() == id) else {
@@ -207,7 +214,10 @@ fn differences<'a>(statement: &Statement, over: Over<'a>) -> Vec<Difference<'a>>
         let file = if single { files.first() } else { by_name.get(name.as_str()).copied() };
         let Some(file) = file else {
             if !is_left_out(name) {
-                different.push((None, format!("{} is signed and not here: it is missing, or has another name", named(name))));
+                different.push((
+                    None,
+                    format!("{} is signed and not here: it is missing, or has another name", named(name)),
+                ));
             }
             continue;
         };

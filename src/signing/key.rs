@@ -97,7 +97,9 @@ impl PublicKey {
             (EC, Some(P384)) => DecodePublicKey::from_public_key_der(der).map(Point::P384),
             (EC, Some(P521)) => DecodePublicKey::from_public_key_der(der).map(Point::P521),
             (ED25519, None) => DecodePublicKey::from_public_key_der(der).map(Point::Ed25519),
-            (RSA, _) => return Err(bad("it is an RSA key: ECDSA keys (P-256, P-384, P-521) and Ed25519 keys are read")),
+            (RSA, _) => {
+                return Err(bad("it is an RSA key: ECDSA keys (P-256, P-384, P-521) and Ed25519 keys are read"));
+            }
             (other, curve) => {
                 let curve = curve.map_or_else(String::new, |curve| format!(", curve {curve}"));
                 return Err(bad(&format!("its algorithm is {other}{curve}: P-256, P-384, P-521 and Ed25519 are read")));
@@ -111,7 +113,8 @@ impl PublicKey {
     /// # Errors
     /// As [`PublicKey::from_pem`], or what is wrong with reading it.
     pub fn read(path: &Path) -> Result<PublicKey> {
-        PublicKey::from_pem(&read(path, MAX_KEY)?).map_err(|e| Error::new(e.kind(), format!("{}: {}", path.display(), e.message())))
+        PublicKey::from_pem(&read(path, MAX_KEY)?)
+            .map_err(|e| Error::new(e.kind(), format!("{}: {}", path.display(), e.message())))
     }
 
     fn of(point: Point) -> Result<PublicKey> {
@@ -161,8 +164,12 @@ impl PublicKey {
     pub(crate) fn verify_sha256(&self, sha256: &Sha256Digest, signature: &[u8]) -> Result<(), NotSigned> {
         let digest = sha256.as_bytes();
         let verified = match &self.point {
-            Point::P256(key) => p256::ecdsa::Signature::from_der(signature).and_then(|s| key.verify_prehash(digest, &s)),
-            Point::P384(key) => p384::ecdsa::Signature::from_der(signature).and_then(|s| key.verify_prehash(digest, &s)),
+            Point::P256(key) => {
+                p256::ecdsa::Signature::from_der(signature).and_then(|s| key.verify_prehash(digest, &s))
+            }
+            Point::P384(key) => {
+                p384::ecdsa::Signature::from_der(signature).and_then(|s| key.verify_prehash(digest, &s))
+            }
             Point::P521(_) | Point::Ed25519(_) => return Err(NotSigned),
         };
         verified.map_err(|_| NotSigned)

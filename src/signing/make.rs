@@ -68,11 +68,8 @@ pub fn verify(
     key: PublicKey,
     task: &Task<'_>,
 ) -> Result<SignatureReport> {
-    let circle = Circle {
-        names: "**".to_owned(),
-        keys: vec![NamedKey { name: signer.to_owned(), key }],
-        required: true,
-    };
+    let circle =
+        Circle { names: "**".to_owned(), keys: vec![NamedKey { name: signer.to_owned(), key }], required: true };
     let whole = &source.files.first().ok_or_else(|| Error::new(ErrorKind::Refused, "it holds no files"))?.path;
     let trust = Trust(vec![&circle]);
     let mut findings = Findings::new();

@@ -127,7 +127,10 @@ impl Statement {
         let wrong = |e: serde_json::Error| malformed(format!("its statement is not one: {}", named(&e.to_string())));
         let head: Head = serde_json::from_slice(payload).map_err(wrong)?;
         if head.kind != STATEMENT_TYPE {
-            return Err(unsupported(format!("its statement is of the type {}: {STATEMENT_TYPE} is read", named(&head.kind))));
+            return Err(unsupported(format!(
+                "its statement is of the type {}: {STATEMENT_TYPE} is read",
+                named(&head.kind)
+            )));
         }
         if head.predicate_type == OLD_PREDICATE_TYPE {
             return Err(unsupported("it was made by model_signing before 1.0: sign again with a newer one"));
@@ -186,9 +189,16 @@ fn resources(predicate: Predicate) -> Result<Vec<Resource>, Flaw> {
     match method.as_str() {
         "files" => {}
         "shards" => {
-            return Err(unsupported("it is over shards of files: sign whole files (model_signing sign, without shards)"));
+            return Err(unsupported(
+                "it is over shards of files: sign whole files (model_signing sign, without shards)",
+            ));
         }
-        other => return Err(unsupported(format!("its files were serialized by the method {}: \"files\" is read", named(other)))),
+        other => {
+            return Err(unsupported(format!(
+                "its files were serialized by the method {}: \"files\" is read",
+                named(other)
+            )));
+        }
     }
     if !matches!(hash_type.as_str(), "sha256" | "blake3") {
         return Err(other_algorithm(&hash_type));
@@ -216,7 +226,8 @@ fn resource(text: ResourceText, hash_type: &str) -> Result<Resource, Flaw> {
         let (file, is) = (named(&name), named(&algorithm));
         return Err(malformed(format!("the digest of {file} is {is}, and all are said to be {}", named(hash_type))));
     }
-    let wrong = |_| malformed(format!("the digest of {} is {}: 64 hex digits are wanted", named(&name), named(&digest)));
+    let wrong =
+        |_| malformed(format!("the digest of {} is {}: 64 hex digits are wanted", named(&name), named(&digest)));
     let digest = match hash_type {
         "sha256" => FileDigest::Sha256(digest.parse().map_err(wrong)?),
         _ => FileDigest::Blake3(digest.parse().map_err(wrong)?),
@@ -231,5 +242,8 @@ fn other_algorithm(name: &str) -> Flaw {
 /// Whether two programs can only mean one file by it: relative, each component a name, nothing that is printed oddly.
 fn is_plain(name: &str) -> bool {
     let component = |c: &str| !matches!(c, "" | "." | "..");
-    name.len() <= MAX_PATH && name.split('/').all(component) && !name.contains(['\\', '\0']) && !name.chars().any(char::is_control)
+    name.len() <= MAX_PATH
+        && name.split('/').all(component)
+        && !name.contains(['\\', '\0'])
+        && !name.chars().any(char::is_control)
 }

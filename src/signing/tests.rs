@@ -44,7 +44,12 @@ fn circle(name: &str, pem: &[u8], required: bool) -> Circle {
 }
 
 /// The proof, or each rule that was broken with what was said.
-fn outcome(circles: &[Circle], signature: Option<&[u8]>, layout: Layout, files: &[FileEntry]) -> Result<Signed, Vec<(String, String)>> {
+fn outcome(
+    circles: &[Circle],
+    signature: Option<&[u8]>,
+    layout: Layout,
+    files: &[FileEntry],
+) -> Result<Signed, Vec<(String, String)>> {
     let mut findings = Findings::new();
     let signature = signature.map(|bytes| SignatureFile::new("model.sig", bytes.to_vec()).expect("fits"));
     let over = Over { whole: &files[0].path, files: Some((layout, files)) };
@@ -125,11 +130,9 @@ fn what_model_signing_signed_is_good_on_every_curve() {
         assert_eq!(*signed.key(), Sha256Digest::of(public), "the id is the digest of the file");
     }
     // A single file, under whatever name it has here, and as the only file of a folder of which it must have its own.
-    for (layout, name, good) in [
-        (Layout::File, "a.bin", true),
-        (Layout::File, "renamed.bin", true),
-        (Layout::Folder, "a.bin", false),
-    ] {
+    for (layout, name, good) in
+        [(Layout::File, "a.bin", true), (Layout::File, "renamed.bin", true), (Layout::Folder, "a.bin", false)]
+    {
         let files = [entry(name, b"weights\n")];
         assert_eq!(outcome(&p256(), Some(data!("file-p256.sig")), layout, &files).is_ok(), good, "{layout:?} {name}");
     }
@@ -147,7 +150,9 @@ fn what_is_made_here_is_read_here_with_every_key() {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("model");
         std::fs::create_dir_all(path.join("sub")).expect("a folder");
-        for (name, text) in [("a.bin", "weights\n"), ("sub/config.json", "{}\n"), (".hidden", "x"), ("model.sig", "old")] {
+        for (name, text) in
+            [("a.bin", "weights\n"), ("sub/config.json", "{}\n"), (".hidden", "x"), ("model.sig", "old")]
+        {
             std::fs::write(path.join(name), text).expect("written");
         }
         let (key, source) = (private(pem), crate::Source::open(&path).expect("a source"));
@@ -161,7 +166,10 @@ fn what_is_made_here_is_read_here_with_every_key() {
         // What is left out is told to whoever verifies with something else.
         let Ok(Document::Oms(envelope)) = Document::parse(signature.bytes()) else { panic!("an envelope") };
         let text = String::from_utf8_lossy(&envelope.signed).into_owned();
-        assert!(text.contains(r#""ignore_paths":[".git",".gitattributes",".github",".gitignore","model.sig",".hidden"]"#), "{text}");
+        assert!(
+            text.contains(r#""ignore_paths":[".git",".gitattributes",".github",".gitignore","model.sig",".hidden"]"#),
+            "{text}"
+        );
         let names: Vec<&str> = envelope.statement.resources.iter().map(|r| r.name.as_str()).collect();
         assert_eq!(names, ["a.bin", "sub/config.json"]);
 
@@ -272,7 +280,9 @@ fn a_key_decides_its_algorithm_and_nothing_else_does() {
 #[test]
 fn a_blob_signature_is_over_one_file() {
     let file = [entry("a.bin", b"weights\n")];
-    for (public, signature) in [(data!("p256.pub"), data!("blob-p256.sig")), (data!("p384.pub"), data!("blob-p384.sig"))] {
+    for (public, signature) in
+        [(data!("p256.pub"), data!("blob-p256.sig")), (data!("p384.pub"), data!("blob-p384.sig"))]
+    {
         let trusted = [circle("lab", public, true)];
         let signed = outcome(&trusted, Some(signature), Layout::File, &file).expect("good");
         assert_eq!((signed.kind(), signed.signer()), (Kind::Cosign, "lab"));
@@ -347,7 +357,9 @@ fn an_altered_bundle_is_refused() {
         }),
         (malformed, "0 signatures", &|b| b["dsseEnvelope"]["signatures"] = json!([])),
         (unsupported, "text/plain", &|b| b["dsseEnvelope"]["payloadType"] = json!("text/plain")),
-        (unsupported, "vnd.in-toto+JSON", &|b| b["dsseEnvelope"]["payloadType"] = json!("application/vnd.in-toto+JSON")),
+        (unsupported, "vnd.in-toto+JSON", &|b| {
+            b["dsseEnvelope"]["payloadType"] = json!("application/vnd.in-toto+JSON")
+        }),
         (malformed, "the payload is not base64", &|b| {
             let text = b["dsseEnvelope"]["payload"].as_str().expect("text").to_owned();
             b["dsseEnvelope"]["payload"] = json!(text[..text.len() - 1]);
@@ -363,7 +375,9 @@ fn an_altered_bundle_is_refused() {
         (malformed, "no verificationMaterial", &|b| b["verificationMaterial"] = json!(null)),
         (malformed, "which key made it", &|b| b["verificationMaterial"] = json!({})),
         (unsupported, "certificate", &|b| b["verificationMaterial"]["certificate"] = json!({"rawBytes": "AA=="})),
-        (unsupported, "certificate", &|b| b["verificationMaterial"] = json!({"x509CertificateChain": {"certificates": []}})),
+        (unsupported, "certificate", &|b| {
+            b["verificationMaterial"] = json!({"x509CertificateChain": {"certificates": []}})
+        }),
         (unsupported, "bundle+json;version=0.1", &|b| {
             b["mediaType"] = json!("application/vnd.dev.sigstore.bundle+json;version=0.1");
         }),
@@ -405,7 +419,9 @@ fn a_statement_that_is_signed_and_not_sound_is_refused() {
             s["subject"] = json!([one, one]);
         }),
         (malformed, "its subject has the digest", &|s| s["subject"][0]["digest"]["sha256"] = json!(hex(&[0; 32]))),
-        (malformed, "its subject has the digest", &|s| s["predicate"]["resources"].as_array_mut().expect("a list").reverse()),
+        (malformed, "its subject has the digest", &|s| {
+            s["predicate"]["resources"].as_array_mut().expect("a list").reverse()
+        }),
         (malformed, "missing field", &|s| s["subject"][0]["digest"] = json!({"sha512": hex(&[0; 64])})),
         (unsupported, "by \\\"sha1\\\"", &|s| s["predicate"]["serialization"]["hash_type"] = json!("sha1")),
         (unsupported, "hashed by \\\"sha1\\\"", &|s| s["predicate"]["resources"][0]["algorithm"] = json!("sha1")),
@@ -429,7 +445,22 @@ fn a_statement_that_is_signed_and_not_sound_is_refused() {
         refused(&changed(change), Layout::Folder, &folder(), rule, &why.replace("\\\"", "\""));
     }
     let long = "a".repeat(MAX_PATH + 1);
-    for path in ["../x", "a/../../x", "/etc/passwd", "", "a//b", "a/", "./a", "a/.", "..", "a\\b", "a\nb", "a\0b", "a\u{7f}b", &long] {
+    for path in [
+        "../x",
+        "a/../../x",
+        "/etc/passwd",
+        "",
+        "a//b",
+        "a/",
+        "./a",
+        "a/.",
+        "..",
+        "a\\b",
+        "a\nb",
+        "a\0b",
+        "a\u{7f}b",
+        &long,
+    ] {
         let tricked = changed(|s| s["predicate"]["resources"][0]["name"] = json!(path));
         refused(&tricked, Layout::Folder, &folder(), malformed, "no plain path");
     }
@@ -467,7 +498,10 @@ fn before_the_files_are_hashed_only_what_is_known_refuses() {
         let signature = signature.map(|bytes| SignatureFile::new("s", bytes.to_vec()).expect("fits"));
         let whole = "a.bin".parse().expect("a path");
         let over = Over { whole: &whole, files: None };
-        assert!(check(&Trust(circles.iter().collect()), signature.as_ref(), over, &mut findings).is_none(), "no proof yet");
+        assert!(
+            check(&Trust(circles.iter().collect()), signature.as_ref(), over, &mut findings).is_none(),
+            "no proof yet"
+        );
         findings.list().iter().map(|f| f.rule).collect::<Vec<_>>()
     };
     let (trusted, other) = ([circle("a", data!("p256.pub"), true)], [circle("b", data!("p384.pub"), true)]);
@@ -486,7 +520,8 @@ fn a_key_is_one_block_of_a_kind_that_is_named() {
     assert_eq!(public_key(format!("\n {good}\n\n").as_bytes()), public_key(good.as_bytes()));
     assert_eq!(public_key(good.replace('\n', "\r\n").as_bytes()).to_pem(), good, "an editor's line ends");
     let cut: String = good.lines().take(2).collect::<Vec<_>>().join("\n");
-    let off_the_curve = good.replacen("MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE", "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAF", 1);
+    let off_the_curve =
+        good.replacen("MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE", "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAF", 1);
     for (pem, why) in [
         (String::new(), "not PEM"),
         ("ssh-ed25519 AAAA".into(), "not PEM"),
@@ -513,8 +548,16 @@ fn a_key_is_one_block_of_a_kind_that_is_named() {
         ("-----BEGIN ENCRYPTED SIGSTORE PRIVATE KEY-----".into(), ErrorKind::Unsupported, "cosign sign-blob"),
         ("-----BEGIN ENCRYPTED COSIGN PRIVATE KEY-----".into(), ErrorKind::Unsupported, "cosign sign-blob"),
         (good, ErrorKind::InvalidInput, "public one"),
-        ("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----".into(), ErrorKind::InvalidInput, "cut, or altered"),
-        ("-----BEGIN PRIVATE KEY-----\nMAA=\n-----END PRIVATE KEY-----".into(), ErrorKind::InvalidInput, "no private key"),
+        (
+            "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----".into(),
+            ErrorKind::InvalidInput,
+            "cut, or altered",
+        ),
+        (
+            "-----BEGIN PRIVATE KEY-----\nMAA=\n-----END PRIVATE KEY-----".into(),
+            ErrorKind::InvalidInput,
+            "no private key",
+        ),
     ] {
         let e = PrivateKey::from_pem(pem.as_bytes()).expect_err(why);
         assert!(e.kind() == kind && e.message().contains(why), "{e} should say {why:?}");
@@ -534,7 +577,8 @@ fn a_signature_file_is_bounded_and_its_name_can_be_printed() {
 /// Names are sorted by components, not by bytes: `a-b` comes behind `a/b`, as pathlib has it.
 #[test]
 fn resources_are_in_the_order_of_model_signing() {
-    let resource = |name: &str| Resource { name: name.into(), digest: FileDigest::Sha256(Sha256Digest::of(name.as_bytes())) };
+    let resource =
+        |name: &str| Resource { name: name.into(), digest: FileDigest::Sha256(Sha256Digest::of(name.as_bytes())) };
     let names = ["b", "a-b", "a/b", "a.b/c", "B", "a/a/x"];
     let payload = Statement::write("m", names.map(resource).into(), &[]).expect("written");
     let statement = Statement::parse(&payload).expect("read");
@@ -544,7 +588,8 @@ fn resources_are_in_the_order_of_model_signing() {
 }
 
 fn names() -> impl Strategy<Value = Vec<String>> {
-    prop::collection::btree_set("[a-c][a-c.-]{0,2}(/[a-c]{1,2}){0,2}", 1..8).prop_map(|names| names.into_iter().collect())
+    prop::collection::btree_set("[a-c][a-c.-]{0,2}(/[a-c]{1,2}){0,2}", 1..8)
+        .prop_map(|names| names.into_iter().collect())
 }
 
 proptest! {

@@ -22,7 +22,12 @@ fn policy(signers: &str) -> Result<Policy> {
     Policy::parse_with(format!("version: 1\nsigners: {signers}\n").as_bytes(), &key_file)
 }
 
-fn judge(policy: &Policy, name: &str, signature: Option<&[u8]>, change: impl FnOnce(&mut Vec<FileEntry>)) -> Result<Cleared> {
+fn judge(
+    policy: &Policy,
+    name: &str,
+    signature: Option<&[u8]>,
+    change: impl FnOnce(&mut Vec<FileEntry>),
+) -> Result<Cleared> {
     let entry = |path: &str, bytes: &[u8]| FileEntry {
         path: path.parse().expect("a path"),
         size_bytes: bytes.len() as u64,
@@ -75,7 +80,10 @@ fn what_is_there_must_hold_whatever_is_required() {
     assert_eq!(refusals(judge(&right, "m", Some(cut), same)), ["signature.malformed"]);
     let shards = include_bytes!("../../../tests/data/signing/folder-shards.sig");
     assert_eq!(refusals(judge(&right, "m", Some(shards), same)), ["signature.unsupported"]);
-    let forged = String::from_utf8(FOLDER.to_vec()).expect("text").replace("\"sig\":\"MEU", "\"sig\":\"MEY").replace("\"sig\":\"MEQ", "\"sig\":\"MEU");
+    let forged = String::from_utf8(FOLDER.to_vec())
+        .expect("text")
+        .replace("\"sig\":\"MEU", "\"sig\":\"MEY")
+        .replace("\"sig\":\"MEQ", "\"sig\":\"MEU");
     assert_ne!(forged.as_bytes(), FOLDER);
     assert_eq!(refusals(judge(&right, "m", Some(forged.as_bytes()), same)), ["signature.invalid"]);
     assert_eq!(refusals(judge(&right, "m", Some(FOLDER), |files| files.truncate(1))), ["signature.files"]);
@@ -103,7 +111,8 @@ fn a_pattern_is_of_names_and_of_tags_however_they_are_written() {
         ("m:v*", &["m:v1", "M:V2"], &["m", "m:x", "a/m:v1"]),
         ("**:prod", &["m:prod", "a/b:Prod"], &["m", "m:prod2"]),
     ] {
-        let signers = policy(&format!("[{{name: \"{pattern}\", keys: [p256.pub], require: true}}]")).expect("a policy").signers;
+        let signers =
+            policy(&format!("[{{name: \"{pattern}\", keys: [p256.pub], require: true}}]")).expect("a policy").signers;
         let matches = |name: &str| signers[0].matches(&name.parse().expect("a name"));
         yes.iter().for_each(|name| assert!(matches(name), "{pattern} {name}"));
         no.iter().for_each(|name| assert!(!matches(name), "{pattern} {name}"));
@@ -158,9 +167,13 @@ fn a_key_beside_a_policy_is_a_small_file() {
     std::fs::write(path.join("k.pub"), P256).expect("written");
     std::fs::write(path.join("large.pub"), vec![b'x'; MAX_KEY as usize + 1]).expect("written");
     rustix::fs::mkfifoat(rustix::fs::CWD, path.join("fifo.pub"), 0o600.into()).expect("made");
-    let with = |key: &str| Policy::parse_in(path, format!("version: 1\nsigners: [{{name: a, keys: [{key}], require: true}}]").as_bytes());
+    let with = |key: &str| {
+        Policy::parse_in(path, format!("version: 1\nsigners: [{{name: a, keys: [{key}], require: true}}]").as_bytes())
+    };
     assert_eq!(with("k.pub").expect("a policy").signers().len(), 1);
-    for (key, why) in [("none.pub", "does not exist"), ("large.pub", "over the limit"), ("fifo.pub", "not a regular file")] {
+    for (key, why) in
+        [("none.pub", "does not exist"), ("large.pub", "over the limit"), ("fifo.pub", "not a regular file")]
+    {
         let e = with(key).expect_err(key);
         assert!(e.message().contains(why), "{e} should say {why:?}");
     }

@@ -57,7 +57,10 @@ pub(crate) fn verify(context: &mut Context, args: &VerifySignature) -> Result<Co
         Some(file) => SignatureFile::read(file)?,
         None => source.signature()?.ok_or_else(|| {
             let place = beside(&args.path, source.layout());
-            Error::new(ErrorKind::NotFound, format!("there is no {}: say where it is with --signature", place.display()))
+            Error::new(
+                ErrorKind::NotFound,
+                format!("there is no {}: say where it is with --signature", place.display()),
+            )
         })?,
     };
     let signer = args.key.file_name().unwrap_or(args.key.as_os_str()).to_string_lossy();
@@ -111,14 +114,18 @@ fn refuse_extra(path: &Path, layout: Layout, out: &Path) -> Result<()> {
     if layout != Layout::Folder || own || !folder.starts_with(&model) {
         return Ok(());
     }
-    let why = format!("{} lies in the folder that is signed: call it {IN_FOLDER} at its top, or write it elsewhere", out.display());
+    let why = format!(
+        "{} lies in the folder that is signed: call it {IN_FOLDER} at its top, or write it elsewhere",
+        out.display()
+    );
     Err(Error::new(ErrorKind::InvalidInput, why))
 }
 
 fn write(out: &Path, bundle: &[u8], force: bool) -> Result<()> {
     let folder = out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let failed = |e| failed("writing", out, e);
-    let temp = tempfile::Builder::new().prefix(".securereg-").permissions(Permissions::from_mode(0o644)).tempfile_in(folder);
+    let temp =
+        tempfile::Builder::new().prefix(".securereg-").permissions(Permissions::from_mode(0o644)).tempfile_in(folder);
     let mut temp = temp.map_err(failed)?;
     temp.write_all(bundle).and_then(|()| temp.as_file().sync_all()).map_err(failed)?;
     if force {

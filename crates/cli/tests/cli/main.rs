@@ -7,5 +7,6 @@ mod daemons;
 mod guard;
 mod records;
 mod remote;
+mod signing;
 mod support;
 mod verbs;

@@ -139,7 +139,17 @@ fn parse(body: &[u8]) -> Result<Promote, Bad> {
     fields.check("scanner_versions", "an object", Value::is_object)?;
     fields.check("scan_results", "an object or an array", |v| v.is_object() || v.is_array())?;
     let evidence = evidence(fields.rest())?;
-    Ok(Promote { name, wanted: PathBuf::from(wanted), filename, sha256, size_bytes, format, source, signature, evidence })
+    Ok(Promote {
+        name,
+        wanted: PathBuf::from(wanted),
+        filename,
+        sha256,
+        size_bytes,
+        format,
+        source,
+        signature,
+        evidence,
+    })
 }
 
 /// A path in a staging folder, or a bundle. What an Artifact that was read back says of its signature is neither, and is dropped like
@@ -147,7 +157,9 @@ fn parse(body: &[u8]) -> Result<Promote, Bad> {
 fn signature(fields: &mut Fields) -> Result<Option<Signature>, Bad> {
     match fields.any("signature") {
         None => Ok(None),
-        Some(Value::Object(members)) if members.contains_key("signer") && !members.contains_key("mediaType") => Ok(None),
+        Some(Value::Object(members)) if members.contains_key("signer") && !members.contains_key("mediaType") => {
+            Ok(None)
+        }
         Some(bundle @ Value::Object(_)) => {
             Ok(Some(Signature::Inline(SignatureFile::new("in the request", bundle.to_string().into_bytes())?)))
         }
@@ -155,7 +167,9 @@ fn signature(fields: &mut Fields) -> Result<Option<Signature>, Bad> {
         Some(Value::String(path)) if path.len() <= MAX_PATH && !path.chars().any(char::is_control) => {
             Ok(Some(Signature::Staged(PathBuf::from(path))))
         }
-        Some(_) => Err(Reply::invalid("field \"signature\" must be a path in a staging folder or a sigstore bundle").into()),
+        Some(_) => {
+            Err(Reply::invalid("field \"signature\" must be a path in a staging folder or a sigstore bundle").into())
+        }
     }
 }
 
