@@ -116,6 +116,9 @@ fn sheet(path: &Path, inspection: &Inspection, all: bool, color: Color) -> Strin
     for skipped in &inspection.skipped {
         sheet.line("not taken along", skipped);
     }
+    if let Some(signature) = &inspection.signature {
+        sheet.line("signature", &format!("{signature}, not checked here: `securereg verify-signature` does"));
+    }
     let mut out = sheet.text;
     for file in &inspection.files {
         out.push('\n');

@@ -40,6 +40,9 @@ fn what_is_signed_is_verified_and_promoted_and_shown() {
         let text = place.run(&["verify-signature", path, "--key", "key.pub"]).ends(0).stdout;
         assert!(text.starts_with("verified: signed by key.pub (oms, key 3781a936b005)"), "{text}");
 
+        let inspected = place.run(&["inspect", path]).stdout;
+        assert!(inspected.contains("not checked here"), "{inspected}");
+
         // The registry trusts the key, and wants it.
         fs::create_dir_all(place.root()).expect("a folder");
         if name == "m" {
