@@ -37,6 +37,7 @@ for name in $(targets); do
       put "$name" "$scratch"/*.pt
       put "$name" $data/hostile/p1*.pt $data/hostile/p2*.pt $data/hostile/*.keras $data/hostile/p*.pkl
       ;;
+    signature) put signature $data/signing/*.sig $data/signing/*.pub $data/signing/*.pem ;;
     tar)
       printf 'a' >"${TMPDIR:-/tmp}/fuzz-seed-$$"
       tar -C "${TMPDIR:-/tmp}" --format=ustar -cf - "fuzz-seed-$$" | head -c 2048 >"${TMPDIR:-/tmp}/fuzz-seed-$$.tar"

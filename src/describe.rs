@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// What the registry says itself: nothing sent along may pass for it.
-const RESERVED: [&str; 19] = [
+const RESERVED: [&str; 20] = [
     "adapter",
     "findings",
     "inspection",
@@ -35,6 +35,7 @@ const RESERVED: [&str; 19] = [
     "quarantine",
     "error",
     "kind",
+    "signature",
 ];
 
 /// What gguf-guard says; of a model that was promoted before there were inspections, as the promoter sent it.

@@ -30,6 +30,10 @@ pub struct Inspection {
     pub files: Vec<Inspected>,
     /// Hidden names that a promotion leaves out.
     pub skipped: Vec<String>,
+    /// The signature that lies with it. It is held against the files when they are hashed: at a promotion, or by
+    /// [`crate::signing::verify`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signature: Option<RelPath>,
 }
 
 /// One file.
@@ -93,5 +97,6 @@ pub fn inspect(source: &Source, policy: &Policy, task: &Task<'_>) -> Result<Insp
     let (format, verdict) = policy.look(source.shape, &paths, &mut evidence, None)?;
     let show = |c: Candidate| Inspected { path: c.path, size_bytes: c.size_bytes, description: c.description };
     let files = candidates.into_iter().map(show).collect();
-    Ok(Inspection { layout: source.shape, format, verdict, files, skipped: source.skipped.clone() })
+    let (skipped, signature) = (source.skipped.clone(), source.signature.as_ref().map(|file| file.path.clone()));
+    Ok(Inspection { layout: source.shape, format, verdict, files, skipped, signature })
 }

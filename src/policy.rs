@@ -1,6 +1,6 @@
 //! The judge between a candidate and the catalog.
 //!
-//! Owns: [`Policy`] (which findings refuse, which scanners must have run), [`Evidence`] (what was found, by what), the
+//! Owns: [`Policy`] (which findings refuse, which scanners must have run, who must have signed), [`Evidence`] (what was found, by what), the
 //! [`Verdict`], and [`Cleared`], the proof of it. Promises: `Cleared` is made only here, by [`Policy::judge`], from evidence
 //! about every file of the candidate; nothing inspected is a refusal, not a pass; no policy can allow what is malformed or
 //! runs code when it is loaded. Leaves out: finding the evidence (`format`), writing the catalog (`promote`).
@@ -8,7 +8,9 @@
 //! A finding's verdict is that of its rule's own line in `rules`, else of the longest line that ends in `.*` and fits, else of
 //! its severity. A critical finding is a refusal whatever stands there.
 
+mod kept;
 mod sent;
+mod signers;
 mod text;
 
 pub(crate) use sent::{compare_guard, scanners as sent};
@@ -19,9 +21,12 @@ use crate::digest::Sha256Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::finding::{Finding, Findings, Place, Rule, Severity, rules};
 use crate::format::{self, Kind};
-use crate::name::RelPath;
+use crate::name::{ModelName, RelPath};
+use crate::signing::{Over, SignatureFile, Signed, check};
 use sent::Sent;
 use serde::{Deserialize, Serialize};
+pub(crate) use signers::KeyFile;
+pub use signers::Signers;
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write;
 
@@ -69,6 +74,8 @@ pub struct Policy {
     severities: Severities,
     /// Rule ids, or their beginnings with `*`, and what follows.
     rules: BTreeMap<String, Action>,
+    /// Who is trusted to sign which names.
+    signers: Vec<Signers>,
     /// The digest of policy.yaml; none of the built-in policy.
     sha256: Option<Sha256Digest>,
 }
@@ -103,6 +110,8 @@ pub(crate) struct Evidence {
     pub(crate) findings: Findings,
     /// The scanners whose results were sent along, each with its version and, of one that found something, its word for it.
     pub(crate) sent: BTreeMap<String, Sent>,
+    /// The signature that was found or given: checked by the judge.
+    pub(crate) signature: Option<SignatureFile>,
 }
 
 /// What the policy says of a candidate.
@@ -189,6 +198,7 @@ pub(crate) struct Cleared {
     files: Vec<FileEntry>,
     format: Format,
     verdict: Verdict,
+    signed: Option<Signed>,
 }
 
 impl Cleared {
@@ -200,6 +210,11 @@ impl Cleared {
     pub(crate) fn verdict(&self) -> &Verdict {
         &self.verdict
     }
+
+    /// Who signed it, when somebody did whom the policy trusts with its name.
+    pub(crate) fn signed(&self) -> Option<&Signed> {
+        self.signed.as_ref()
+    }
 }
 
 impl Policy {
@@ -210,16 +225,32 @@ impl Policy {
             formats: vec![Format::Gguf, Format::Safetensors, Format::Pytorch, Format::Onnx],
             severities: Severities::default(),
             rules: BTreeMap::new(),
+            signers: Vec::new(),
             sha256: None,
         }
     }
 
-    /// Reads a policy from the text of a policy.yaml.
+    /// Reads a policy from the text of a policy.yaml that names no file.
     ///
     /// # Errors
     /// `Manifest`, with what is wrong, where, and the nearest word that is known.
     pub fn parse(text: &[u8]) -> Result<Policy> {
-        text::parse(text)
+        let alone =
+            |_: &str| Err(Error::new(ErrorKind::NotFound, "this policy stands alone: write the key into it as PEM"));
+        text::parse(text, &alone)
+    }
+
+    /// The same of a text that lies in `folder`, where the key files lie that it names.
+    ///
+    /// # Errors
+    /// As [`Policy::parse`].
+    pub fn parse_in(folder: &std::path::Path, text: &[u8]) -> Result<Policy> {
+        text::parse(text, &|name| signers::read_beside(folder, name))
+    }
+
+    /// The same; `key_file` reads what it names.
+    pub(crate) fn parse_with(text: &[u8], key_file: &KeyFile<'_>) -> Result<Policy> {
+        text::parse(text, key_file)
     }
 
     /// The digest of the file it was read from; none of the built-in one.
@@ -235,6 +266,11 @@ impl Policy {
     /// The formats that may be promoted.
     pub fn formats(&self) -> &[Format] {
         &self.formats
+    }
+
+    /// Who is trusted to sign which names.
+    pub fn signers(&self) -> &[Signers] {
+        &self.signers
     }
 
     /// What follows from a finding of this rule.
@@ -263,23 +299,28 @@ impl Policy {
         Verdict { action, policy_sha256: self.sha256, scanners, findings: judged, more: findings.dropped() }
     }
 
-    /// Judges a candidate. `claimed` is what the promoter says its format is.
+    /// Judges a candidate for a name. `claimed` is what the promoter says its format is.
     ///
     /// # Errors
     /// `Refused`, with every finding that refuses.
     pub(crate) fn judge(
         &self,
+        name: &ModelName,
         layout: Layout,
         files: Vec<FileEntry>,
         mut evidence: Evidence,
         claimed: Option<Format>,
     ) -> Result<Cleared> {
         let paths: Vec<&RelPath> = files.iter().map(|f| &f.path).collect();
+        let signed = paths.first().and_then(|whole| {
+            let over = Over { whole, files: Some((layout, &files)) };
+            check(&signers::trusted(&self.signers, name), evidence.signature.as_ref(), over, &mut evidence.findings)
+        });
         let (format, verdict) = self.look(layout, &paths, &mut evidence, claimed)?;
         let verdict = verdict.admit()?;
         // Without one there was a finding that refused.
         let format = format.ok_or_else(|| Error::new(ErrorKind::Refused, NO_MODEL.summary))?;
-        Ok(Cleared { files, format, verdict })
+        Ok(Cleared { files, format, verdict, signed })
     }
 
     /// Looks at the candidate as a whole, adding findings of its own to the evidence. Its format where it has one, and what
@@ -292,7 +333,7 @@ impl Policy {
         claimed: Option<Format>,
     ) -> Result<(Option<Format>, Verdict)> {
         let whole = *files.first().ok_or_else(|| Error::new(ErrorKind::Refused, "it holds no files"))?;
-        let Evidence { kinds, findings, sent } = evidence;
+        let Evidence { kinds, findings, sent, .. } = evidence;
         let mut found =
             |rule: &'static Rule, file: &RelPath, why: String| findings.add(file, rule, Place::whole(), why);
         let inspected: HashSet<&RelPath> = kinds.iter().map(|(path, _)| path).collect();
@@ -354,6 +395,18 @@ impl Policy {
     /// Refuses what can be refused for these findings alone, before more is read.
     pub(crate) fn admit_so_far(&self, findings: &Findings) -> Result<()> {
         self.verdict(findings, BTreeMap::new()).admit().map(drop)
+    }
+
+    /// Refuses what a signature, or the want of one, can be refused for before the files are hashed.
+    pub(crate) fn admit_signature(
+        &self,
+        name: &ModelName,
+        whole: &RelPath,
+        signature: Option<&SignatureFile>,
+    ) -> Result<()> {
+        let mut findings = Findings::new();
+        check(&signers::trusted(&self.signers, name), signature, Over { whole, files: None }, &mut findings);
+        self.admit_so_far(&findings)
     }
 
     /// Every rule there is, with what this policy makes of it, by id.

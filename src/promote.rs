@@ -15,7 +15,8 @@ use crate::ingest::{self, Meter, Staged};
 use crate::name::{ModelName, RelPath};
 use crate::policy::{Cleared, Verdict};
 use crate::registry::Inner;
-use crate::sidecar;
+use crate::sidecar::{self, SignatureNote};
+use crate::signing::{SignatureFile, Signed};
 use crate::source::{Source, SourceFile};
 use crate::task::{Actor, Task};
 use look::{Inspected, inspect, look_ahead};
@@ -42,6 +43,8 @@ pub struct PromoteRequest {
     pub source: String,
     /// Whether the source is copied or given away.
     pub transfer: Transfer,
+    /// The signature, when it does not lie with the source; it then counts instead of one that does.
+    pub signature: Option<SignatureFile>,
     /// What the promoter sends along (scan results and the like), kept as it is.
     pub evidence: serde_json::Map<String, serde_json::Value>,
 }
@@ -57,6 +60,7 @@ impl PromoteRequest {
             format: None,
             source: String::new(),
             transfer: Transfer::Copy,
+            signature: None,
             evidence: serde_json::Map::new(),
         }
     }
@@ -84,6 +88,8 @@ pub struct Promotion {
     pub skipped: Vec<String>,
     /// What the policy said of what was found.
     pub verdict: Verdict,
+    /// Who signed it, when somebody did whom the policy trusts with its name.
+    pub signed: Option<Signed>,
 }
 
 /// What a promotion did to its name.
@@ -146,6 +152,11 @@ fn attempt(
     // What cannot succeed is refused before gigabytes are read; the commit asks again.
     refuse_early(inner, request, &source)?;
     let policy = inner.policy()?;
+    let signature = match &request.signature {
+        Some(given) => Some(given.clone()),
+        None => source.signature()?,
+    };
+    policy.admit_signature(&request.name, &source.files[0].path, signature.as_ref())?;
     look_ahead(&source, &policy)?;
     let _temp = inner.layout().use_temp()?;
     let mut staging = Staging { inner, staged: Vec::new(), sidecars: Vec::new() };
@@ -159,20 +170,23 @@ fn attempt(
     if let Some(claimed) = request.sha256.filter(|claimed| *claimed != sha256) {
         return Err(mismatch("SHA-256", claimed, sha256).with_digests(claimed, sha256));
     }
-    let Inspected { evidence, notes, guarded } = inspect(inner, &source, &staging.staged, request, &policy)?;
-    let cleared = policy.judge(source.shape, files, evidence, request.format)?;
+    let Inspected { evidence, notes, guarded } =
+        inspect(inner, &source, &staging.staged, request, signature.as_ref(), &policy)?;
+    let cleared = policy.judge(&request.name, source.shape, files, evidence, request.format)?;
     let verdict = cleared.verdict().clone();
+    let signed = cleared.signed().cloned();
     let sent = staging.add(sent_along(request)?)?;
-    let found = staging.add(Some(sidecar::write(&verdict, notes, guarded)?))?;
+    let note = signed.as_ref().zip(signature.as_ref()).map(|(signed, file)| SignatureNote::of(signed, file));
+    let found = staging.add(Some(sidecar::write(&verdict, notes, guarded, note.as_ref())?))?;
     let candidate = artifact_of(request, source.shape, sha256, cleared, [sent, found]);
     let (artifact, outcome, method) = {
         let (transfer, source) = (request.transfer, &source);
-        let publication =
-            Publication { staging: &staging, candidate: &candidate, verdict: &verdict, transfer, source, actor, task };
+        let (staging, candidate, verdict, signed) = (&staging, &candidate, &verdict, signed.as_ref());
+        let publication = Publication { staging, candidate, verdict, signed, transfer, source, actor, task };
         publication.publish()?
     };
     finish_move(inner, request, &source, &staging);
-    Ok(Promotion { artifact, outcome, method, skipped: source.skipped.clone(), verdict })
+    Ok(Promotion { artifact, outcome, method, skipped: source.skipped.clone(), verdict, signed })
 }
 
 /// Takes a file in, or reads a blob that is stored already.
@@ -313,7 +327,7 @@ mod tests {
         let mut staged = ingest::take_in(layout, &source.files[0], Transfer::Copy, &mut meter).expect("taken in");
         let guarded = |staged: &Staged| {
             let inspected =
-                inspect(&registry.inner, &source, std::slice::from_ref(staged), &request, &Policy::built_in());
+                inspect(&registry.inner, &source, std::slice::from_ref(staged), &request, None, &Policy::built_in());
             inspected.map(|inspected| inspected.guarded.len()).map_err(|e| e.kind())
         };
         assert_eq!(guarded(&staged), Ok(1));

@@ -16,10 +16,10 @@ use crate::digest::Sha256Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::events::Events;
 use crate::figures::Figures;
-use crate::layout::{Access, Folder, Layout, read_bounded};
+use crate::layout::{Access, Folder, Layout};
 use crate::mounts::{self, MountGuard, MountRecord};
 use crate::name::{ModelName, RelPath};
-use crate::policy::{self, Policy};
+use crate::policy::Policy;
 use crate::promote;
 use crate::sealed::{self, Sealed};
 use crate::sidecar::MAX_SIDECAR;
@@ -31,7 +31,6 @@ use crate::verified::{Origin, ReadMode, VerifiedFile};
 use crate::verify;
 use crate::watch::Watch;
 use parking_lot::Mutex;
-use rustix::fs::OFlags;
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -364,9 +363,6 @@ pub(crate) struct Inner {
     pub(crate) figures: Figures,
 }
 
-/// The operator's policy, in the root.
-const POLICY: &str = "policy.yaml";
-
 impl Inner {
     fn open(root: &Path, access: Access) -> Result<Registry> {
         let layout = Arc::new(Layout::open(root, access)?);
@@ -555,24 +551,6 @@ impl Inner {
             return Err(corrupt("was altered"));
         }
         serde_json::from_slice(&bytes).map_err(|e| corrupt("is not JSON").because(e))
-    }
-
-    /// As it is now: a change of policy.yaml holds from the next promotion on.
-    pub(crate) fn policy(&self) -> Result<Policy> {
-        let bad = |e: &dyn std::fmt::Display| {
-            let why = format!("policy.yaml cannot be read: {e}; nothing is promoted until it can");
-            Error::new(ErrorKind::Manifest, why)
-        };
-        let file = match self.layout.read(Folder::Root, POLICY, OFlags::empty()) {
-            Ok(file) => file,
-            Err(rustix::io::Errno::NOENT) => return Ok(Policy::built_in()),
-            Err(e) => return Err(bad(&e)),
-        };
-        let mode = rustix::fs::fstat(&file).map_err(|e| bad(&e))?.st_mode;
-        if mode & 0o022 != 0 {
-            return Err(bad(&format_args!("others may write it (mode {:o}): chmod 600 it", mode & 0o7777)));
-        }
-        Policy::parse(&read_bounded(&file, POLICY, policy::MAX_BYTES).map_err(|e| bad(&e))?)
     }
 
     /// Buffers for reads and uploads.

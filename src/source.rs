@@ -1,6 +1,7 @@
 //! Where a promotion's bytes come from.
 //!
-//! Owns: opening a source once and finding out what it is: a file, a folder, a split set, or (in [`held`]) blobs of a repository.
+//! Owns: opening a source once and finding out what it is: a file, a folder, a split set, or (in [`held`]) blobs of a repository; the
+//! signature that lies with it.
 //! Promises: what was opened is what is hashed (one descriptor a file, never through a link below the starting point, never
 //! blocking on a FIFO or a device); a source's names are on the allow-list. Leaves out: reading it (`ingest`).
 
@@ -11,7 +12,9 @@ use crate::digest::shorten;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::finding::Findings;
 use crate::format::folder::{self, Entry};
+use crate::layout::read_bounded;
 use crate::name::{MAX_DEPTH, RelPath};
+use crate::signing::{BESIDE, IN_FOLDER, MAX_SIGNATURE, SignatureFile};
 use held::HeldFile;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 use std::fs::File;
@@ -29,6 +32,8 @@ pub struct Source {
     pub(crate) files: Vec<SourceFile>,
     /// Names that were left out of a folder because they are hidden.
     pub(crate) skipped: Vec<String>,
+    /// The signature that lies with it, and is no part of it: `model.sig` in a folder, `FILE.sig` beside a file.
+    pub(crate) signature: Option<SourceFile>,
 }
 
 /// One opened file of a source.
@@ -93,6 +98,16 @@ impl Source {
         open_at(parent, &name, path)
     }
 
+    /// Hidden names that are no part of it.
+    pub fn skipped(&self) -> &[String] {
+        &self.skipped
+    }
+
+    /// One file, a folder or a split set.
+    pub fn layout(&self) -> Shape {
+        self.shape
+    }
+
     /// What its names, links and modes give rise to: a folder's only, a single file is copied whatever its inode is.
     pub(crate) fn report(&self, findings: &mut Findings) {
         let files = self.files.iter().filter(|_| self.shape == Shape::Folder).map(|f| {
@@ -101,6 +116,28 @@ impl Source {
         });
         let hidden = self.skipped.iter().map(|path| Entry { path: path.clone(), hidden: true, nlink: 1, mode: 0 });
         folder::check_source(&files.chain(hidden).collect::<Vec<_>>(), findings);
+    }
+
+    /// The signature that lies with it.
+    ///
+    /// # Errors
+    /// `TooLarge`, or what is wrong with reading it.
+    pub fn signature(&self) -> Result<Option<SignatureFile>> {
+        self.signature.as_ref().map(SourceFile::read_signature).transpose()
+    }
+
+    /// The source itself, when it is a signature that was put into a staging folder.
+    ///
+    /// # Errors
+    /// As [`Source::signature`]; `InvalidInput` when it is not a single file.
+    pub fn as_signature(&self) -> Result<SignatureFile> {
+        match self.files.as_slice() {
+            [file] if self.shape == Shape::File => file.read_signature(),
+            _ => Err(Error::new(
+                ErrorKind::InvalidInput,
+                "a signature is a single file, and this is a folder or a split set",
+            )),
+        }
     }
 
     /// Bytes of all its files.
@@ -154,6 +191,13 @@ impl SourceFile {
         }
         let (file, stat) = open_one(&*found.folder, &found.name, Path::new(&found.name))?;
         if found.same(&stat, Taken::Copied) { Ok(Arc::new(file)) } else { Err(self.changed()) }
+    }
+
+    fn read_signature(&self) -> Result<SignatureFile> {
+        let open = self.open()?;
+        let bytes = read_bounded(&open, self.path.as_str(), MAX_SIGNATURE)?;
+        self.check_unchanged(&open, Taken::Copied)?;
+        SignatureFile::new(self.path.as_str(), bytes)
     }
 
     /// Whether the open file is still what was found. A stored blob is what its hashes say.
@@ -261,9 +305,10 @@ fn open_at(parent: OwnedFd, name: &str, shown: &Path) -> Result<Source> {
     regular(&stat, shown)?;
     let path: RelPath = name.parse()?;
     let folder = Arc::new(parent);
+    let signature = signature_beside(&folder, name, shown)?;
     let Some(split) = ShardName::of(name) else {
         let files = vec![SourceFile::new(path, stat, folder, name.to_owned(), Some(file))];
-        return Ok(Source { shape: Shape::File, files, skipped: Vec::new() });
+        return Ok(Source { shape: Shape::File, files, skipped: Vec::new(), signature });
     };
     let mut files = Vec::new();
     for shard in split.all() {
@@ -273,14 +318,33 @@ fn open_at(parent: OwnedFd, name: &str, shown: &Path) -> Result<Source> {
             // By itself it is no model: inspection says which shards are missing.
             Err(e) if e.kind() == ErrorKind::NotFound => {
                 let files = vec![SourceFile::new(path, stat, folder, name.to_owned(), Some(file))];
-                return Ok(Source { shape: Shape::File, files, skipped: Vec::new() });
+                return Ok(Source { shape: Shape::File, files, skipped: Vec::new(), signature });
             }
             Err(e) => return Err(e),
         };
         regular(&stat, &shown)?;
         files.push(SourceFile::new(shard.parse()?, stat, Arc::clone(&folder), shard, None));
     }
-    Ok(Source { shape: Shape::Split, files, skipped: Vec::new() })
+    Ok(Source { shape: Shape::Split, files, skipped: Vec::new(), signature })
+}
+
+/// `FILE.sig`, where it is a file. What else bears the name is an error: whoever put it there meant it for a signature.
+fn signature_beside(folder: &Arc<OwnedFd>, file: &str, shown: &Path) -> Result<Option<SourceFile>> {
+    // A signature is not signed.
+    let name = format!("{file}{BESIDE}");
+    let Ok(path) = name.parse::<RelPath>() else { return Ok(None) };
+    if file.ends_with(BESIDE) {
+        return Ok(None);
+    }
+    let shown = shown.with_file_name(&name);
+    match open_one(&**folder, &name, &shown) {
+        Ok((_, stat)) => {
+            regular(&stat, &shown)?;
+            Ok(Some(SourceFile::new(path, stat, Arc::clone(folder), name, None)))
+        }
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
 }
 
 /// `<base>-<index>-of-<count>.gguf`, as llama.cpp's gguf-split names shards.
@@ -314,6 +378,7 @@ fn open_folder(top: OwnedFd, shown: &Path) -> Result<Source> {
     let refuse = |why: String| Err(Error::new(ErrorKind::Refused, format!("{} {why}", shown.display())));
     let mut files: Vec<SourceFile> = Vec::new();
     let mut skipped = Vec::new();
+    let mut signature = None;
     let mut entries = 0;
     let mut pending: Vec<String> = vec![String::new()];
     while let Some(at) = pending.pop() {
@@ -351,7 +416,12 @@ fn open_folder(top: OwnedFd, shown: &Path) -> Result<Source> {
                 continue;
             }
             regular(&stat, &place)?;
-            files.push(SourceFile::new(path, stat, Arc::clone(&top), below, None));
+            let file = SourceFile::new(path, stat, Arc::clone(&top), below, None);
+            if file.path.as_str() == IN_FOLDER {
+                signature = Some(file);
+            } else {
+                files.push(file);
+            }
         }
     }
     if files.is_empty() {
@@ -360,7 +430,7 @@ fn open_folder(top: OwnedFd, shown: &Path) -> Result<Source> {
     files.sort_by(|a, b| a.path.cmp(&b.path));
     refuse_case_twins(&files)?;
     skipped.sort();
-    Ok(Source { shape: Shape::Folder, files, skipped })
+    Ok(Source { shape: Shape::Folder, files, skipped, signature })
 }
 
 fn refuse_case_twins(files: &[SourceFile]) -> Result<()> {

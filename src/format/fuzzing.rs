@@ -25,6 +25,7 @@ static TARGETS: &[(&str, &str, Inspect)] = &[
     ("pickle", "model.pkl", torch::inspect),
     ("recognise", "model.gguf", recognised),
     ("safetensors", "model.safetensors", safetensors::inspect),
+    ("signature", "model.sig", signature),
     ("tar", "model.tar", tar::inspect),
     ("template", "chat_template.jinja", templated),
     ("torch", "model.pt", torch::inspect),
@@ -80,6 +81,13 @@ fn templated(path: &RelPath, input: &dyn Input, findings: &mut Findings) -> Resu
     let text = super::input::read_range(input, 0, input.size(), input.size())?;
     template::check(path, "", &text, findings);
     Ok(Description::new(Kind::Companion, "a template"))
+}
+
+/// A signature file, a statement and a key in one: it begins with what it is.
+fn signature(_: &RelPath, input: &dyn Input, findings: &mut Findings) -> Result<Description> {
+    let bytes = super::input::read_range(input, 0, input.size(), input.size())?;
+    crate::signing::fuzz(&bytes, findings);
+    Ok(Description::new(Kind::Companion, "a signature"))
 }
 
 fn zipped(path: &RelPath, input: &dyn Input, findings: &mut Findings) -> Result<Description> {

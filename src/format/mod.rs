@@ -64,6 +64,7 @@ pub(crate) struct Candidate {
 pub(crate) fn rules() -> impl Iterator<Item = &'static Rule> {
     let all = [
         crate::policy::RULES,
+        crate::signing::RULES,
         companion::RULES,
         folder::RULES,
         gguf::RULES,

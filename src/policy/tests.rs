@@ -12,12 +12,16 @@ fn entry(path: &str) -> FileEntry {
     }
 }
 
+fn name(name: &str) -> ModelName {
+    name.parse().expect("a name")
+}
+
 fn evidence(kinds: &[(&str, Kind)]) -> Evidence {
     Evidence { kinds: kinds.iter().map(|(p, k)| (p.parse().expect("a path"), *k)).collect(), ..Evidence::default() }
 }
 
 fn judge(files: &[&str], evidence: Evidence, claimed: Option<Format>, layout: Layout) -> Result<Cleared> {
-    Policy::built_in().judge(layout, files.iter().map(|p| entry(p)).collect(), evidence, claimed)
+    Policy::built_in().judge(&name("m"), layout, files.iter().map(|p| entry(p)).collect(), evidence, claimed)
 }
 
 const G: Kind = Kind::Model(Format::Gguf);
@@ -175,7 +179,7 @@ fn scanners_that_the_policy_names_must_have_run_and_found_nothing() {
             ((*name).to_owned(), Sent { version: own(version), bad: own(bad) })
         });
         found.sent = sent.collect();
-        policy.judge(Layout::File, vec![entry("m.gguf")], found, None)
+        policy.judge(&name("m"), Layout::File, vec![entry("m.gguf")], found, None)
     };
     let cleared = with(&[("clamav", Some("1.2"), None), ("other", Some("3"), None)]).expect("ran");
     assert_eq!(cleared.verdict().scanners["clamav"], "1.2");
@@ -203,7 +207,8 @@ fn a_policy_says_what_it_means_or_is_refused() {
     assert_eq!(policy.action("x.y", Severity::Warning), Action::Refuse);
     assert_eq!(policy.action("x.y", Severity::High), Action::Refuse);
     assert!(policy.sha256().is_some() && Policy::built_in().sha256().is_none());
-    let e = policy.judge(Layout::File, vec![entry("a.safetensors")], evidence(&[("a.safetensors", S)]), None);
+    let e =
+        policy.judge(&name("m"), Layout::File, vec![entry("a.safetensors")], evidence(&[("a.safetensors", S)]), None);
     assert!(e.expect_err("not allowed").message().contains("the policy allows gguf"));
 
     for (text, why) in [

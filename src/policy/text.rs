@@ -12,8 +12,11 @@
 //! rules:                              # by rule, or group; `securereg policy` lists them
 //!   "folder.hidden": warn
 //!   "template.*": refuse
+//! signers:                            # who must have signed, by names: see `signers`
+//!   - {name: "org/**", keys: [release.pem], require: true}
 //! ```
 
+use super::signers::{self, KeyFile, SignersText};
 use super::{Action, Policy, SCANNER, Severities};
 use crate::artifact::Format;
 use crate::digest::{Sha256Digest, shorten};
@@ -40,13 +43,16 @@ struct Text {
     /// As YAML's own type: that one refuses a key that stands twice.
     #[serde(default)]
     rules: serde_yaml::Mapping,
+    #[serde(default)]
+    signers: Vec<SignersText>,
 }
 
-fn wrong(why: impl std::fmt::Display) -> Error {
+pub(super) fn wrong(why: impl std::fmt::Display) -> Error {
     Error::new(ErrorKind::Manifest, format!("policy.yaml: {why}; nothing is promoted until it is put right"))
 }
 
-pub(super) fn parse(text: &[u8]) -> Result<Policy> {
+/// Reads a policy; `key_file` reads what it names beside itself.
+pub(super) fn parse(text: &[u8], key_file: &KeyFile<'_>) -> Result<Policy> {
     if text.len() as u64 > MAX_BYTES {
         return Err(wrong(format!("it has {} bytes, over the limit of {MAX_BYTES}", text.len())));
     }
@@ -68,6 +74,7 @@ pub(super) fn parse(text: &[u8]) -> Result<Policy> {
         return Err(wrong("`formats` is empty: nothing could be promoted"));
     }
     policy.rules = rules(parsed.rules)?;
+    policy.signers = signers::parse(parsed.signers, key_file)?;
     policy.sha256 = Some(Sha256Digest::of(text));
     Ok(policy)
 }

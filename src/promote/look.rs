@@ -16,6 +16,7 @@ use crate::inspect::Plain;
 use crate::policy::{self, Evidence, Policy};
 use crate::registry::Inner;
 use crate::sidecar::{FileNote, Guarded};
+use crate::signing::SignatureFile;
 use crate::source::{Source, SourceFile};
 
 /// Above this, a container whose members must be unpacked is looked at once only, when it has been copied.
@@ -52,6 +53,7 @@ pub(super) fn inspect(
     source: &Source,
     staged: &[Staged],
     request: &PromoteRequest,
+    signature: Option<&SignatureFile>,
     policy: &Policy,
 ) -> Result<Inspected> {
     let mut inspector = Inspector::default();
@@ -69,7 +71,8 @@ pub(super) fn inspect(
         policy::compare_guard(&request.evidence, &first.entry.path, &guarded, &mut findings);
     }
     let kinds = candidates.iter().map(|c| (c.path.clone(), c.description.kind)).collect();
-    let evidence = Evidence { kinds, findings, sent: policy::sent(&request.evidence) };
+    let sent = policy::sent(&request.evidence);
+    let evidence = Evidence { kinds, findings, sent, signature: signature.cloned() };
     let note = |c: Candidate| FileNote { path: c.path, what: c.description.what, adapter: c.description.adapter };
     Ok(Inspected { evidence, notes: candidates.into_iter().map(note).collect(), guarded })
 }

@@ -15,6 +15,8 @@ use crate::ingest::{self, Place, Staged};
 use crate::layout::{Folder, blob_name};
 use crate::policy::Verdict;
 use crate::registry::Inner;
+use crate::sidecar;
+use crate::signing::Signed;
 use crate::source::{Source, SourceFile, Taken};
 use crate::stamp::Stamp;
 use crate::sys::NoFileSizeSignal;
@@ -84,6 +86,7 @@ pub(super) struct Publication<'a, 't> {
     pub(super) staging: &'a Staging<'a>,
     pub(super) candidate: &'a Artifact,
     pub(super) verdict: &'a Verdict,
+    pub(super) signed: Option<&'a Signed>,
     pub(super) transfer: Transfer,
     pub(super) source: &'a Source,
     pub(super) actor: &'a Actor,
@@ -107,7 +110,7 @@ impl Publication<'_, '_> {
     /// Under the commit lock: asks once more, publishes the files, writes the catalog. Nothing was published when it is `stale`: a stored
     /// file is not known to be good, because it was deleted, touched, or replaced by another push of the same bytes.
     fn commit(&self, stale: &mut bool) -> Result<(Arc<Artifact>, Outcome, Method)> {
-        let Publication { staging, candidate, verdict, transfer, source, actor, task } = *self;
+        let Publication { staging, candidate, verdict, signed, transfer, source, actor, task } = *self;
         let inner = staging.inner;
         let layout = inner.layout();
         let mut method = Method::Shared;
@@ -126,8 +129,10 @@ impl Publication<'_, '_> {
                 layout.sync(Folder::Trees)?;
             }
             let entry = match catalog.artifact(&candidate.name).filter(|_| outcome == Outcome::AlreadyThere) {
-                Some(there) if there.inspection.is_some() => return Ok(Decision::Keep(outcome)),
-                // Promoted before there were inspections: it stays what it is, and has one now.
+                Some(there) if there.inspection.is_some() && !is_news(inner, there, signed) => {
+                    return Ok(Decision::Keep(outcome));
+                }
+                // Promoted before there were inspections, or before it was signed: it stays what it is, and has one now.
                 Some(there) => Artifact { inspection: candidate.inspection, ..Artifact::clone(there) },
                 None => candidate.clone(),
             };
@@ -135,7 +140,10 @@ impl Publication<'_, '_> {
                 layout.publish(temp, Folder::Sidecars, &digest.to_hex())?;
             }
             layout.sync(Folder::Sidecars)?;
-            let why = format!("sha256 {} from {:?}; {}", candidate.sha256, candidate.source, verdict.summary());
+            let mut why = format!("sha256 {} from {:?}; {}", candidate.sha256, candidate.source, verdict.summary());
+            if let Some(signed) = signed {
+                why = format!("{why}; {}", signed.summary());
+            }
             let edits = vec![Edit::Put(Box::new(entry))];
             Ok(Decision::Change {
                 event: "promote",
@@ -171,6 +179,15 @@ impl Publication<'_, '_> {
         let artifact = Arc::clone(catalog.require(&candidate.name)?);
         Ok((artifact, outcome, method))
     }
+}
+
+/// Whether the signature is one that is not kept with the model yet.
+fn is_news(inner: &Inner, there: &Artifact, signed: Option<&Signed>) -> bool {
+    // What cannot be read is replaced.
+    signed.is_some_and(|signed| {
+        let kept = sidecar::read(inner, there).ok().flatten().and_then(|kept| kept.signature);
+        !kept.is_some_and(|note| note.is_of(signed))
+    })
 }
 
 /// What promoting `candidate` means for its name.
@@ -258,6 +275,11 @@ pub(super) fn finish_move(inner: &Arc<Inner>, request: &PromoteRequest, source: 
             }
             Err(e) => tracing::warn!(path = %file.path, error = %e, "the promoted source could not be removed"),
         }
+    }
+    if let Some(found) = source.signature.as_ref().and_then(SourceFile::found)
+        && let Err(e) = found.remove(Taken::Copied)
+    {
+        tracing::warn!(error = %e, "the signature of the promoted source could not be removed");
     }
     for staged in staging.staged.iter().filter(|s| s.adopted.is_some()) {
         let entry = &staged.entry;

@@ -10,6 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::layout::Layout;
 use crate::name::{MAX_DEPTH, RelPath};
 use crate::scan::Stored;
+use crate::signing::{BESIDE, IN_FOLDER};
 use std::collections::HashSet;
 use std::fs::File;
 
@@ -65,7 +66,7 @@ impl Source {
             let held = content.blob(repo, &digest)?.ok_or_else(absent)?;
             Ok(SourceFile { path, origin: Origin::Held(HeldFile { content: content.clone(), held }) })
         };
-        Source::of_files(files.into_iter().map(file).collect::<Result<_>>()?, Vec::new())
+        Source::of_files(files.into_iter().map(file).collect::<Result<_>>()?, Vec::new(), None)
     }
 
     /// One model of the files of both.
@@ -73,10 +74,14 @@ impl Source {
     /// # Errors
     /// As [`Source::of_content`], of the names.
     pub fn join(self, other: Source) -> Result<Source> {
+        let signature = match (self.signature, other.signature) {
+            (Some(_), Some(_)) => return Err(Error::new(ErrorKind::Conflict, TWO_SIGNATURES)),
+            (one, two) => one.or(two),
+        };
         let files = self.files.into_iter().chain(other.files).collect();
         let mut skipped = [self.skipped, other.skipped].concat();
         skipped.sort();
-        Source::of_files(files, skipped)
+        Source::of_files(files, skipped, signature)
     }
 
     /// The same source, telling of names that were left out of it because they are hidden: as of a folder, some are usual and
@@ -88,8 +93,14 @@ impl Source {
         self
     }
 
-    fn of_files(mut files: Vec<SourceFile>, skipped: Vec<String>) -> Result<Source> {
+    fn of_files(mut files: Vec<SourceFile>, skipped: Vec<String>, given: Option<SourceFile>) -> Result<Source> {
         let refuse = |why: String| Err(Error::new(ErrorKind::Refused, why));
+        let mut signature = given;
+        while let Some(at) = signature_of(&files) {
+            if signature.replace(files.swap_remove(at)).is_some() {
+                return Err(Error::new(ErrorKind::Conflict, TWO_SIGNATURES));
+            }
+        }
         if files.is_empty() {
             return refuse("the source holds no files".into());
         }
@@ -101,8 +112,22 @@ impl Source {
         }
         files.sort_by(|a, b| a.path.cmp(&b.path));
         refuse_twins(&files)?;
-        Ok(Source { shape: shape(&files), files, skipped })
+        Ok(Source { shape: shape(&files), files, skipped, signature })
     }
+}
+
+const TWO_SIGNATURES: &str = "the source holds two signatures: one is wanted";
+
+/// The file that is the signature of the others: `model.sig`, or `FILE.sig` beside FILE and nothing else.
+fn signature_of(files: &[SourceFile]) -> Option<usize> {
+    let beside = |i: usize| match files {
+        [one, two] => {
+            let (file, other) = if i == 0 { (one, two) } else { (two, one) };
+            file.path.as_str().strip_suffix(BESIDE) == Some(other.path.as_str())
+        }
+        _ => false,
+    };
+    (0..files.len()).find(|i| files[*i].path.as_str() == IN_FOLDER || beside(*i))
 }
 
 fn too_many() -> Error {

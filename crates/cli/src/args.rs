@@ -51,6 +51,10 @@ pub(crate) enum Verb {
     Push(Push),
     /// Fetch a model from an OCI registry, check it and register it
     Pull(Pull),
+    /// Sign a file, a folder or a split set with a private key; the registry is not needed
+    Sign(Sign),
+    /// Say whether a signature of a key is over these very files; the registry is not needed
+    VerifySignature(VerifySignature),
     /// Say what a file, a folder or a split set is, what is wrong with it, and whether the policy admits it; changes nothing
     Inspect(Inspect),
     /// Print the policy in force: each rule, and what follows from it; or check a policy file
@@ -227,6 +231,38 @@ pub(crate) struct Promote {
     /// Take the source over instead of copying it, where that is provably safe; it is gone from its place afterwards
     #[arg(long = "move")]
     pub(crate) take: bool,
+    /// Its signature [default: model.sig in the folder, FILE.sig beside the file, if it is there]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) signature: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Sign {
+    /// A model file, a folder, or the first shard of a split GGUF set
+    #[arg(value_name = "PATH", value_hint = ValueHint::AnyPath)]
+    pub(crate) path: PathBuf,
+    /// The private key: PEM, ECDSA (P-256, P-384, P-521) or Ed25519, not encrypted
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) key: PathBuf,
+    /// Where to write the signature [default: model.sig in the folder, FILE.sig beside the file]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) out: Option<PathBuf>,
+    /// Write over a signature that is there
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifySignature {
+    /// A model file, a folder, or the first shard of a split GGUF set
+    #[arg(value_name = "PATH", value_hint = ValueHint::AnyPath)]
+    pub(crate) path: PathBuf,
+    /// The public key: PEM
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) key: PathBuf,
+    /// The signature [default: model.sig in the folder, FILE.sig beside the file]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) signature: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -15,6 +15,7 @@ use crate::watch::{Doing, Meter, Step, Watch};
 use crate::{ImageRef, Options};
 use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Method, StatusCode};
+use securereg::signing::{BESIDE, IN_FOLDER};
 use securereg::{
     Actor, Error, ErrorKind, ModelName, PromoteRequest, Promotion, Registry, RelPath, Result, Sha256Digest, Source,
     Transfer,
@@ -146,13 +147,14 @@ struct Found {
 }
 
 impl Found {
-    /// Each file and what it must be, by its path; none when that does not stand in the manifest.
+    /// Each file and what it must be, by its path; none when that does not stand in the manifest. A folder's signature is no file of it.
     fn claimed(&self) -> Option<Vec<(&str, Sha256Digest)>> {
         let mut files = Vec::new();
         for file in &self.model.files {
             let bytes = file.digest.sha256_bytes().filter(|_| file.packaging == Packaging::Raw)?;
             files.push((file.path.as_str(), Sha256Digest::from_bytes(bytes)));
         }
+        files.retain(|(path, _)| *path != IN_FOLDER);
         files.sort_unstable();
         Some(files)
     }
@@ -357,8 +359,9 @@ impl Assembled {
         let only_files = names.iter().all(|(_, is_file)| *is_file);
         let files = found.claimed();
         let list = files.as_deref().map(list_digest);
+        let signed = |file: &str| matches!(&names[..], [_, (name, true)] if name.strip_suffix(BESIDE) == Some(file));
         match names.first() {
-            Some((only, true)) if names.len() == 1 && !found.folder => {
+            Some((only, true)) if (names.len() == 1 || signed(only)) && !found.folder => {
                 let own = files.and_then(|files| files.first().map(|(_, sha256)| *sha256));
                 Ok((Source::open(&folder.join(only))?, own))
             }

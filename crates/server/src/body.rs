@@ -78,6 +78,11 @@ impl Fields {
         }
     }
 
+    /// Whatever it is.
+    pub(crate) fn any(&mut self, key: &str) -> Option<Value> {
+        self.0.remove(key).filter(|value| !value.is_null())
+    }
+
     /// Leaves `key` in place, but refuses it when it is there and `fits` says no.
     pub(crate) fn check(&self, key: &str, wanted: &str, fits: fn(&Value) -> bool) -> Result<(), Reply> {
         match self.0.get(key) {

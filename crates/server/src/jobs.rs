@@ -18,6 +18,7 @@ use crate::routes::App;
 use crate::tokens::random_hex;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use parking_lot::Mutex;
+use securereg::signing::SignatureFile;
 use securereg::{Format, ModelName, Phase, Progress, RelPath, Sha256Digest, Task};
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
@@ -46,11 +47,21 @@ pub(crate) struct Promote {
     pub(crate) size_bytes: Option<u64>,
     pub(crate) format: Option<Format>,
     pub(crate) source: String,
+    pub(crate) signature: Option<Signature>,
     pub(crate) evidence: Map<String, Value>,
 }
 
 /// What [`Key::what`] may say.
 const KINDS: [&str; 4] = ["promote", "verify", "verify-manifest", "verify-all"];
+
+/// A signature that does not lie with its model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Signature {
+    /// In a staging folder.
+    Staged(PathBuf),
+    /// In the request itself.
+    Inline(SignatureFile),
+}
 
 impl Key {
     fn what(&self) -> &'static str {

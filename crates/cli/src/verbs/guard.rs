@@ -146,7 +146,7 @@ fn about(path: &Path, e: Error) -> Error {
     }
 }
 
-fn failed(doing: &str, path: &Path, e: std::io::Error) -> Error {
+pub(super) fn failed(doing: &str, path: &Path, e: std::io::Error) -> Error {
     let kind = match e.kind() {
         std::io::ErrorKind::NotFound => ErrorKind::NotFound,
         std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => ErrorKind::Permission,

@@ -55,13 +55,19 @@ pub(crate) fn policy(context: &mut Context, args: &PolicyArgs) -> Result<Code> {
     let source = policy.sha256().map(|d| format!("policy.yaml, sha256 {d}"));
     let source = source.unwrap_or_else(|| "built in; a policy.yaml in the registry's root replaces it".into());
     let value = json!({
-        "policy_sha256": policy.sha256(), "scanners": policy.scanners(), "formats": formats, "rules": rules,
+        "policy_sha256": policy.sha256(), "scanners": policy.scanners(), "formats": formats, "signers": policy.signers(), "rules": rules,
     });
     context.out.print(&value, |color| {
         let mut sheet = Sheet::default();
         sheet.line("policy", &source);
         sheet.line("scanners", &policy.scanners().join(", "));
         sheet.line("formats", &formats.join(", "));
+        for signers in policy.signers() {
+            let keys: Vec<String> =
+                signers.keys().map(|(name, key)| format!("{name} ({})", &key.id().to_hex()[..12])).collect();
+            let must = if signers.is_required() { "must be signed by" } else { "may be signed by" };
+            sheet.line("signers", &format!("{} {must} {}", signers.names(), keys.join(" or ")));
+        }
         sheet.text + "\n" + &table.render(color)
     })?;
     Ok(Code::Done)
@@ -75,7 +81,8 @@ fn in_force(context: &Context, file: Option<&Path>) -> Result<Policy> {
             let kind = if e.kind() == std::io::ErrorKind::NotFound { ErrorKind::NotFound } else { ErrorKind::Io };
             Error::new(kind, format!("the policy {} cannot be read: {e}", file.display()))
         })?;
-        return Policy::parse(&text);
+        let folder = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        return Policy::parse_in(folder, &text);
     }
     match Registry::open_read_only(&context.root()) {
         Ok(registry) => registry.policy(),
@@ -108,6 +115,9 @@ fn sheet(path: &Path, inspection: &Inspection, all: bool, color: Color) -> Strin
     sheet.painted("verdict", word, paint(verdict.action), color);
     for skipped in &inspection.skipped {
         sheet.line("not taken along", skipped);
+    }
+    if let Some(signature) = &inspection.signature {
+        sheet.line("signature", &format!("{signature}, not checked here: `securereg verify-signature` does"));
     }
     let mut out = sheet.text;
     for file in &inspection.files {

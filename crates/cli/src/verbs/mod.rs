@@ -15,6 +15,7 @@ mod promote;
 mod records;
 mod remote;
 mod sample;
+mod sign;
 mod verify;
 
 pub(crate) use daemon::spawn;
@@ -77,6 +78,8 @@ pub(crate) fn run(context: &mut Context, verb: Verb) -> Result<Code> {
         Verb::Promote(args) => promote::promote(context, args),
         Verb::Push(args) => remote::push(context, args),
         Verb::Pull(args) => remote::pull(context, args),
+        Verb::Sign(args) => sign::sign(context, &args),
+        Verb::VerifySignature(args) => sign::verify(context, &args),
         Verb::Inspect(args) => inspect::inspect(context, &args),
         Verb::Policy(args) => inspect::policy(context, &args),
         Verb::List(args) if args.blocked => look::list_blocked(context),

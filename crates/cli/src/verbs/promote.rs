@@ -9,6 +9,7 @@ use crate::exit::Code;
 use crate::progress::Bar;
 use crate::signals::Signals;
 use crate::text;
+use securereg::signing::SignatureFile;
 use securereg::{Action, Method, Outcome, PromoteRequest, Promotion, Result, Source, Transfer};
 use std::fmt::Write;
 
@@ -18,6 +19,7 @@ pub(crate) fn promote(context: &mut Context, args: Promote) -> Result<Code> {
         sha256: args.sha256.as_deref().map(str::parse).transpose()?,
         format: args.format.as_deref().map(str::parse).transpose()?,
         source: args.source,
+        signature: args.signature.as_deref().map(SignatureFile::read).transpose()?,
         transfer: if args.take { Transfer::Move } else { Transfer::Copy },
         ..PromoteRequest::new(name(&args.name)?)
     };
@@ -53,6 +55,9 @@ pub(super) fn sentence(promotion: &Promotion) -> String {
         method(promotion.method),
         artifact.sha256,
     );
+    if let Some(signed) = &promotion.signed {
+        writeln!(line, "{}", text::plain(&signed.summary())).expect("writing to a String never fails");
+    }
     for finding in promotion.verdict.with_action(Action::Warn) {
         let what = text::plain(&format!("{}: {} [{}]", finding.file, finding.message, finding.rule));
         writeln!(line, "warning: {what}").expect("writing to a String never fails");

@@ -9,6 +9,7 @@ mod guard;
 mod log;
 mod records;
 mod remote;
+mod signing;
 mod supervised;
 mod support;
 mod verbs;

@@ -2,7 +2,7 @@
 
 use crate::models::gguf;
 use crate::rig::{Answer, Fake, Local, Request, answer, digest, honest, image, kind_of, ranged};
-use securereg::ErrorKind;
+use securereg::{ErrorKind, Layout, Source, Task};
 use securereg_oci::model::Family;
 use securereg_remote::Options;
 
@@ -61,6 +61,50 @@ fn models_of_each_family_are_recognised_and_promoted() {
         let names: Vec<&str> = pulled.promotion.artifact.files.iter().map(|f| f.path.as_str()).collect();
         assert_eq!((pulled.family, names), (family, files));
         assert_eq!(to.left(), (vec![], vec![]), "{family:?}");
+    }
+}
+
+/// A layer by the name of a signature is one: what is pulled is judged with it, and is the same model without it.
+#[test]
+fn a_signature_is_pulled_with_its_model() {
+    use securereg::signing::{PrivateKey, sign};
+    let own = Local::new();
+    let data =
+        |name: &str| std::fs::read(format!("{}/../../tests/data/signing/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let key = PrivateKey::from_pem(&data("p256.pem")).unwrap();
+    let (m, config) = (gguf(4096, 1), b"{}".to_vec());
+    let folder = own.registry.staging().join("folder");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("m.gguf"), &m).unwrap();
+    let signed = |path: &std::path::Path| sign(&Source::open(path).unwrap(), "m", &key, &Task::unattended()).unwrap();
+    let single = signed(&folder.join("m.gguf"));
+    std::fs::write(folder.join("config.json"), &config).unwrap();
+    let whole = signed(&folder);
+    let doc = "application/vnd.cncf.model.doc.v1.raw";
+    for (layers, shape, good) in [
+        (vec![(GGUF, &m, "m.gguf"), (doc, &single, "m.gguf.sig")], Layout::File, true),
+        (vec![(GGUF, &m, "m.gguf"), (doc, &config, "config.json"), (doc, &whole, "model.sig")], Layout::Folder, true),
+        (vec![(GGUF, &m, "m.gguf"), (doc, &config, "other.json"), (doc, &whole, "model.sig")], Layout::Folder, false),
+        (vec![(GGUF, &m, "m.gguf"), (doc, &config, "config.json")], Layout::Folder, false),
+    ] {
+        let to = Local::new();
+        std::fs::write(to.registry.root().join("lab.pub"), data("p256.pub")).unwrap();
+        let policy = "version: 1\nsigners: [{name: \"a/**\", keys: [lab.pub], require: true}]\n";
+        std::fs::write(to.registry.root().join("policy.yaml"), policy).unwrap();
+        let blobs = layers.iter().map(|(_, bytes, _)| (*bytes).clone()).collect();
+        let layers: Vec<(&str, &[u8], &str)> =
+            layers.iter().map(|(kind, bytes, title)| (*kind, bytes.as_slice(), *title)).collect();
+        let fake = Fake::new(honest(image(HANZO, &layers), blobs));
+        let pulled = to.pull(&format!("{}/a/m:v1", fake.addr), None, &Options::default());
+        match pulled {
+            Ok(pulled) => {
+                assert!(good, "{layers:?}");
+                assert_eq!(pulled.promotion.artifact.layout, shape);
+                assert_eq!(pulled.promotion.signed.unwrap().signer(), "lab.pub");
+                assert!(pulled.promotion.artifact.files.iter().all(|f| !f.path.as_str().ends_with(".sig")));
+            }
+            Err(e) => assert!(!good && e.kind() == ErrorKind::Refused, "{e}"),
+        }
     }
 }
 

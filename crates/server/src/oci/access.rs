@@ -11,11 +11,11 @@
 //! admin          x     x      x         x
 //! ```
 
-use super::glob::Glob;
 use crate::auth::{Scope, Tokens};
 use axum::http::{HeaderMap, header};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use securereg::Glob;
 use securereg_oci::Repository;
 
 /// What may be done to a repository.

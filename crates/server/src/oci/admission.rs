@@ -13,7 +13,6 @@
 use super::Asked;
 use super::document::{State, Stored};
 use super::failure::{Code, Failure};
-use super::glob::Glob;
 use super::manifests::{file_name, stored};
 use super::storage::{Kind, Outcome, Put, Storage};
 use crate::blocking::Lane;
@@ -22,7 +21,7 @@ use crate::routes::App;
 use axum::body::{Body, Bytes};
 use axum::http::StatusCode;
 use parking_lot::Mutex;
-use securereg::{Actor, Error, ErrorKind, ModelName, Noted, PromoteRequest, Registry, Source, Task};
+use securereg::{Actor, Error, ErrorKind, Glob, ModelName, Noted, PromoteRequest, Registry, Source, Task};
 use securereg_layers::{Unpacked, Verified};
 use securereg_oci::manifest::Manifest;
 use securereg_oci::model::{ModelManifest, Packaging};

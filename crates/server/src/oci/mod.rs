@@ -16,7 +16,6 @@ mod blobs;
 mod conformance;
 mod document;
 mod failure;
-mod glob;
 mod listings;
 mod local;
 mod manifests;
@@ -49,8 +48,8 @@ use storage::{Outcome, Storage};
 
 pub(crate) use access::{Right as AccessRight, User};
 pub(crate) use admission::{describe, promote_pushed};
-pub(crate) use glob::Glob;
 pub(crate) use local::Local;
+pub(crate) use securereg::Glob;
 
 /// How long an upload that nobody goes on with is kept.
 const EXPIRY: Duration = Duration::from_secs(7 * 24 * 3600);

@@ -9,12 +9,13 @@ use super::{App, either};
 use crate::auth::Caller;
 use crate::blocking::Lane;
 use crate::body::{self, Fields};
-use crate::jobs::{Job, Jobs, Key, Promote, Tune};
+use crate::jobs::{Job, Jobs, Key, Promote, Signature, Tune};
 use crate::reply::{Answer, Reply};
 use crate::staging::MAX_PATH;
 use axum::Extension;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
+use securereg::signing::SignatureFile;
 use securereg::{Actor, Error, ModelName, Noted, PromoteRequest, Registry};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
@@ -131,13 +132,45 @@ fn parse(body: &[u8]) -> Result<Promote, Bad> {
         Err(error) => return Err(Bad::Refused(name, error)),
     };
     let source = fields.text("source", MAX_TEXT)?.unwrap_or_default();
+    let signature = self::signature(&mut fields)?;
     for key in ["policy_version", "source_revision"] {
         fields.check(key, "a string", Value::is_string)?;
     }
     fields.check("scanner_versions", "an object", Value::is_object)?;
     fields.check("scan_results", "an object or an array", |v| v.is_object() || v.is_array())?;
     let evidence = evidence(fields.rest())?;
-    Ok(Promote { name, wanted: PathBuf::from(wanted), filename, sha256, size_bytes, format, source, evidence })
+    Ok(Promote {
+        name,
+        wanted: PathBuf::from(wanted),
+        filename,
+        sha256,
+        size_bytes,
+        format,
+        source,
+        signature,
+        evidence,
+    })
+}
+
+/// A path in a staging folder, or a bundle. What an Artifact that was read back says of its signature is neither, and is dropped like
+/// its other words.
+fn signature(fields: &mut Fields) -> Result<Option<Signature>, Bad> {
+    match fields.any("signature") {
+        None => Ok(None),
+        Some(Value::Object(members)) if members.contains_key("signer") && !members.contains_key("mediaType") => {
+            Ok(None)
+        }
+        Some(bundle @ Value::Object(_)) => {
+            Ok(Some(Signature::Inline(SignatureFile::new("in the request", bundle.to_string().into_bytes())?)))
+        }
+        Some(Value::String(path)) if path.is_empty() => Ok(None),
+        Some(Value::String(path)) if path.len() <= MAX_PATH && !path.chars().any(char::is_control) => {
+            Ok(Some(Signature::Staged(PathBuf::from(path))))
+        }
+        Some(_) => {
+            Err(Reply::invalid("field \"signature\" must be a path in a staging folder or a sigstore bundle").into())
+        }
+    }
 }
 
 fn evidence(rest: Map<String, Value>) -> Result<Map<String, Value>, Reply> {
@@ -170,7 +203,16 @@ fn nests_within(value: &Value, depth: usize) -> bool {
 fn run(app: &App, job: &Job, asked: Promote, actor: &Actor) -> Answer {
     let source =
         app.staging.open(&asked.wanted).map_err(|refusal| refused(&app.registry, &asked.name, refusal, actor))?;
+    let signature = match asked.signature {
+        None => None,
+        Some(Signature::Inline(signature)) => Some(signature),
+        Some(Signature::Staged(path)) => {
+            let staged = app.staging.open(&path).and_then(|staged| staged.as_signature());
+            Some(staged.map_err(|refusal| refused(&app.registry, &asked.name, refusal, actor))?)
+        }
+    };
     let mut request = PromoteRequest::new(asked.name);
+    request.signature = signature;
     request.filename = asked.filename;
     request.sha256 = Some(asked.sha256);
     request.size_bytes = asked.size_bytes;
@@ -264,6 +306,24 @@ mod tests {
             let reply = reply_to(with(extra.clone()));
             assert_eq!(reply.status(), 400, "{extra}");
             assert!(reply.body()["error"].to_string().contains(field), "{extra}: {}", reply.body());
+        }
+    }
+
+    #[test]
+    fn a_signature_is_a_staged_file_or_a_bundle() {
+        let signature = |value: Value| with(json!({"signature": value})).map(|p| p.signature);
+        assert_eq!(signature(json!("m.sig")).expect("a path"), Some(Signature::Staged("m.sig".into())));
+        let bundle = json!({"mediaType": "x", "signer": "me"});
+        let Some(Signature::Inline(inline)) = signature(bundle.clone()).expect("a bundle") else { panic!("a bundle") };
+        assert_eq!(serde_json::from_slice::<Value>(inline.bytes()).expect("JSON"), bundle);
+        // Any other object is tried, and refused by the core; but not what an Artifact says.
+        assert!(signature(json!({})).expect("an object").is_some());
+        for none in [json!(null), json!(""), json!({"signer": "lab", "key": HEX, "kind": "oms"})] {
+            let p = with(json!({"signature": none})).expect("fits");
+            assert_eq!((p.signature, p.evidence), (None, Map::new()));
+        }
+        for bad in [json!(1), json!([]), json!(true), json!("a\u{0}b"), json!("x".repeat(MAX_PATH + 1))] {
+            assert_eq!(reply_to(with(json!({"signature": bad}))).status(), 400, "{bad}");
         }
     }
 

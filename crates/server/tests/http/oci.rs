@@ -393,6 +393,46 @@ fn a_pushed_model_is_promoted_under_its_tag_without_a_second_copy() {
     assert!(artifact("team/tiny:v1.0.0").is_none(), "the model goes with its tag");
 }
 
+/// A layer by the name of a signature is the model's signature.
+#[test]
+fn a_pushed_model_is_admitted_by_the_signature_that_is_pushed_with_it() {
+    use securereg::signing::{PrivateKey, sign};
+    let rig = Rig::new();
+    let root = rig.registry.root();
+    fs::copy(test_data("signing/p256.pub"), root.join("lab.pub")).unwrap();
+    fs::write(root.join("policy.yaml"), "version: 1\nsigners: [{name: \"team/**\", keys: [lab.pub], require: true}]\n")
+        .unwrap();
+    let signed = |key: &str| {
+        let source = securereg::Source::open(&test_data(TINY)).unwrap();
+        let key = PrivateKey::from_pem(&fs::read(test_data(key)).unwrap()).unwrap();
+        sign(&source, "tiny", &key, &securereg::Task::unattended()).unwrap()
+    };
+    let weights = fs::read(test_data(TINY)).unwrap();
+    let push = |tag: &str, signature: &[u8]| {
+        let config = blob(&rig, "team/tiny", b"{}");
+        let layer = |kind: &str, bytes: &[u8], title: &str| {
+            let digest = blob(&rig, "team/tiny", bytes);
+            let annotations = json!({"org.opencontainers.image.title": title});
+            json!({"mediaType": kind, "digest": digest, "size": bytes.len(), "annotations": annotations})
+        };
+        let pushed = json!({
+            "schemaVersion": 2, "mediaType": IMAGE, "artifactType": "application/vnd.hanzo.model.v1",
+            "config": {"mediaType": "application/vnd.oci.empty.v1+json", "digest": config, "size": 2},
+            "layers": [layer("application/vnd.hanzo.gguf", &weights, "tiny.gguf"),
+                layer("application/vnd.cncf.model.doc.v1.raw", signature, "tiny.gguf.sig")],
+        });
+        assert_eq!(manifest(&rig, "team/tiny", tag, "promote", &pushed).status, 201);
+        format!("/v1/model/team/tiny:{tag}")
+    };
+    let good = push("good", &signed("signing/p256.pem"));
+    wait_until("it is promoted", || rig.call("GET", &good, "read", None).body["status"] == "promoted");
+    let shown = rig.call("GET", &good, "read", None).body;
+    assert_eq!((&shown["signature"]["signer"], &shown["filename"]), (&json!("lab.pub"), &json!("tiny.gguf")));
+    let bad = push("bad", &signed("signing/p384.pem"));
+    let reason = || rig.call("GET", &bad, "read", None).body["quarantine"]["reason"].to_string();
+    wait_until("it is judged", || reason().contains("signature.untrusted"));
+}
+
 #[test]
 fn a_refused_model_is_pushed_and_never_served() {
     let rig = Rig::new();

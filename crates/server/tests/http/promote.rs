@@ -255,3 +255,51 @@ fn a_split_set_is_promoted_by_its_list_digest() {
     assert_eq!(answer.body["files"].as_array().unwrap().len(), 2);
     assert!(answer.body["path"].as_str().unwrap().ends_with("/tiny-split/tiny-00001-of-00002.gguf"));
 }
+
+/// A signature is a staged file, lies with the model, or comes in the request; whichever counts must hold.
+#[test]
+fn a_signed_model_is_promoted_by_whom_the_policy_trusts() {
+    use securereg::signing::{PrivateKey, sign};
+    let rig = Rig::new();
+    let staged = rig.stage(TINY, "tiny.gguf");
+    let root = rig.dir().join("root");
+    let bundle = |key: &[u8]| {
+        let source = securereg::Source::open(&staged).unwrap();
+        let key = PrivateKey::from_pem(key).unwrap();
+        sign(&source, "tiny", &key, &securereg::Task::unattended()).unwrap()
+    };
+    let lab = fs::read(test_data("signing/p256.pem")).unwrap();
+    fs::copy(test_data("signing/p256.pub"), root.join("lab.pub")).unwrap();
+    fs::write(root.join("policy.yaml"), "version: 1\nsigners: [{name: \"s/**\", keys: [lab.pub], require: true}]\n")
+        .unwrap();
+    let post = |name: &str, signature: Value| {
+        let mut body = json!({"name": name, "path": staged, "sha256": sha256_of(TINY)});
+        body["signature"] = signature;
+        rig.call("POST", "/v1/promote", "promote", Some(&body))
+    };
+    let answer = post("s/none:v1", Value::Null);
+    assert_eq!(answer.status, 400);
+    assert_eq!(answer.body["findings"][0]["rule"], "signature.required");
+    let (good, other) = (bundle(&lab), bundle(&fs::read(test_data("signing/p384.pem")).unwrap()));
+    let inline = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).unwrap();
+    let answer = post("s/inline:v1", inline(&other));
+    assert_eq!((answer.status, &answer.body["findings"][0]["rule"]), (400, &json!("signature.untrusted")));
+    let answer = post("s/inline:v1", inline(&good));
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    assert_eq!(
+        (&answer.body["signature"]["signer"], &answer.body["signature"]["kind"]),
+        (&json!("lab.pub"), &json!("oms"))
+    );
+    // What it says of itself is not taken for one.
+    assert_eq!(post("s/again:v1", answer.body["signature"].clone()).status, 400);
+
+    fs::write(staged.with_file_name("apart.sig"), &good).unwrap();
+    assert_eq!(post("s/staged:v1", json!("apart.sig")).status, 200);
+    for outside in ["../apart.sig", "/etc/passwd", "none.sig"] {
+        assert_eq!(post("s/out:v1", json!(outside)).status, 400, "{outside}");
+    }
+    fs::write(staged.with_file_name("tiny.gguf.sig"), &good).unwrap();
+    assert_eq!(post("s/beside:v1", Value::Null).status, 200);
+    let refusals = rig.audit_events().into_iter().filter(|(event, name, _)| event == "refuse" && name == "s/out:v1");
+    assert_eq!(refusals.count(), 3);
+}

@@ -1,4 +1,4 @@
-//! Patterns of repository names.
+//! Patterns of names: of repositories, and of models (folded).
 //!
 //! Owns: `*`, a component or a part of one, and `**`, any number of components. Promises: time in proportion to pattern times name.
 //! Leaves out: what a pattern is for.
@@ -7,10 +7,11 @@ use std::str::FromStr;
 
 /// A pattern such as `team/*` or `**`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Glob(Vec<String>);
+pub struct Glob(Vec<String>);
 
 impl Glob {
-    pub(crate) fn matches(&self, name: &str) -> bool {
+    /// Whether the pattern is of this name.
+    pub fn matches(&self, name: &str) -> bool {
         let parts: Vec<&str> = name.split('/').collect();
         let same = |pattern: &String, part: Option<&&str>| part.is_some_and(|part| component(pattern, part));
         wild(&self.0, &parts, |pattern| pattern == "**", same)
