@@ -74,6 +74,8 @@ fn log(filter: Option<String>) -> securereg::Result<()> {
         Error::new(ErrorKind::InvalidInput, format!("the log filter {filter:?} is not understood: {e}"))
     })?;
     let color = std::io::stderr().is_terminal() && out::color_wanted() == text::Color::On;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(color).init();
+    // A log that cannot be written (its disk is full) ends nothing: saying so on standard error as well would panic.
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(color);
+    log.log_internal_errors(false).init();
     Ok(())
 }
