@@ -128,13 +128,15 @@ class Checker:
 class Scenario:
     """One command, and the root that it starts from."""
 
-    def __init__(self, name, command, before=(), code=0, damaged=(), damage=(), takes=None, oci=False, log=True):
+    def __init__(self, name, command, before=(), code=0, damaged=(), damage=(), then=(), takes=None, says="", oci=False):
         self.name = name
         self.command = command  # words for securereg (without --root), or for crash-check when `oci`
         self.before = before  # commands that make the root it starts from
         self.code = code  # what it ends with
         self.damaged = damaged  # models of which it is known that they are damaged, before and perhaps after
         self.damage = damage  # blobs of models whose first tensor byte is changed before
+        self.then = then  # what is done after that, and ends with 3: it is noticed
+        self.says = says  # what it prints when the change is made, where the exit code does not tell
         self.takes = takes  # the source that it takes away
         self.oci = oci
 
@@ -163,8 +165,10 @@ SCENARIOS = [
     Scenario("quarantine", ["quarantine", "base", "--reason", "r", "--incident", "I-1"], BASE),
     Scenario("release", ["release", "base", "--reason", "ok"], QUARANTINED),
     Scenario("release-deleted", ["release", "base", "--deleted", "--reason", "ok"], (*QUARANTINED, ["delete", "base"])),
-    Scenario("verify-damaged", ["verify", "--all"], BASE, code=3, damage=("repo:v1",), damaged=("repo:v1",)),
-    Scenario("heal", ["promote", "{m}/b.gguf", "--name", "repo:v1"], BASE, damage=("repo:v1",), damaged=("repo:v1",)),
+    # It ends with 3 too when a file cannot be read, and then quarantines nothing.
+    Scenario("verify-damaged", ["verify", "--all", "--json"], BASE, code=3, damage=("repo:v1",), damaged=("repo:v1",), says='"actual"'),
+    Scenario("heal", ["promote", "{m}/b.gguf", "--name", "repo:v1"], BASE, damage=("repo:v1",), damaged=("repo:v1",),
+             then=(["verify", "--all"],)),
     Scenario("push-blob", ["push", "{r}", "some/repo", "{m}/layer.bin"], BASE, oci=True),
     Scenario("push-manifest", ["put", "{r}", "some/repo", "manifest", "sha256-" + "ab" * 32, "{m}/manifest.json"], BASE, oci=True),
     Scenario("remove-blob", ["remove", "{r}", "some/repo", "{m}/layer.bin"],
@@ -221,6 +225,10 @@ def prepare(scenario, root, models):
             file.seek(-1000, os.SEEK_END)
             file.write(bytes([byte[0] ^ 1]))
         blob.chmod(0o444)
+    for words in scenario.then:
+        done = run(words, root, models)
+        if done.returncode != 3:
+            raise SystemExit(f"{scenario.name}: {words} ended with {done.returncode}: {done.stderr}")
 
 
 def unexpected(problems, scenario):

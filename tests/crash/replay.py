@@ -42,9 +42,9 @@ CHAINS = {
 class Work:
     """A recording, and the states after each command of it."""
 
-    def __init__(self, name, before, commands, home, checker, codes=None, damage=(), damaged=(), takes=None, oci=False):
+    def __init__(self, name, before, commands, home, checker, codes=None, takes=None, oci=False, **more):
         self.name, self.takes = name, takes
-        self.scenario = common.Scenario(name, commands[0], before, damage=damage, damaged=damaged)
+        self.scenario = common.Scenario(name, commands[0], before, **more)
         self.home = home / name
         self.home.mkdir()
         self.folder = self.home / "place"
@@ -126,7 +126,8 @@ class Everything:
 
 def works(names, home, checker):
     for s in common.scenarios([n for n in names if n not in CHAINS]) if not names or set(names) - set(CHAINS) else []:
-        yield Work(s.name, s.before, [s.command], home, checker, [s.code], s.damage, s.damaged, s.takes, s.oci)
+        yield Work(s.name, s.before, [s.command], home, checker, [s.code], s.takes, s.oci, damage=s.damage,
+                   damaged=s.damaged, then=s.then)
     for name, (before, commands) in CHAINS.items():
         if not names or name in names:
             codes = [2 if "junk" in " ".join(words) else 0 for words in commands]

@@ -165,7 +165,7 @@ def strike(point, prepared, checker, number, extra=()):
             problems.append(f"it failed with {done.returncode} and said nothing")
         found = checker.look(place.root)
         problems += common.unexpected(found["problems"], scenario)
-        acknowledged = done.returncode == scenario.code
+        acknowledged = done.returncode == scenario.code and scenario.says in done.stdout
         made = same(found["state"], prepared.after)
         if acknowledged and not made:
             problems.append(f"acknowledged and not there: {difference(found['state'], prepared.after)}")
@@ -177,14 +177,15 @@ def strike(point, prepared, checker, number, extra=()):
                 problems.append("the source is gone and the model is not there")
         failed_but_made = made and not acknowledged and point.kind != "kill" and not same(prepared.before, prepared.after)
         if failed_but_made:
-            problems += [] if may_be_made(point) else [f"it said that it failed ({done.stderr.strip()[-200:]}), and the change is made"]
+            problems += [] if may_be_made(point, scenario) else [f"it said that it failed ({done.stderr.strip()[-200:]}), and the change is made"]
         return problems, {"made": made, "failed_but_made": failed_but_made, "garbage": found["garbage"]}
 
 
-def may_be_made(point):
-    """A sync that fails after the manifest was renamed: the change is made and may not survive a power cut, which is said. And one
-    whose every write fails cannot say on its standard output that it is done."""
-    return point.call == "fsync" or (point.call == "write" and point.lasting)
+def may_be_made(point, scenario):
+    """A sync that fails after the manifest was renamed: the change is made and may not survive a power cut, which is said. One whose
+    every write fails cannot say on its standard output that it is done. And a verification that cannot be written down has failed, but
+    what it quarantined on its way stays quarantined."""
+    return point.call == "fsync" or (point.call == "write" and point.lasting) or scenario.name == "verify-damaged"
 
 
 def same(one, other):

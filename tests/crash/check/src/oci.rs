@@ -4,9 +4,7 @@
 //! Leaves out: the protocol.
 
 use crate::whole::{digest, names};
-use securereg::{
-    ContentDigest, Error, ErrorKind, Kind, Put, Registry, RepositoryName, Result, Sha256Digest,
-};
+use securereg::{ContentDigest, Error, ErrorKind, Kind, Put, Registry, RepositoryName, Result, Sha256Digest};
 use serde_json::{Map, Value, json};
 use std::path::Path;
 

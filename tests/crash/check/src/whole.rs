@@ -224,9 +224,7 @@ fn goes_on(registry: &Registry, probe: &Path) -> Result<()> {
 
 /// The names in a folder.
 pub(crate) fn names(folder: &Path) -> Result<Vec<String>> {
-    let io = |e: std::io::Error| {
-        securereg::Error::new(ErrorKind::Io, format!("listing {}: {e}", folder.display()))
-    };
+    let io = |e: std::io::Error| securereg::Error::new(ErrorKind::Io, format!("listing {}: {e}", folder.display()));
     let entries = std::fs::read_dir(folder).map_err(io)?;
     let mut names = Vec::new();
     for entry in entries {
