@@ -194,9 +194,10 @@ def part(everything, home, samples, seed, limit, mine, share):
         total = sum(1 for work in everything for _ in distinct(work, samples, seed))
         keep = {int(i * total / limit) for i in range(min(limit, total))}
     for work in everything:
-        for cut, lost, state in distinct(work, samples, seed):
+        for nth, (cut, lost, state) in enumerate(distinct(work, samples, seed)):
             number += 1
-            if number % share != mine or (keep is not None and number - 1 not in keep):
+            # The first of each operation in any case.
+            if number % share != mine % share or (nth > share and keep is not None and number - 1 not in keep):
                 continue
             counts[work.name] += 1
             wrong = work.judge(cut, state, home / f"state-{mine}", checker)
