@@ -4,6 +4,8 @@ Owns: the scratch folder, the scenarios, who answers for a root (crash-check). P
 left behind. Leaves out: crashing.
 """
 
+import functools
+import hashlib
 import json
 import os
 import random
@@ -92,6 +94,9 @@ def make_models(folder):
 
 # ---- the checker
 
+# What a start makes of no root.
+NOTHING = {"models": {}, "blocked": [], "oci": {}, "log": [], "signed": False}
+
 class Checker:
     """One crash-check process, asked about one root after the other."""
 
@@ -128,7 +133,8 @@ class Checker:
 class Scenario:
     """One command, and the root that it starts from."""
 
-    def __init__(self, name, command, before=(), code=0, damaged=(), damage=(), then=(), takes=None, says="", oci=False):
+    def __init__(self, name, command, before=(), code=0, damaged=(), damage=(), then=(), takes=None, says="", spoil=None,
+                 leaves=False, fills=False, oci=False):
         self.name = name
         self.command = command  # words for securereg (without --root), or for crash-check when `oci`
         self.before = before  # commands that make the root it starts from
@@ -138,6 +144,9 @@ class Scenario:
         self.then = then  # what is done after that, and ends with 3: it is noticed
         self.says = says  # what it prints when the change is made, where the exit code does not tell
         self.takes = takes  # the source that it takes away
+        self.spoil = spoil  # a file of the root that is cut in half before: no start then, until the command has put it right
+        self.leaves = leaves  # whether files that nothing holds lie there before, which it sweeps
+        self.fills = fills  # whether the log is so long that the next line begins a new file of it; heavy
         self.oci = oci
 
 
@@ -169,6 +178,12 @@ SCENARIOS = [
     Scenario("verify-damaged", ["verify", "--all", "--json"], BASE, code=3, damage=("repo:v1",), damaged=("repo:v1",), says='"actual"'),
     Scenario("heal", ["promote", "{m}/b.gguf", "--name", "repo:v1"], BASE, damage=("repo:v1",), damaged=("repo:v1",),
              then=(["verify", "--all"],)),
+    Scenario("key-new", ["key", "new"], BASE),
+    Scenario("promote-signed", PROMOTE, (*BASE, ["key", "new"])),
+    Scenario("recover", ["recover", "--yes"], BASE, spoil="manifest.yaml"),
+    Scenario("gc", ["gc"], BASE, leaves=True),
+    Scenario("repair", ["repair", "repo:v1", "--from", "{m}/b.gguf"], BASE, damage=("repo:v1",), damaged=("repo:v1",), then=(["verify", "--all"],)),
+    Scenario("rotate-log", PROMOTE, BASE, fills=True),
     Scenario("push-blob", ["push", "{r}", "some/repo", "{m}/layer.bin"], BASE, oci=True),
     Scenario("push-manifest", ["put", "{r}", "some/repo", "manifest", "sha256-" + "ab" * 32, "{m}/manifest.json"], BASE, oci=True),
     Scenario("remove-blob", ["remove", "{r}", "some/repo", "{m}/layer.bin"],
@@ -176,6 +191,7 @@ SCENARIOS = [
 ]
 
 
+@functools.cache
 def verbs():
     """The verbs that this build has."""
     told = subprocess.run([programs()[0], "--help"], capture_output=True, text=True, env=environment(), check=True).stdout
@@ -229,6 +245,33 @@ def prepare(scenario, root, models):
         done = run(words, root, models)
         if done.returncode != 3:
             raise SystemExit(f"{scenario.name}: {words} ended with {done.returncode}: {done.stderr}")
+    if scenario.spoil:
+        file = root / scenario.spoil
+        os.truncate(file, file.stat().st_size // 2)
+    if scenario.fills:
+        fill_log(root)
+    if scenario.leaves:
+        for folder, mode in (("blobs/sha256", 0o444), ("trees", 0o600), ("sidecars/sha256", 0o600)):
+            for number in range(2):
+                write(root / folder / f"{number + 1:064x}", b"left").chmod(mode)
+
+
+LOG_IS_FULL = 64 << 20  # ROTATE_AT in src/audit.rs
+
+
+def fill_log(root):
+    """Lines of refusals, as the registry writes them, until the log is full; and the last one remembered."""
+    log = root / "audit.jsonl"
+    text = log.read_bytes().splitlines()[-1]
+    line, size = json.loads(text), log.stat().st_size
+    line.update(event="refuse", phase="noted", why="y" * 2000)
+    with open(log, "ab") as file:
+        while size < LOG_IS_FULL:
+            line.update(seq=line["seq"] + 1, prev=hashlib.sha256(text).hexdigest())
+            text = json.dumps(line, separators=(",", ":")).encode()
+            size += file.write(text + b"\n")
+    memory = root / "generation"
+    memory.write_text(f"{memory.read_text().split()[0]} {line['seq']} {hashlib.sha256(text).hexdigest()}\n")
 
 
 def unexpected(problems, scenario):

@@ -66,20 +66,26 @@ class Prepared:
             found = checker.look(place.root)
             self.after = found["state"]
             bad = common.unexpected(found["problems"], scenario)
+            if scenario.fills and not list(place.root.glob("audit-*.jsonl")):
+                bad.append("no new file of the log was begun")
             if bad:
                 raise SystemExit(f"{scenario.name}, untouched: {bad}")
         if not self.calls:
             raise SystemExit(f"{scenario.name}: strace saw no call that could be a point")
-        if self.before == self.after and scenario.name != "refuse":
+        if self.before == self.after and scenario.name != "refuse" and not scenario.leaves:
             raise SystemExit(f"{scenario.name} changes nothing that crash-check sees")
 
     def state(self, root, checker):
         if not root.exists():
             # What a start makes of nothing.
-            return {"models": {}, "blocked": [], "oci": {}, "log": []}
+            return common.NOTHING
         with Place(self, "before") as place:
             found = checker.look(place.root)
             bad = common.unexpected(found["problems"], self.scenario)
+            if self.scenario.spoil:
+                if found["state"] is not None:
+                    raise SystemExit(f"{self.scenario.name}: it starts all the same")
+                return None
             if bad:
                 raise SystemExit(f"{self.scenario.name}, before: {bad}")
             return found["state"]
@@ -123,6 +129,8 @@ def points(prepared, kinds):
     """Every point of a scenario."""
     name, all_points = prepared.scenario.name, []
     for (call, nth), changes in sorted(prepared.calls.items()):
+        if prepared.scenario.fills and not changes:
+            continue  # Each takes a second.
         if "kill" in kinds:
             all_points.append(Point(name, "kill", call, nth, False, changes))
         if "enospc" in kinds and (call in FULL or (call in CREATES and changes)):
@@ -164,8 +172,15 @@ def strike(point, prepared, checker, number, extra=()):
         if point.kind != "kill" and done.returncode != scenario.code and not done.stderr.strip() and not mute:
             problems.append(f"it failed with {done.returncode} and said nothing")
         found = checker.look(place.root)
-        problems += common.unexpected(found["problems"], scenario)
         acknowledged = done.returncode == scenario.code and scenario.says in done.stdout
+        if scenario.spoil and found["state"] is None and not acknowledged:
+            # It was not put right, and could not start before: the command once more, untouched.
+            again = subprocess.run(line, capture_output=True, text=True, env=common.environment(), timeout=60)
+            found = checker.look(place.root)
+            if again.returncode != scenario.code or not same(found["state"], prepared.after):
+                problems.append(f"once more, and: {again.returncode} {again.stderr} {difference(found['state'], prepared.after)}")
+            return problems + found["problems"], {"made": False, "failed_but_made": False, "garbage": 0}
+        problems += common.unexpected(found["problems"], scenario)
         made = same(found["state"], prepared.after)
         if acknowledged and not made:
             problems.append(f"acknowledged and not there: {difference(found['state'], prepared.after)}")
@@ -175,17 +190,35 @@ def strike(point, prepared, checker, number, extra=()):
             source, taken = prepared.models / scenario.takes, place.models / scenario.takes
             if not taken.exists() or taken.read_bytes() != source.read_bytes():
                 problems.append("the source is gone and the model is not there")
+        if found["garbage"] and scenario.leaves and acknowledged:
+            problems.append(f"acknowledged, and {found['garbage']} files are left that nothing holds")
+        if found["garbage"] and "gc" in common.verbs():
+            problems += swept(place, checker, scenario)
         failed_but_made = made and not acknowledged and point.kind != "kill" and not same(prepared.before, prepared.after)
         if failed_but_made:
             problems += [] if may_be_made(point, scenario) else [f"it said that it failed ({done.stderr.strip()[-200:]}), and the change is made"]
         return problems, {"made": made, "failed_but_made": failed_but_made, "garbage": found["garbage"]}
 
 
+def swept(place, checker, scenario):
+    """What a crash left is taken by gc, and then fsck has nothing to tell but what the scenario damaged itself."""
+    problems = []
+    for words, codes in (["gc"], [0]), (["fsck"], [0, 3] if scenario.damaged else [0]):
+        done = common.run(words, place.root, place.models)
+        if done.returncode not in codes:
+            problems.append(f"{words[0]} after it ended with {done.returncode}: {done.stdout[-500:]} {done.stderr[-500:]}")
+    found = checker.look(place.root)
+    if found["garbage"]:
+        problems.append(f"gc left {found['garbage']} files that nothing holds")
+    return problems + common.unexpected(found["problems"], scenario)
+
+
 def may_be_made(point, scenario):
     """A sync that fails after the manifest was renamed: the change is made and may not survive a power cut, which is said. One whose
-    every write fails cannot say on its standard output that it is done. And a verification that cannot be written down has failed, but
-    what it quarantined on its way stays quarantined."""
-    return point.call == "fsync" or (point.call == "write" and point.lasting) or scenario.name == "verify-damaged"
+    every write fails cannot say on its standard output that it is done. A verification that cannot be written down has failed, but
+    what it quarantined on its way stays quarantined. And a recovery that cannot be written down can be asked for again."""
+    lenient = scenario.name == "verify-damaged" or scenario.spoil
+    return point.call == "fsync" or (point.call == "write" and point.lasting) or lenient
 
 
 def same(one, other):
@@ -193,8 +226,10 @@ def same(one, other):
 
 
 def comparable(state):
-    """What a refusal that could not be written down leaves out is no half change."""
-    return json.dumps(state, sort_keys=True)
+    """What a recovery could not read it quarantines, as it should."""
+    models = {name: {**m, "quarantine": None} if m["quarantine"] and m["quarantine"][1].startswith("recovered: ") else m
+              for name, m in state["models"].items()}
+    return json.dumps({**state, "models": models}, sort_keys=True)
 
 
 def difference(one, other):

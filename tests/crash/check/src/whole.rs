@@ -64,7 +64,10 @@ fn state(registry: &Registry) -> Result<Value> {
         .blocked()
         .map(|b| json!({"name": b.name.to_string(), "weights": b.weights.iter().map(|w| w.sha256.to_hex()).collect::<Vec<_>>()}))
         .collect();
-    Ok(json!({"models": models, "blocked": blocked, "oci": oci::state(registry)?, "log": log(registry)?}))
+    let signed = registry.audit_verify()?.signed_by.is_some();
+    Ok(
+        json!({"models": models, "blocked": blocked, "oci": oci::state(registry)?, "log": log(registry)?, "signed": signed}),
+    )
 }
 
 fn model(artifact: &Artifact) -> Value {
@@ -116,6 +119,11 @@ fn log_is_whole(registry: &Registry, problems: &mut Vec<String>) -> Result<()> {
     let (mut announced, mut closed) = (BTreeSet::new(), BTreeSet::new());
     for line in registry.audit_log()? {
         match line.phase.as_str() {
+            // It says itself what it starts from: whatever was open before is settled by it.
+            "applied" if line.event == "recover" => {
+                announced.clear();
+                true
+            }
             "intent" => announced.insert(line.generation),
             "applied" => closed.insert(line.generation),
             "aborted" => closed.insert(line.generation + 1),
