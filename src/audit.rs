@@ -149,16 +149,31 @@ fn append_rotating(
     let io = |e| Error::io("writing audit.jsonl", e);
     {
         let _quiet = NoFileSizeSignal::new();
-        let written = file.write_all_at(text.as_bytes(), end).and_then(|()| file.set_len(end + text.len() as u64));
-        // Of several lines some may be there whole: a line that was not acknowledged is not to be built upon.
-        written.inspect_err(|_| drop(file.set_len(end))).map_err(io)?;
+        let mut at = end;
+        for piece in pieces(&text) {
+            let written = file.write_all_at(piece, at).and_then(|()| file.set_len(at + piece.len() as u64));
+            // Of several lines some may be there whole: a line that was not acknowledged is not to be built upon.
+            written.and_then(|()| durable::sync_data(&file)).inspect_err(|_| drop(file.set_len(end))).map_err(io)?;
+            at += piece.len() as u64;
+        }
     }
-    durable::sync_data(&file).map_err(io)?;
     if end == 0 {
         layout.sync(Folder::Root)?;
     }
     then(&anchor);
     Ok(())
+}
+
+/// Whole lines, synced before the next: no more at a time than is looked at for what a power cut tore (`segments::Tail`).
+fn pieces(text: &str) -> impl Iterator<Item = &[u8]> {
+    let mut rest = text.as_bytes();
+    std::iter::from_fn(move || {
+        let fitting = rest.iter().take(MAX_LINE).rposition(|b| *b == b'\n');
+        let end = fitting.or_else(|| rest.iter().position(|b| *b == b'\n'))? + 1;
+        let (piece, after) = rest.split_at(end);
+        rest = after;
+        Some(piece)
+    })
 }
 
 /// The last line about a change of the manifest: only refusals can stand after it.

@@ -133,8 +133,9 @@ impl Content {
             }
         }
         documents::sync(&folder)?;
-        if let Some(sha256) = sha256 {
-            self.drop_unheld(sha256)?;
+        // It is removed, whatever becomes of the bytes.
+        if let Some(Err(e)) = sha256.map(|sha256| self.drop_unheld(sha256)) {
+            tracing::warn!(repository = %repo, %digest, error = %e, "the bytes of a removed blob are left behind; gc will take them");
         }
         Ok(removed)
     }

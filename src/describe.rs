@@ -8,7 +8,7 @@ use crate::artifact::{Artifact, Layout as Shape};
 use crate::error::{Error, ErrorKind, Result};
 use crate::mounts::{self, MountRecord};
 use crate::name::ModelName;
-use crate::registry::Inner;
+use crate::registry::{Inner, Registry};
 use crate::sidecar;
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
@@ -50,12 +50,22 @@ pub(crate) fn describe(inner: &Inner, artifact: &Artifact, default_mount: &Path)
 pub(crate) fn describe_all(inner: &Inner, default_mount: &Path) -> Result<Vec<Value>> {
     let live = mounts::live(inner.layout())?;
     let one = |artifact: &Arc<Artifact>| {
-        show(inner, artifact, &live, default_mount).unwrap_or_else(|e| {
-            let (name, sha256, status) = (&artifact.name, &artifact.sha256, artifact.status());
-            json!({"name": name, "sha256": sha256, "status": status, "error": e.to_string(), "kind": e.kind().as_str()})
-        })
+        show(inner, artifact, &live, default_mount).unwrap_or_else(|e| with_error(artifact, &e))
     };
     Ok(inner.catalog()?.artifacts().map(one).collect())
+}
+
+fn with_error(artifact: &Artifact, e: &Error) -> Value {
+    let (name, sha256, status) = (&artifact.name, &artifact.sha256, artifact.status());
+    json!({"name": name, "sha256": sha256, "status": status, "error": e.to_string(), "kind": e.kind().as_str()})
+}
+
+impl Registry {
+    /// The Artifact JSON of a model that was changed a moment ago. The change has happened: when the model cannot be described, the
+    /// error stands in its place, and is not taken for a failure of the change.
+    pub fn describe_changed(&self, artifact: &Artifact) -> Value {
+        self.describe(artifact).unwrap_or_else(|e| with_error(artifact, &e))
+    }
 }
 
 /// The registry's own fields over whatever the promoter sent along.
@@ -109,4 +119,30 @@ pub(crate) fn path(inner: &Arc<Inner>, name: &ModelName) -> Result<PathBuf> {
         inner.open_entry(Some(name), file)?;
     }
     Ok(mount.mountpoint.join(artifact.entry_path()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Actor, PromoteRequest, Source, Task};
+
+    #[test]
+    fn a_change_that_has_happened_is_told_though_the_model_cannot_be_described() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let source = dir.path().join("m.gguf");
+        std::fs::write(&source, crate::models::gguf(100, 1)).expect("written");
+        let registry = Registry::open_or_create(&dir.path().join("root")).expect("a root");
+        let request = PromoteRequest::new("m".parse().expect("a name"));
+        let source = Source::open(&source).expect("a source");
+        let promoted = registry.promote(request, source, &Actor::new("test", "tester"), &Task::unattended());
+        let artifact = promoted.expect("promoted").artifact;
+        assert_eq!(registry.describe_changed(&artifact), registry.describe(&artifact).expect("described"));
+
+        let sidecar = artifact.inspection.expect("inspected").to_hex();
+        std::fs::remove_file(registry.root().join("sidecars/sha256").join(sidecar)).expect("removed");
+        assert!(registry.describe(&artifact).is_err());
+        let told = registry.describe_changed(&artifact);
+        assert_eq!((told["name"].as_str(), told["status"].as_str()), (Some("m"), Some("promoted")));
+        assert_eq!(told["kind"].as_str(), Some("corrupt"));
+    }
 }

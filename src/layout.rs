@@ -32,6 +32,7 @@ use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, ResolveFlags};
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -95,7 +96,7 @@ impl Layout {
     /// Opens the folders of an existing root; with [`Access::Create`], makes those that are missing.
     pub(crate) fn open(path: &Path, access: Access) -> Result<Layout> {
         if access == Access::Create {
-            std::fs::create_dir_all(path).map_err(|e| Error::io(format_args!("creating {}", path.display()), e))?;
+            create_root(path).map_err(|e| Error::io(format_args!("creating {}", path.display()), e))?;
         }
         let path = path.canonicalize().map_err(|e| match e.kind() {
             std::io::ErrorKind::NotFound => Error::new(
@@ -500,6 +501,32 @@ pub(crate) fn read_bounded(file: &File, what: &str, limit: u64) -> Result<Vec<u8
     Ok(bytes)
 }
 
+/// Makes the root where there is none, private from the first moment on, and the folders above it. The name of each is on the disk
+/// before anything is put into it; that of the root also when an earlier start made it, which may have ended before this.
+fn create_root(path: &Path) -> std::io::Result<()> {
+    let path = std::path::absolute(path)?;
+    let missing: Vec<&Path> = path.ancestors().take_while(|folder| !folder.exists()).collect();
+    for folder in missing.iter().rev() {
+        let mode = if *folder == path { 0o700 } else { 0o777 };
+        match std::fs::DirBuilder::new().mode(mode).create(folder) {
+            Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => return Err(e),
+            _ => {}
+        }
+        sync_above(folder)?;
+    }
+    if missing.is_empty() { sync_above(&path) } else { Ok(()) }
+}
+
+/// Syncs the folder that `path` is in. One that we may not read was not made by us.
+fn sync_above(path: &Path) -> std::io::Result<()> {
+    let Some(above) = path.parent() else { return Ok(()) };
+    match File::open(above) {
+        Ok(above) => Ok(durable::sync_folder(&above.into())?),
+        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => Ok(()),
+        Err(e) => Err(e),
+    }
+}
+
 /// A root must be private: whoever can write there can change what every reader gets, and whoever can read there walks
 /// around the mount's permissions.
 fn check_private(root: &OwnedFd, path: &Path, access: Access) -> Result<()> {
@@ -512,7 +539,8 @@ fn check_private(root: &OwnedFd, path: &Path, access: Access) -> Result<()> {
         && rustix::fs::Dir::read_from(root)
             .is_ok_and(|d| d.flatten().all(|e| matches!(e.file_name().to_bytes(), b"." | b"..")));
     if ours && empty {
-        return rustix::fs::fchmod(root, Mode::RWXU).map_err(|e| Error::io("making the root private", e));
+        let private = rustix::fs::fchmod(root, Mode::RWXU).and_then(|()| durable::sync_folder(root));
+        return private.map_err(|e| Error::io("making the root private", e));
     }
     let remedy = if ours {
         format!("chmod 700 {}", path.display())

@@ -257,6 +257,21 @@ fn a_model_and_a_repository_keep_the_bytes_for_each_other() {
     }
 }
 
+/// Whoever is told that a removal failed would think that the repository still holds it.
+#[test]
+fn a_blob_is_removed_though_its_bytes_cannot_be_dropped() {
+    let root = Root::new();
+    let content = root.registry.content();
+    let bytes = data(100);
+    push(&content, "r", &bytes).unwrap();
+    let lock = root.registry.root().join("run/commit.lock");
+    std::fs::remove_file(&lock).unwrap();
+    std::fs::create_dir(&lock).unwrap();
+    assert!(content.remove_blob(&repo("r"), &sha256(&bytes)).unwrap());
+    assert_eq!(content.blob(&repo("r"), &sha256(&bytes)).unwrap(), None);
+    assert!(is_stored(&root, &bytes), "left behind for gc");
+}
+
 /// A promotion that fails after it published takes away what it brought, and nothing else.
 #[test]
 fn a_failed_promotion_leaves_a_repositorys_blob() {

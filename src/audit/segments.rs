@@ -17,7 +17,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::layout::{Folder, Layout, read_bounded};
 use rustix::fs::{Mode, OFlags};
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::ops::ControlFlow;
 use std::os::unix::fs::{FileExt, MetadataExt};
 
@@ -165,14 +165,9 @@ pub(super) struct Tail {
 
 impl Tail {
     pub(super) fn read(file: &File) -> Result<Tail> {
-        let io = |e| Error::io("reading audit.jsonl", e);
-        let size = file.metadata().map_err(io)?.len();
-        // Room for one whole line, its predecessor's newline, and a torn line after it.
-        let start = size.saturating_sub(2 * MAX_LINE as u64 + 2);
-        let mut bytes = vec![0; (size - start) as usize];
-        file.read_exact_at(&mut bytes, start).map_err(io)?;
+        let (start, bytes) = written(file)?;
         let Some(newline) = bytes.iter().rposition(|b| *b == b'\n') else {
-            return if size as usize <= MAX_LINE {
+            return if start == 0 && bytes.len() <= MAX_LINE {
                 Ok(Tail { end: 0, seq: 0, hash: GENESIS.to_owned() })
             } else {
                 Err(Error::new(
@@ -193,6 +188,20 @@ impl Tail {
         let end = start + newline as u64 + 1;
         Ok(Tail { end, seq: line.seq, hash: Sha256Digest::of(text).to_hex() })
     }
+}
+
+/// The end of a file, and where that begins: room for one whole line, its predecessor's newline, and what a power cut left of an
+/// append after it. Of that, some blocks may be on the disk and one before them not: there are zeros in its place, which no line has.
+/// From the first on, nothing was acknowledged.
+fn written(file: &File) -> Result<(u64, Vec<u8>)> {
+    let io = |e| Error::io("reading the audit log", e);
+    let size = file.metadata().map_err(io)?.len();
+    let start = size.saturating_sub(2 * MAX_LINE as u64 + 2);
+    let mut bytes = vec![0; (size - start) as usize];
+    file.read_exact_at(&mut bytes, start).map_err(io)?;
+    let hole = bytes.iter().position(|b| *b == 0);
+    bytes.truncate(hole.unwrap_or(bytes.len()));
+    Ok((start, bytes))
 }
 
 /// One read of a file from its end.
@@ -233,11 +242,12 @@ pub(super) fn forwards(
     number: &mut u64,
     each: &mut impl FnMut(AuditLine, String) -> Result<()>,
 ) -> Result<()> {
-    let mut reader = BufReader::with_capacity(256 << 10, file);
+    let (start, bytes) = written(&file)?;
+    let mut reader = BufReader::with_capacity(256 << 10, file.take(start + bytes.len() as u64));
     let mut text = Vec::new();
     loop {
         text.clear();
-        let n = std::io::Read::take(&mut reader, MAX_LINE as u64 + 1)
+        let n = Read::take(&mut reader, MAX_LINE as u64 + 1)
             .read_until(b'\n', &mut text)
             .map_err(|e| Error::io("reading the audit log", e))?;
         if n == 0 {

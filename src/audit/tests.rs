@@ -73,6 +73,53 @@ fn a_torn_last_line_is_set_aside_and_the_chain_goes_on() {
     assert_eq!(lines(&layout).expect("read").last().map(|l| l.why.as_str()), Some("two"));
 }
 
+/// Blocks reach the disk in any order: of an append the first may be missing, and what follows it be there.
+#[test]
+fn t06_lines_whose_beginning_never_came_to_the_disk_are_set_aside_and_the_chain_goes_on() {
+    let (_dir, layout) = root();
+    say(&layout, "one");
+    let path = layout.path().join(LOG);
+    let good = std::fs::read(&path).expect("read");
+    say(&layout, &"y".repeat(2000));
+    say(&layout, "three");
+    let three = std::fs::read(&path).expect("read");
+    for hole in [good.len()..good.len() + 1, good.len()..good.len() + 700, good.len() + 300..good.len() + 2100] {
+        let mut torn = three.clone();
+        torn[hole].fill(0);
+        std::fs::write(&path, torn).expect("written");
+        assert_eq!(verify(&layout, None).expect("no torn line was acknowledged").lines, 1);
+        say(&layout, "two");
+        assert_eq!(verify(&layout, None).expect("whole again").lines, 2);
+        assert_eq!(lines(&layout).expect("read").last().map(|l| l.why.as_str()), Some("two"));
+    }
+}
+
+/// No append is longer than what is looked at for a hole, so one before that was made by another hand.
+#[test]
+fn zeros_further_back_than_an_append_reaches_are_no_torn_line() {
+    let (_dir, layout) = root();
+    let long = "y".repeat(2000);
+    let events: Vec<Event<'_>> =
+        (0..40).map(|_| Event { event: "refuse", phase: NOTED, name: "m", why: &long, generation: 1 }).collect();
+    append(&layout, &Actor::new("test", "x"), &events, |_| {}).expect("appended");
+    assert_eq!(verify(&layout, None).expect("whole").lines, 40);
+    let path = layout.path().join(LOG);
+    let mut bytes = std::fs::read(&path).expect("read");
+    bytes[5000] = 0;
+    std::fs::write(&path, bytes).expect("written");
+    let e = verify(&layout, None).expect_err("changed");
+    assert!(e.to_string().contains("line 3 "), "{e}");
+}
+
+#[test]
+fn a_long_append_is_written_in_pieces_of_whole_lines() {
+    let line = |len: usize| "z".repeat(len - 1) + "\n";
+    let text = [line(MAX_LINE - 10), line(10), line(11), line(MAX_LINE + 5), line(1)].concat();
+    let lengths: Vec<usize> = pieces(&text).map(<[u8]>::len).collect();
+    assert_eq!(lengths, [MAX_LINE, 11, MAX_LINE + 5, 1]);
+    assert_eq!(pieces(&text).collect::<Vec<_>>().concat(), text.as_bytes());
+}
+
 #[test]
 fn a_quarantine_is_found_behind_any_number_of_refusals_and_an_aborted_one_is_not() {
     let (_dir, layout) = root();

@@ -252,6 +252,8 @@ fn publish_file(
         if !adopted.lease.is_unbroken() {
             return Err(file.changed());
         }
+        // Its bytes were synced before; its mode is to outlive a power cut too.
+        durable::sync_file(&adopted.file).map_err(|e| Error::io("syncing an adopted file", e))?;
     }
     let name = blob_name(&sha256);
     fresh.push(sha256);

@@ -37,7 +37,12 @@ pub(crate) fn start(filter: Option<String>, format: Option<LogFormat>) -> Result
     };
     let color = format == LogFormat::Text && io::stderr().is_terminal() && out::color_wanted() == Color::On;
     let lines = Lines { format, color };
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(color).with_writer(lines);
+    // A log that cannot be written (its disk is full) ends nothing: saying so on standard error as well would panic.
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(color)
+        .with_writer(lines)
+        .log_internal_errors(false);
     match format {
         LogFormat::Text => log.init(),
         LogFormat::Json => {

@@ -8,7 +8,7 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What each package of the workspace may depend on, of the workspace's own.
-const MAY_USE: [(&str, &[&str]); 9] = [
+const MAY_USE: [(&str, &[&str]); 10] = [
     ("securereg", &[]),
     ("securereg-oci", &[]),
     ("securereg-fusefs", &["securereg"]),
@@ -17,6 +17,7 @@ const MAY_USE: [(&str, &[&str]); 9] = [
     ("securereg-server", &["securereg", "securereg-oci", "securereg-layers"]),
     ("securereg-cli", &["securereg", "securereg-fusefs", "securereg-remote", "securereg-server"]),
     ("securereg-registry-bench", &[]),
+    ("securereg-crash-check", &["securereg"]),
     ("xtask", &[]),
 ];
 

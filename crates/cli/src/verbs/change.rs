@@ -18,7 +18,7 @@ pub(crate) fn quarantine(context: &mut Context, args: Quarantine) -> Result<Code
     let name = name(&args.name)?;
     let registry = context.registry()?;
     let artifact = registry.quarantine(&name, &args.reason, args.incident.as_deref(), &Context::actor())?;
-    let value = registry.describe(&artifact)?;
+    let value = registry.describe_changed(&artifact);
     context.out.print(&value, |_| format!("{name} quarantined: {}\n", text::plain(&args.reason)))?;
     Ok(Code::Done)
 }
@@ -81,7 +81,8 @@ pub(crate) fn delete(context: &mut Context, wanted: &str) -> Result<Code> {
     let registry = context.registry()?;
     registry.delete(&name, &Context::actor())?;
     context.out.print(&json!({"status": "deleted", "name": name}), |_| format!("{name} deleted\n"))?;
-    if blocked(&registry, &name)? > 0 {
+    // It is deleted: what cannot be told now is no failure.
+    if blocked(&registry, &name).is_ok_and(|count| count > 0) {
         let more =
             format!("what was deleted as {name} under an incident stays blocked until `securereg release {name}`");
         out::remark(context.form(), &more);

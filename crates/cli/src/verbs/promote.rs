@@ -33,7 +33,7 @@ pub(crate) fn promote(context: &mut Context, args: Promote) -> Result<Code> {
         "outcome": outcome(promotion.outcome),
         "method": method(promotion.method),
         "skipped": promotion.skipped,
-        "artifact": registry.describe(&promotion.artifact)?,
+        "artifact": registry.describe_changed(&promotion.artifact),
     });
     context.out.print(&value, |_| sentence(&promotion))?;
     Ok(Code::Done)

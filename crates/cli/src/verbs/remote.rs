@@ -76,7 +76,7 @@ pub(crate) fn pull(context: &mut Context, args: Pull) -> Result<Code> {
         "types": pulled.family.as_str(),
         "outcome": outcome(promotion.outcome),
         "method": method(promotion.method),
-        "artifact": registry.describe(&promotion.artifact)?,
+        "artifact": registry.describe_changed(&promotion.artifact),
     });
     context.out.print(&value, |_| got(&pulled, &from))?;
     Ok(Code::Done)

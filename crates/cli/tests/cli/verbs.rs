@@ -25,6 +25,23 @@ fn promote_copies_and_says_what_it_did() {
     assert!(std::fs::exists(&file).expect("stat"), "without --move the source stays");
 }
 
+/// Standard error may lie on the very disk that is full.
+#[test]
+fn a_log_that_cannot_be_written_ends_nothing() {
+    let place = Place::new();
+    let sha256 = place.promoted("m")["artifact"]["sha256"].as_str().expect("a digest").to_owned();
+    // A tree that cannot be removed is left behind, and the log says so.
+    let tree = place.root().join("trees").join(sha256);
+    std::fs::remove_file(&tree).expect("removed");
+    std::fs::create_dir(&tree).expect("made");
+    let full = || Stdio::from(std::fs::File::options().write(true).open("/dev/full").expect("opens"));
+    let mut command = place.command(&["delete", "m"]);
+    command.stderr(full());
+    assert_eq!(ended(command).ends(0).stdout, "m deleted\n");
+    let told = place.run(&["list", "--json"]).json();
+    assert_eq!(told, json!([]));
+}
+
 #[test]
 fn promote_checks_the_claims_it_is_given() {
     let place = Place::new();

@@ -220,7 +220,7 @@ fn run(app: &App, job: &Job, asked: Promote, actor: &Actor) -> Answer {
     request.source = asked.source;
     request.evidence = asked.evidence;
     let promotion = job.attend(|task| app.registry.promote(request, source, actor, task))?;
-    let mut body = app.registry.describe(&promotion.artifact)?;
+    let mut body = app.registry.describe_changed(&promotion.artifact);
     if !promotion.skipped.is_empty() {
         // Files of a folder that are no part of a model (a README, say): the caller should know they were left out.
         body["skipped"] = promotion.skipped.into();
