@@ -27,7 +27,11 @@ fn main() {
     let (ready, is_ready) = std::sync::mpsc::channel();
     let keeper = {
         let (stop, reopened) = (Arc::clone(&stop), Arc::clone(&reopened));
-        std::thread::spawn(move || keep(address, wanted, &stop, &reopened, || drop(ready.send(()))))
+        std::thread::spawn(move || {
+            keep(address, wanted, &stop, &reopened, || {
+                let _ = ready.send(());
+            })
+        })
     };
     is_ready.recv().expect("the keeper says when all stand");
 
