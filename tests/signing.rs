@@ -115,32 +115,15 @@ fn a_single_file_and_a_split_set_are_signed_beside() {
 #[test]
 fn what_cosign_signed_is_promoted() {
     let root = strict();
-    let bytes = gguf(300_000, 1);
-    let file = root.source("m.gguf", &bytes);
-    // As `openssl dgst -sha256 -sign` and `cosign sign-blob` do: over the digest. The envelope's signer takes any message.
-    let signed = cosign(LAB, &bytes);
-    std::fs::write(root.source("m.gguf.sig", b""), &signed).unwrap();
+    let file = root.source("m.gguf", &gguf(300_000, 1));
+    let signed = include_bytes!("data/signing/gguf-p256.sig");
+    std::fs::write(root.source("m.gguf.sig", b""), signed).unwrap();
     root.promote_path("signed/m", &file).unwrap();
     assert_eq!(shown(&root, "signed/m")["signature"]["kind"], "cosign");
     let other = root.source("n.gguf", &gguf(300_000, 2));
-    std::fs::write(root.source("n.gguf.sig", b""), &signed).unwrap();
+    std::fs::write(root.source("n.gguf.sig", b""), signed).unwrap();
     assert_eq!(refused(&root, "signed/n", &other), ["signature.invalid", "signature.required"]);
     assert_eq!(refused(&root, "n", &other), ["signature.invalid"]);
-}
-
-fn cosign(key: &[u8], bytes: &[u8]) -> Vec<u8> {
-    use std::io::Write;
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("key"), key).unwrap();
-    let mut openssl = std::process::Command::new("openssl");
-    openssl.args(["dgst", "-sha256", "-sign"]).arg(dir.path().join("key"));
-    openssl.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
-    let mut child = openssl.spawn().unwrap();
-    child.stdin.take().unwrap().write_all(bytes).unwrap();
-    let out = child.wait_with_output().unwrap();
-    assert!(out.status.success());
-    use base64::Engine;
-    base64::engine::general_purpose::STANDARD.encode(out.stdout).into_bytes()
 }
 
 #[test]

@@ -1,0 +1,1 @@
+MEUCIBHsuEo4U2hGP0pp90Qrb0yICDfkXLI4ovaBQd5tEenOAiEA/OLVyhXiIbKqJ0hCoUu6mcvEz6r4eoIgiawq9UBTrbA=
