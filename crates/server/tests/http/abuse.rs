@@ -139,9 +139,8 @@ fn t19_a_session_too_many_is_429_and_the_sessions_show_in_the_figures() {
     assert_eq!(begin("a").status, 202);
 }
 
-/// Threat 20. Whether something is there must not show to who may not pull it.
-#[test]
-fn t20_who_may_not_pull_is_answered_alike_whether_it_is_there_or_not() {
+/// A registry with a user of its own beside the tokens, who may pull and push in `team`.
+fn with_a_user() -> (Rig, tempfile::TempDir) {
     let secrets = tempfile::tempdir().unwrap();
     let token = secrets.path().join("ci.token");
     fs::write(&token, "ci-secret-0123456789").unwrap();
@@ -150,6 +149,13 @@ fn t20_who_may_not_pull_is_answered_alike_whether_it_is_there_or_not() {
         "access:\n  - {{name: ci, token_file: {:?}, repositories: [\"team/**\"], rights: [pull, push]}}\n",
         token.to_str().unwrap()
     ));
+    (rig, secrets)
+}
+
+/// Threat 20. Whether something is there must not show to who may not pull it.
+#[test]
+fn t20_who_may_not_pull_is_answered_alike_whether_it_is_there_or_not() {
+    let (rig, _secrets) = with_a_user();
     let bytes = b"secret weights";
     let there = format!("sha256:{}", securereg::Sha256Digest::of(bytes).to_hex());
     let not_there = format!("sha256:{}", "0".repeat(64));
@@ -204,7 +210,7 @@ fn without_request(head: &str) -> String {
 /// Threat 21. A token is a secret that is compared whole, and nothing in it is read: whatever a JWT claims, it is none of ours.
 #[test]
 fn t21_no_jwt_lets_anyone_in_whatever_it_claims() {
-    let rig = Rig::new();
+    let (rig, _secrets) = with_a_user();
     let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
     let claims = json!({
         "iss": "securereg", "sub": "admin", "aud": "127.0.0.1", "exp": 4_102_444_800_u64, "nbf": 0, "iat": 0, "jti": "1",
@@ -236,11 +242,12 @@ fn t21_no_jwt_lets_anyone_in_whatever_it_claims() {
         bad.extend([right.to_uppercase(), format!("{right}.{right}"), format!("{right},{right}")]);
         bad.push(format!("{}.{}.{right}", part(&json!({"alg": "none"})), part(&claims)));
     }
+    bad.extend(["ci-secret-012345678", "ci-secret-01234567890", "CI-SECRET-0123456789"].map(str::to_owned));
     assert!(bad.iter().all(|token| ["read", "admin"].iter().all(|scope| *token != rig.token(scope))));
     for token in &bad {
         let bearer = format!("authorization: Bearer {token}\r\n");
-        let basic = format!("authorization: Basic {}\r\n", STANDARD.encode(format!("admin:{token}")));
-        for header in [&bearer, &basic] {
+        let basic = |user: &str| format!("authorization: Basic {}\r\n", STANDARD.encode(format!("{user}:{token}")));
+        for header in [&bearer, &basic("admin"), &basic("ci")] {
             let reply = call(&rig, "GET", "/v2/", "", header, b"");
             assert_eq!((reply.status, reply.code().as_str()), (401, "UNAUTHORIZED"), "{header}");
             assert!(reply.header("www-authenticate").is_some(), "{header}");
