@@ -32,7 +32,7 @@ pub(crate) fn restrict(needs: &Needs) -> Result<u8, String> {
         LandlockStatus::NotEnabled => {
             Err("it is not among the kernel's security modules (lsm=landlock,... at boot)".into())
         }
-        LandlockStatus::NotImplemented => Err("this kernel has none".into()),
+        LandlockStatus::NotImplemented => Err("this kernel has none, or a filter hides it".into()),
     }
 }
 
