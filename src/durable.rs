@@ -142,6 +142,8 @@ mod tests {
                 (ino(&root.join("manifest.yaml")), "manifest"),
                 (ino(&root.join("generation")), "generation"),
                 (ino(&root.join("audit.jsonl")), "log"),
+                (ino(&root.join("signing.key")), "private key"),
+                (ino(&root.join("signing.pub")), "public key"),
             ];
             let record = root.join("oci/r/_blobs").join(format!("sha256-{blob}"));
             let oci = [
@@ -240,6 +242,19 @@ mod tests {
             "sync root",
         ];
         assert_eq!(rig.steps(), expected);
+    }
+
+    /// From the public key's name on, everything must be signed.
+    #[test]
+    fn t06_a_root_that_begins_to_sign_has_synced_what_it_signed_before_it_must() {
+        let rig = Rig::new();
+        rig.promote(request("m"));
+        STEPS.take();
+        rig.registry.begin_signing(&me()).expect("it signs");
+        let steps = rig.steps();
+        let key = ["sync private key", "rename private key", "sync root"];
+        let must = ["sync root", "sync public key", "rename public key", "sync root"];
+        assert_eq!(steps, [&key[..], &CHANGE[..], &must[..]].concat());
     }
 
     #[test]

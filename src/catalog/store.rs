@@ -272,6 +272,14 @@ impl Store {
             Ok(Decision::Change { event: "key", names, why, edits, value: () })
         };
         self.commit(actor, change, |_| {})?;
+        // So is what is remembered, and its name is on the disk before the key's: else a root could be left that no start takes.
+        let mut keys = self.keys()?;
+        keys.public = Some(public);
+        Memory::read(&self.layout, &keys).map_err(|e| {
+            Error::new(e.kind(), "what this root remembers could not be signed: it does not sign yet, try again")
+                .because(e)
+        })?;
+        self.layout.sync(Folder::Root)?;
         key::publish(&self.layout, &public)?;
         Ok(public)
     }

@@ -134,7 +134,7 @@ class Scenario:
     """One command, and the root that it starts from."""
 
     def __init__(self, name, command, before=(), code=0, damaged=(), damage=(), then=(), takes=None, says="", spoil=None,
-                 leaves=False, fills=False, oci=False):
+                 leaves=False, fills=False, midway=False, oci=False):
         self.name = name
         self.command = command  # words for securereg (without --root), or for crash-check when `oci`
         self.before = before  # commands that make the root it starts from
@@ -147,6 +147,7 @@ class Scenario:
         self.spoil = spoil  # a file of the root that is cut in half before: no start then, until the command has put it right
         self.leaves = leaves  # whether files that nothing holds lie there before, which it sweeps
         self.fills = fills  # whether the log is so long that the next line begins a new file of it; heavy
+        self.midway = midway  # whether the log may tell of it before it is in force: what is done by two renames
         self.oci = oci
 
 
@@ -178,7 +179,7 @@ SCENARIOS = [
     Scenario("verify-damaged", ["verify", "--all", "--json"], BASE, code=3, damage=("repo:v1",), damaged=("repo:v1",), says='"actual"'),
     Scenario("heal", ["promote", "{m}/b.gguf", "--name", "repo:v1"], BASE, damage=("repo:v1",), damaged=("repo:v1",),
              then=(["verify", "--all"],)),
-    Scenario("key-new", ["key", "new"], BASE),
+    Scenario("key-new", ["key", "new"], BASE, midway=True),
     Scenario("promote-signed", PROMOTE, (*BASE, ["key", "new"])),
     Scenario("recover", ["recover", "--yes"], BASE, spoil="manifest.yaml"),
     Scenario("gc", ["gc"], BASE, leaves=True),
