@@ -226,7 +226,7 @@ def may_be_made(point, scenario):
 
 
 def same(one, other):
-    return one is not None and comparable(one) == comparable(other)
+    return one is not None and other is not None and comparable(one) == comparable(other)
 
 
 def comparable(state):
