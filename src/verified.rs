@@ -18,7 +18,7 @@ use crate::format::gguf::GgufHeader;
 use crate::name::RelPath;
 use crate::registry::Inner;
 use crate::scan::Stored;
-use crate::tree::{GROUP, Tree};
+use crate::tree::{GROUP, Page, Tree};
 use parking_lot::Mutex;
 use std::io::{BufReader, Read};
 use std::ops::Range;
@@ -202,7 +202,8 @@ impl VerifiedFile {
                     group * GROUP,
                     group * GROUP + piece.len() as u64
                 );
-                return Err(self.fail(Error::new(ErrorKind::Corrupt, what)));
+                let page = page.as_ref().map(|(_, page)| &**page);
+                return Err(self.fail_unless(Error::new(ErrorKind::Corrupt, what), || self.was_mended(page, group)));
             }
         }
         Ok((offset - start) as usize..(end - start) as usize)
@@ -256,11 +257,29 @@ impl VerifiedFile {
         Ok(fill(out, &last.buf.bytes(last.len)[(offset - start) as usize..]))
     }
 
+    /// Whether a repair has written a group since it was read: who read it just before accuses nobody.
+    fn was_mended(&self, page: Option<&Page>, group: u64) -> bool {
+        if !self.inner.blobs().is_mended(&self.entry.sha256, &self.blob) {
+            return false;
+        }
+        let mut buf = self.inner.spare().take(GROUP as usize);
+        let wanted = self.len().saturating_sub(group * GROUP).min(GROUP) as usize;
+        let read = |buf: &mut ReadBuf| self.blob.stored.read(buf.take(wanted.next_multiple_of(ALIGN))?, group * GROUP);
+        let good = read(&mut buf).is_ok_and(|n| n >= wanted)
+            && page.is_some_and(|page| self.blob.tree.group_is(page, group, buf.bytes(wanted)));
+        self.inner.spare().give(buf);
+        good
+    }
+
     /// Quarantines what the failure shows to be damaged, and gives the error its name.
     fn fail(&self, e: Error) -> Error {
+        self.fail_unless(e, || false)
+    }
+
+    fn fail_unless(&self, e: Error, mended: impl Fn() -> bool) -> Error {
         // A handle on a damaged file that has been replaced since says nothing about the good one.
         if e.kind() == ErrorKind::Corrupt && self.inner.blobs().is_current(&self.entry.sha256, &self.blob) {
-            self.inner.report_corruption(&self.entry.sha256, e.message());
+            self.inner.report_corruption_unless(&self.entry.sha256, e.message(), mended);
         }
         self.named(e)
     }
