@@ -196,6 +196,8 @@ struct Walk {
     store: Store,
     catalog: Option<Arc<Catalog>>,
     expected: HashMap<Sha256Digest, Expected>,
+    /// What repositories hold by the names of their records, whatever these say: as a sweep sees it.
+    held: HashSet<Sha256Digest>,
     /// Whether all that models and repositories hold is known: else nothing is called left over.
     is_complete: bool,
     problems: Problems,
@@ -210,6 +212,7 @@ impl Walk {
             store: Store::unopened(Arc::clone(layout)),
             catalog: None,
             expected: HashMap::new(),
+            held: HashSet::new(),
             is_complete: true,
             problems: Problems::default(),
             report: FsckReport::default(),

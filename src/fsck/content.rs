@@ -102,6 +102,7 @@ impl Walk {
                 continue;
             }
             let digest = ContentDigest::of_file_name(&name);
+            self.held.extend(holds::blob_of(&name));
             if digest.is_none() && holds::blob_of(&name).is_none() {
                 self.strange(&path, "its name is no record's");
                 continue;
@@ -139,7 +140,6 @@ impl Walk {
                 let what = format!("it holds {sha256} for a record that is not there");
                 let remedy = "`securereg gc --unreferenced-after 24h`";
                 self.problems.tell("oci.record", Urgency::Untidy, format!("oci/{repository}/{BLOBS}/{name}"), what, remedy);
-                self.is_complete = false;
             }
         }
         Ok(())

@@ -35,7 +35,7 @@ impl Walk {
             self.report.blobs.bytes += u64::try_from(stat.st_size).unwrap_or(0);
             match self.expected.get(&sha256).cloned() {
                 Some(expected) => self.blob(&sha256, &expected, path, &stat, owner),
-                None => self.orphan("blob.orphan", path, &stat),
+                None => self.orphan("blob.orphan", &sha256, path, &stat),
             }
         }
         for (sha256, expected) in self.missing(Folder::Blobs, &there) {
@@ -98,7 +98,7 @@ impl Walk {
             self.report.trees.files += 1;
             self.report.trees.bytes += u64::try_from(stat.st_size).unwrap_or(0);
             let Some(expected) = self.expected.get(&sha256).cloned() else {
-                self.orphan("tree.orphan", path, &stat);
+                self.orphan("tree.orphan", &sha256, path, &stat);
                 continue;
             };
             if let Err(e) = self.tree(&name, &expected) {
@@ -132,7 +132,7 @@ impl Walk {
             let Some(stat) = self.stat(Folder::Stamps, &name) else { continue };
             let Some(sha256) = self.named(&name, "stamp.strange", &path) else { continue };
             if !self.expected.contains_key(&sha256) {
-                self.orphan("stamp.orphan", path, &stat);
+                self.orphan("stamp.orphan", &sha256, path, &stat);
             }
         }
         Ok(())
@@ -232,8 +232,8 @@ impl Walk {
         digest
     }
 
-    fn orphan(&mut self, kind: &'static str, path: String, stat: &Stat) {
-        if !self.is_complete {
+    fn orphan(&mut self, kind: &'static str, sha256: &Sha256Digest, path: String, stat: &Stat) {
+        if !self.is_complete || self.held.contains(sha256) {
             return;
         }
         let what = format!("neither a model nor a repository holds it ({} bytes)", stat.st_size);
