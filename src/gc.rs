@@ -133,7 +133,8 @@ impl Registry {
 
 fn check_least(unreferenced_after: Option<Duration>) -> Result<()> {
     if unreferenced_after.is_some_and(|after| after < LEAST_UNREFERENCED) {
-        let why = "what was pushed is kept for an hour at least: a push may be under way that has not come to its manifest";
+        let why =
+            "what was pushed is kept for an hour at least: a push may be under way that has not come to its manifest";
         return Err(Error::new(ErrorKind::InvalidInput, why));
     }
     Ok(())
@@ -286,8 +287,7 @@ impl Sweep<'_, '_> {
 
     fn count(&mut self, sha256: &Sha256Digest) {
         let name = sha256.to_hex();
-        let [blob, tree, stamp] =
-            [Folder::Blobs, Folder::Trees, Folder::Stamps].map(|folder| self.size(folder, &name));
+        let [blob, tree, stamp] = [Folder::Blobs, Folder::Trees, Folder::Stamps].map(|folder| self.size(folder, &name));
         blob.into_iter().for_each(|bytes| self.report.blobs.add(bytes));
         tree.into_iter().for_each(|bytes| self.report.trees.add(bytes));
         stamp.into_iter().for_each(|bytes| self.report.stamps.add(bytes));

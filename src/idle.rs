@@ -59,8 +59,7 @@ impl<'a> Idle<'a> {
     /// How long the thing `key` is known to have lain untouched, as of this pass, in which it has this stamp.
     pub(crate) fn see(&mut self, key: String, stamp: &Stamp) -> Duration {
         let text = stamp.text();
-        let between =
-            if self.before.boot == self.now.boot { self.now.at.saturating_sub(self.before.at) } else { 0 };
+        let between = if self.before.boot == self.now.boot { self.now.at.saturating_sub(self.before.at) } else { 0 };
         let idle = match self.before.idle.get(&key) {
             Some((then, idle)) if *then == text => idle.saturating_add(between),
             _ => 0,

@@ -12,7 +12,7 @@
 //!        a file, either, whose whole root is the one recorded
 //! note   the damage (a quarantine, if nobody knew), then what will be written (the audit log)
 //! heal   in place, when the stored file is ours alone: each bad group is read once, hashed, written; synced
-//!        anew, when it is missing, a link, has a second link or another owner: copied to tmp/, synced, renamed under the
+//!        anew, when it is missing, a link, has a second link, another owner or an open writer: copied to tmp/, synced, renamed under the
 //!        commit lock, while the model still holds it
 //! verify the whole model, from the disk
 //! ```
@@ -123,13 +123,7 @@ impl Registry {
     /// # Errors
     /// `NotFound` without such a model, `NoSpace`, `Cancelled`, or what the system refused. Sources that do not match are no error
     /// but a report that says so.
-    pub fn repair(
-        &self,
-        name: &ModelName,
-        sources: &[Source],
-        actor: &Actor,
-        task: &Task<'_>,
-    ) -> Result<RepairReport> {
+    pub fn repair(&self, name: &ModelName, sources: &[Source], actor: &Actor, task: &Task<'_>) -> Result<RepairReport> {
         let inner = &self.inner;
         inner.layout().check_writable()?;
         let artifact = Arc::clone(inner.catalog()?.require(name)?);

@@ -133,7 +133,7 @@ const CASES: [Case; 43] = [
     (|r| std::fs::hard_link(r.blob("m"), r.dir.path().join("l")).unwrap(), "blob.links", DAMAGE, |r| r.blob("m"), "repair m"),
     (|r| std::os::unix::fs::chown(r.blob("m"), Some(12345), None).unwrap(), "blob.owner", DAMAGE, |r| r.blob("m"), "chown 0 /"),
     (|r| replace_by_link(r, &r.blob("m")), "blob.type", DAMAGE, |r| r.blob("m"), "repair m --from"),
-    (|r| { std::fs::remove_file(r.blob("m")).unwrap(); std::fs::create_dir(r.blob("m")).unwrap() }, "blob.type", DAMAGE, |r| r.blob("m"), "repair m --from"),
+    (|r| { std::fs::remove_file(r.blob("m")).unwrap(); std::fs::create_dir(r.blob("m")).unwrap() }, "blob.type", DAMAGE, |r| r.blob("m"), "move it away"),
     (|r| std::fs::remove_file(r.blob_of(PUSHED)).unwrap(), "blob.missing", DAMAGE, |r| r.blob_of(PUSHED), "to org/r again"),
     (|r| write(&r.path().join("blobs/sha256").join(of_nobody()), "x"), "blob.orphan", UNTIDY, |r| r.path().join("blobs/sha256").join(of_nobody()), "gc"),
     (|r| write(&r.path().join("blobs/sha256/notes"), "x"), "blob.strange", UNTIDY, |r| r.path().join("blobs/sha256/notes"), "remove"),
@@ -212,7 +212,7 @@ fn what_the_remedies_name_helps() {
     }
     // repair puts stored files and trees right, when a copy is at hand.
     for (damage, kind, urgency, _, remedy) in CASES {
-        if urgency == Urgency::Damage && remedy.starts_with("repair m") && kind != "blob.type" {
+        if urgency == Urgency::Damage && remedy.starts_with("repair m") {
             let root = root();
             damage(&root);
             let copy = root.source("copy.gguf", &gguf(3 * G, 1));
@@ -264,9 +264,11 @@ fn a_root_that_cannot_be_opened_is_explained() {
     assert!(problems[0].0 == "root", "{problems:?}");
     chmod(root.path(), 0o700);
     let stamps = aside(&root, &root.path().join("stamps"));
-    assert!(told(&root).iter().any(|(kind, path, remedy)| {
-        *kind == "folder" && path == "stamps" && remedy.contains("securereg up")
-    }));
+    assert!(
+        told(&root)
+            .iter()
+            .any(|(kind, path, remedy)| { *kind == "folder" && path == "stamps" && remedy.contains("securereg up") })
+    );
     symlink(&stamps, root.path().join("stamps")).unwrap();
     assert!(told(&root).iter().any(|(kind, path, _)| *kind == "folder" && path == "stamps"));
     assert_eq!(

@@ -271,6 +271,18 @@ fn a_file_with_a_second_link_is_replaced_and_the_link_left_as_it_is() {
 }
 
 #[test]
+fn t03_whoever_has_the_damaged_file_open_for_writing_does_not_reach_the_healed_one() {
+    let bytes = gguf(3 * G, 1);
+    let (root, copy) = model(&bytes);
+    let writer = writable(&root.blob("m"));
+    writer.write_all_at(b"x", 70_000).unwrap();
+    let report = repair(&root, "m", &[&copy]);
+    assert_eq!((report.status, report.files[0].in_place, report.groups_rewritten), (RepairStatus::Healed, false, 1));
+    writer.write_all_at(b"x", 5).unwrap();
+    whole(&root, &bytes);
+}
+
+#[test]
 fn modes_and_second_links_are_put_right_without_a_copy() {
     let bytes = gguf(3 * G, 1);
     let (root, _) = model(&bytes);

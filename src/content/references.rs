@@ -128,7 +128,9 @@ fn candidates(
     if let Some(manifests) = folders::open_in(folder, MANIFESTS)? {
         for entry in folders::entries(&manifests)? {
             let (name, _) = entry?;
-            let Some(file) = folders::open_file(layout, repository, MANIFESTS, &name, OFlags::RDONLY)? else { continue };
+            let Some(file) = folders::open_file(layout, repository, MANIFESTS, &name, OFlags::RDONLY)? else {
+                continue;
+            };
             let bytes = match read_bounded(&file, &name, documents::MAX_DOCUMENT) {
                 Ok(bytes) => bytes,
                 Err(e) => return Ok(Err(format!("the document {name} cannot be read: {e}"))),
@@ -159,7 +161,8 @@ fn candidates(
     }
     // Left by a push that broke off between its two records.
     let lone = |(name, _): &&(String, Stamp)| name.ends_with(ALIAS) && !claimed.contains(name);
-    unreferred.extend(stamped.iter().filter(lone).map(|(name, stamp)| Record { names: vec![name.clone()], stamp: *stamp }));
+    unreferred
+        .extend(stamped.iter().filter(lone).map(|(name, stamp)| Record { names: vec![name.clone()], stamp: *stamp }));
     Ok(Ok(unreferred))
 }
 
@@ -200,7 +203,8 @@ fn gather(value: &serde_json::Value, found: &mut HashSet<ContentDigest>) {
 fn digests_in(text: &str, found: &mut HashSet<ContentDigest>) {
     for (algorithm, digits) in [("sha256:", 64), ("sha512:", 128)] {
         let starts = text.match_indices(algorithm).map(|(at, _)| at);
-        found.extend(starts.filter_map(|at| text.get(at..at + algorithm.len() + digits)?.parse::<ContentDigest>().ok()));
+        found
+            .extend(starts.filter_map(|at| text.get(at..at + algorithm.len() + digits)?.parse::<ContentDigest>().ok()));
     }
 }
 

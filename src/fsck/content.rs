@@ -130,16 +130,29 @@ impl Walk {
             self.hold(repository, &held, &path);
         }
         for name in wanted.iter().filter(|name| !second.contains(*name)) {
-            let what = "the second record of a blob that was pushed by its SHA-512 is missing: it may be dropped".to_owned();
+            let what =
+                "the second record of a blob that was pushed by its SHA-512 is missing: it may be dropped".to_owned();
             let remedy = format!("push it to {repository} by its SHA-512 again");
-            self.problems.tell("oci.record", Urgency::Damage, format!("oci/{repository}/{BLOBS}/{name}"), what, &remedy);
+            self.problems.tell(
+                "oci.record",
+                Urgency::Damage,
+                format!("oci/{repository}/{BLOBS}/{name}"),
+                what,
+                &remedy,
+            );
         }
         // Held by these alone, as far as a sweep is concerned.
         for name in &second {
             if let Some(sha256) = holds::blob_of(name).filter(|sha256| !self.expected.contains_key(sha256)) {
                 let what = format!("it holds {sha256} for a record that is not there");
                 let remedy = "`securereg gc --unreferenced-after 24h`";
-                self.problems.tell("oci.record", Urgency::Untidy, format!("oci/{repository}/{BLOBS}/{name}"), what, remedy);
+                self.problems.tell(
+                    "oci.record",
+                    Urgency::Untidy,
+                    format!("oci/{repository}/{BLOBS}/{name}"),
+                    what,
+                    remedy,
+                );
             }
         }
         Ok(())
@@ -162,22 +175,19 @@ impl Walk {
             record: Some(path.to_owned()),
         });
         if (expected.size_bytes, expected.blake3) != (size_bytes, blake3) {
-            let what = format!("it says another size or hash of sha256:{sha256} than others do: one of them was altered");
+            let what =
+                format!("it says another size or hash of sha256:{sha256} than others do: one of them was altered");
             let remedy = format!("push sha256:{sha256} to {repository} again, or delete it there");
             self.problems.tell("oci.record", Urgency::Damage, format!("oci/{path}"), what, &remedy);
         }
     }
 
-    fn manifests(
-        &mut self,
-        repository: &RepositoryName,
-        folder: &OwnedFd,
-        names: &mut HashSet<String>,
-    ) -> Result<()> {
+    fn manifests(&mut self, repository: &RepositoryName, folder: &OwnedFd, names: &mut HashSet<String>) -> Result<()> {
         for (name, bytes) in self.documents(repository, folder, MANIFESTS)? {
             if let Some(Err(why)) = bytes.map(|bytes| references(&name, &bytes)) {
                 let path = format!("oci/{repository}/{MANIFESTS}/{name}");
-                let remedy = format!("push it to {repository} again, or delete it there; until then gc drops nothing of it");
+                let remedy =
+                    format!("push it to {repository} again, or delete it there; until then gc drops nothing of it");
                 self.problems.tell("oci.manifest", Urgency::Damage, path, format!("this manifest {why}"), &remedy);
             }
             names.insert(name);
@@ -271,9 +281,8 @@ impl Walk {
                 continue;
             }
             let file = folders::open_file(&self.layout, repository, below, &name, OFlags::RDONLY);
-            let bytes = file.and_then(|file| {
-                file.map(|file| read_bounded(&file, &name, documents::MAX_DOCUMENT)).transpose()
-            });
+            let bytes =
+                file.and_then(|file| file.map(|file| read_bounded(&file, &name, documents::MAX_DOCUMENT)).transpose());
             match bytes {
                 // Gone since it was listed.
                 Ok(None) => {}

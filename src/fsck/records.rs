@@ -13,8 +13,8 @@ use crate::mounts;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use std::path::Path;
 
-/// Files that operators put into the root.
-const OPERATORS: [&str; 3] = ["policy.yaml", "registry.yaml", "lost+found"];
+/// What else may lie in the root: the keys and the kept manifests, what operators put there, what mkfs does.
+const OTHERS: [&str; 6] = ["signing.key", "signing.pub", "history", "policy.yaml", "registry.yaml", "lost+found"];
 
 const RECOVER: &str = "`securereg recover` shows what can be put back, and how";
 
@@ -67,14 +67,14 @@ impl Walk {
             if FOLDERS.contains(&&*name) {
                 continue;
             }
-            if !is_ours && !OPERATORS.contains(&&*name) {
+            if !is_ours && !OTHERS.contains(&&*name) {
                 let what = "this is none of the registry's files or folders; nothing reads it".to_owned();
                 self.problems.tell("root.strange", Urgency::Note, name, what, "remove it if nobody needs it");
                 continue;
             }
             match FileType::from_raw_mode(stat.st_mode) {
                 FileType::RegularFile => self.rights("root.file", name, &stat, owner, "600"),
-                FileType::Directory => {}
+                FileType::Directory => self.rights("folder", name, &stat, owner, "700"),
                 _ => {
                     let what = "it is not a regular file: what it leads to may be changed by others".to_owned();
                     self.problems.tell("root.file", Urgency::Damage, name, what, "put the file itself back");

@@ -55,7 +55,8 @@ impl Walk {
             }
             other => {
                 let what = format!("it is no regular file but {other:?}");
-                return self.damage(sha256, expected, "blob.type", path, what);
+                let remedy = format!("move it away; then {}", expected.remedy(sha256));
+                return self.say(expected, "blob.type", path, what, remedy);
             }
         }
         let size = u64::try_from(stat.st_size).unwrap_or(0);
@@ -64,15 +65,15 @@ impl Walk {
             self.damage(sha256, expected, "blob.size", path.clone(), what);
         }
         if stat.st_mode & 0o7777 != 0o444 {
-            let what = format!("its mode is {:o}, and stored files have 444: nobody may write them", stat.st_mode & 0o7777);
-            let remedy = format!("chmod 444 {}; then `securereg verify` it, for it may have been written", full.display());
+            let what =
+                format!("its mode is {:o}, and stored files have 444: nobody may write them", stat.st_mode & 0o7777);
+            let remedy =
+                format!("chmod 444 {}; then `securereg verify` it, for it may have been written", full.display());
             self.say(expected, "blob.mode", path.clone(), what, remedy);
         }
         if stat.st_nlink != 1 {
-            let what = format!(
-                "it has {} links: by another name it may be written without anybody's notice",
-                stat.st_nlink
-            );
+            let what =
+                format!("it has {} links: by another name it may be written without anybody's notice", stat.st_nlink);
             let remedy = match &expected.model {
                 Some(model) => format!("`securereg repair {model}` makes it a file of its own"),
                 None => format!("find its other name (find / -samefile {}) and remove that", full.display()),
@@ -180,30 +181,31 @@ impl Walk {
     }
 
     fn lost_sidecar(&mut self, kind: &'static str, path: String, what: String, model: ModelName) {
-        let remedy = format!("`securereg verify {model}`, which quarantines it; then promote the same files as {model} again");
+        let remedy =
+            format!("`securereg verify {model}`, which quarantines it; then promote the same files as {model} again");
         self.problems.add(Problem { kind, urgency: Urgency::Damage, path, what, remedy, model: Some(model) });
     }
 
     /// Those that somebody holds and that are not there.
     fn missing(&self, folder: Folder, there: &HashSet<Sha256Digest>) -> Vec<(Sha256Digest, Expected)> {
         let missing = self.expected.iter().filter(|(sha256, expected)| {
-            !there.contains(*sha256) && self.is_missing(folder, &sha256.to_hex(), |catalog| match &expected.record {
-                None => catalog.holders(sha256).next().is_some(),
-                Some(_) => true,
-            }, expected.record.as_deref())
+            !there.contains(*sha256)
+                && self.is_missing(
+                    folder,
+                    &sha256.to_hex(),
+                    |catalog| match &expected.record {
+                        None => catalog.holders(sha256).next().is_some(),
+                        Some(_) => true,
+                    },
+                    expected.record.as_deref(),
+                )
         });
         missing.map(|(sha256, expected)| (*sha256, expected.clone())).collect()
     }
 
     /// Whether a file is not there while it is seen that somebody holds it: the manifest, or the record, is the same before
     /// and after the look, and files are put in place before either and removed after.
-    fn is_missing(
-        &self,
-        folder: Folder,
-        name: &str,
-        is_held: impl Fn(&Catalog) -> bool,
-        record: Option<&str>,
-    ) -> bool {
+    fn is_missing(&self, folder: Folder, name: &str, is_held: impl Fn(&Catalog) -> bool, record: Option<&str>) -> bool {
         for _ in 0..LOOKS {
             let record_now = || record.map(|path| Stamp::at(self.layout.folder(Folder::Oci), path).ok());
             let (Ok(before), record_before) = (self.store.catalog(), record_now()) else { return true };

@@ -12,6 +12,7 @@ use crate::ingest::READ_ONLY;
 use crate::layout::{Folder, blob_name};
 use crate::scan::Stored;
 use crate::source::SourceFile;
+use crate::sys::ReadLease;
 use crate::tree::{self, Builder, GROUP, Page, SPAN, Tree};
 use rustix::fs::{FileType, Mode, OFlags};
 use std::fs::File;
@@ -60,7 +61,7 @@ impl Plan<'_> {
 struct Found {
     file: Option<Stored>,
     size: u64,
-    /// Regular, with one link, our own.
+    /// Regular, with one link, our own, and nobody writes to it.
     is_ours: bool,
     damage: Vec<String>,
     is_corrupt: bool,
@@ -204,9 +205,8 @@ impl<'t> Repair<'_, 't> {
 
     /// Opens the stored file, whatever it has become.
     fn find(&self, entry: &FileEntry) -> Result<Found> {
-        let none = |what: String| {
-            Ok(Found { file: None, size: 0, is_ours: false, damage: vec![what], is_corrupt: true })
-        };
+        let none =
+            |what: String| Ok(Found { file: None, size: 0, is_ours: false, damage: vec![what], is_corrupt: true });
         let layout = self.inner.layout();
         let stat = match rustix::fs::statat(
             layout.folder(Folder::Blobs),
@@ -235,6 +235,10 @@ impl<'t> Repair<'_, 't> {
         }
         if stat.st_uid != rustix::process::geteuid().as_raw() {
             damage.push(format!("it belongs to uid {}", stat.st_uid));
+            is_ours = false;
+        }
+        if has_writer(&stored) {
+            damage.push("somebody has it open for writing".into());
             is_ours = false;
         }
         if Mode::from_raw_mode(stat.st_mode & 0o7777) != READ_ONLY {
@@ -380,6 +384,13 @@ impl<'t> Repair<'_, 't> {
         }
         Ok(())
     }
+}
+
+/// Whether somebody has it open for writing, and would go on to write what was healed. A lease is granted only while nobody does;
+/// a file system that knows none tells nothing.
+fn has_writer(stored: &Stored) -> bool {
+    let lease = stored.file.try_clone().and_then(|file| ReadLease::take(&Arc::new(file)));
+    lease.is_err_and(|e| e.kind() == std::io::ErrorKind::WouldBlock)
 }
 
 /// A page out of the bytes of its span, when they lead to the root.

@@ -58,7 +58,8 @@ mod tests {
         for (text, seconds) in [("90s", 90), ("90m", 5400), ("24h", 86_400), ("7d", 604_800), ("0h", 0)] {
             assert_eq!(span(text), Ok(Duration::from_secs(seconds)), "{text}");
         }
-        for bad in ["", "h", "24", "-1h", "1.5h", "24 h", "1y", "99999999999999999999d", "9999999999999999999d", "5ü"] {
+        for bad in ["", "h", "24", "-1h", "1.5h", "24 h", "1y", "99999999999999999999d", "9999999999999999999d", "5ü"]
+        {
             assert!(span(bad).is_err(), "{bad}");
         }
     }

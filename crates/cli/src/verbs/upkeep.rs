@@ -63,7 +63,11 @@ fn problems(report: &FsckReport, color: Color) -> String {
         tally("stored file", &report.blobs),
         tally("tree", &report.trees),
         tally("sidecar", &report.sidecars),
-        if report.repositories == 1 { "1 repository".to_owned() } else { format!("{} repositories", report.repositories) },
+        if report.repositories == 1 {
+            "1 repository".to_owned()
+        } else {
+            format!("{} repositories", report.repositories)
+        },
         text::count(report.records, "record"),
     );
     if let Some(hashed) = &report.hashed {
@@ -162,10 +166,8 @@ pub(crate) fn repair(context: &mut Context, args: &Repair) -> Result<Code> {
     match (&report.verify, report.gaps.first()) {
         (Some(verified), _) => verify::conclude(context, verified),
         (None, Some(gap)) => {
-            let why = format!(
-                "{} from {} on ({} bytes): {}; nothing was written",
-                gap.path, gap.offset, gap.bytes, gap.why
-            );
+            let why =
+                format!("{} from {} on ({} bytes): {}; nothing was written", gap.path, gap.offset, gap.bytes, gap.why);
             out::complain(context.form(), &Error::new(ErrorKind::Corrupt, why).on(&name));
             Ok(Code::Unverified)
         }

@@ -23,7 +23,10 @@ fn fsck_says_what_is_wrong_and_what_helps_and_ends_with_2() {
     assert_eq!((&problem["kind"], &problem["urgency"]), (&json!("blob.missing"), &json!("damage")));
     assert_eq!((&problem["path"], &problem["model"]), (&json!(format!("blobs/sha256/{sha256}")), &json!("m")));
     let told = place.run(&["fsck"]).ends(2).stdout;
-    assert!(told.contains("damage blob.missing") && told.contains("remedy: `securereg repair m --from PATH`"), "{told}");
+    assert!(
+        told.contains("damage blob.missing") && told.contains("remedy: `securereg repair m --from PATH`"),
+        "{told}"
+    );
     assert!(told.contains("untidy tree.orphan"), "{told}");
 }
 
