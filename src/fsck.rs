@@ -152,7 +152,9 @@ impl Found {
 #[derive(Debug, Default)]
 struct Problems {
     list: Vec<Found>,
-    more: u64,
+    /// Of each urgency, how many are in the list, and how many are not.
+    listed: [usize; 3],
+    unlisted: [u64; 3],
 }
 
 impl Problems {
@@ -161,7 +163,14 @@ impl Problems {
     }
 
     fn add_of(&mut self, ino: u64, problem: Problem) {
-        if self.list.len() < MAX_PROBLEMS { self.list.push(Found { problem, ino }) } else { self.more += 1 }
+        // Each urgency by itself: what is merely left over must not hide what is lost.
+        let at = problem.urgency as usize;
+        if self.listed[at] < MAX_PROBLEMS {
+            self.listed[at] += 1;
+            self.list.push(Found { problem, ino });
+        } else {
+            self.unlisted[at] += 1;
+        }
     }
 
     fn tell(&mut self, kind: &'static str, urgency: Urgency, path: String, what: String, remedy: &str) {
@@ -278,13 +287,16 @@ impl Walk {
     }
 
     fn report(self) -> FsckReport {
-        let Walk { mut report, problems: Problems { list, more }, .. } = self;
+        let Walk { mut report, problems: Problems { list, unlisted, .. }, .. } = self;
         let mut list: Vec<Problem> = list.into_iter().map(|found| found.problem).collect();
         list.sort_by(|a, b| (a.urgency, &a.path, a.kind).cmp(&(b.urgency, &b.path, b.kind)));
-        let count = |urgency| list.iter().filter(|problem| problem.urgency == urgency).count() as u64;
-        // What is not listed may be anything.
-        report.damage = count(Urgency::Damage) + more;
-        (report.untidy, report.notes) = (count(Urgency::Untidy), count(Urgency::Note));
+        let count = |urgency: Urgency| {
+            list.iter().filter(|problem| problem.urgency == urgency).count() as u64 + unlisted[urgency as usize]
+        };
+        (report.damage, report.untidy, report.notes) =
+            (count(Urgency::Damage), count(Urgency::Untidy), count(Urgency::Note));
+        list.truncate(MAX_PROBLEMS);
+        let more = report.damage + report.untidy + report.notes - list.len() as u64;
         (report.problems, report.more) = (list, more);
         report
     }

@@ -302,7 +302,11 @@ impl Sweep<'_, '_> {
 
     fn drop_sidecars(&mut self) -> Result<()> {
         let loose = self.loose_sidecars(&*self.inner.catalog()?)?;
-        self.in_slices(&loose, |sweep, catalog, slice| {
+        self.drop_loose(&loose)
+    }
+
+    fn drop_loose(&mut self, loose: &[String]) -> Result<()> {
+        self.in_slices(loose, |sweep, catalog, slice| {
             let pinned: HashSet<String> =
                 catalog.artifacts().flat_map(|a| a.sidecars()).map(|digest| digest.to_hex()).collect();
             for name in slice.iter().filter(|name| !pinned.contains(*name)) {
@@ -326,5 +330,163 @@ impl Sweep<'_, '_> {
                 self.report.left.push(e.to_string());
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::content::{ContentDigest, Kind, Put, RepositoryName};
+    use crate::{PromoteRequest, Source};
+    use std::path::PathBuf;
+
+    struct Rig {
+        dir: tempfile::TempDir,
+        registry: Registry,
+        actor: Actor,
+    }
+
+    const BYTES: &[u8] = b"GGUF\x03\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
+
+    impl Rig {
+        fn new() -> Rig {
+            let dir = tempfile::tempdir().expect("a folder");
+            let registry = Registry::open_or_create(&dir.path().join("root")).expect("a root");
+            Rig { dir, registry, actor: Actor::new("test", "tester") }
+        }
+
+        fn promote(&self) {
+            let path = self.dir.path().join("m.gguf");
+            std::fs::write(&path, BYTES).expect("written");
+            let source = Source::open(&path).expect("a source");
+            let request = PromoteRequest::new("m".parse().expect("a name"));
+            self.registry.promote(request, source, &self.actor, &Task::unattended()).expect("promoted");
+        }
+
+        fn push(&self) {
+            let mut upload = self.registry.content().begin(&repo()).expect("begun");
+            upload.append(BYTES).expect("written");
+            upload.finish(&digest()).expect("finished");
+        }
+
+        fn stored(&self, folder: &str) -> PathBuf {
+            self.registry.root().join(folder).join(Sha256Digest::of(BYTES).to_hex())
+        }
+
+        /// One sweep, whose steps can be taken one by one.
+        fn sweep<T>(&self, act: impl FnOnce(&mut Sweep<'_, '_>) -> T) -> T {
+            let task = Task::unattended();
+            let report = GcReport::default();
+            act(&mut Sweep { inner: &self.registry.inner, actor: &self.actor, task: &task, report })
+        }
+    }
+
+    fn repo() -> RepositoryName {
+        "r".parse().expect("a repository")
+    }
+
+    fn digest() -> ContentDigest {
+        Sha256Digest::of(BYTES).into()
+    }
+
+    /// Threat 25: the list of orphans was made with no lock held.
+    #[test]
+    fn t25_an_orphan_that_somebody_holds_by_the_time_of_its_turn_stays() {
+        let holds: [fn(&Rig); 2] = [Rig::promote, Rig::push];
+        for hold in holds {
+            let rig = Rig::new();
+            for folder in ["blobs/sha256", "trees"] {
+                std::fs::write(rig.stored(folder), "left by a crash").expect("written");
+            }
+            rig.sweep(|sweep| {
+                let orphans = sweep.orphans().expect("looked");
+                assert_eq!(orphans, [Sha256Digest::of(BYTES)]);
+                hold(&rig);
+                sweep.drop_orphans(orphans).expect("swept");
+                assert_eq!(sweep.report, GcReport::default());
+            });
+            assert_eq!(std::fs::read(rig.stored("blobs/sha256")).expect("there"), BYTES);
+            assert!(rig.stored("trees").exists());
+        }
+    }
+
+    #[test]
+    fn t25_a_sidecar_that_is_pinned_by_the_time_of_its_turn_stays() {
+        let rig = Rig::new();
+        rig.promote();
+        let name = rig.registry.inner.layout().names(Folder::Sidecars).expect("listed");
+        assert_eq!(name.len(), 1);
+        rig.sweep(|sweep| {
+            sweep.drop_loose(&name).expect("swept");
+            assert_eq!(sweep.report.sidecars.files, 0);
+        });
+        assert_eq!(rig.registry.inner.layout().names(Folder::Sidecars).expect("listed"), name);
+    }
+
+    /// Threat 25: whoever is about to refer to a blob has touched its record.
+    #[test]
+    fn t25_a_record_that_was_touched_since_the_passes_saw_it_stays() {
+        let touches: [fn(&Rig); 2] =
+            [|rig| assert!(rig.registry.content().renew(&repo(), &digest()).expect("renewed").is_some()), Rig::push];
+        for touch in touches {
+            let rig = Rig::new();
+            rig.push();
+            let layout = rig.registry.inner.layout();
+            let due = || {
+                let mut idle = Idle::look(layout, RECORDS);
+                references::unreferenced(layout, &mut idle, Duration::ZERO).expect("looked").due
+            };
+            let seen = due();
+            touch(&rig);
+            rig.sweep(|sweep| {
+                sweep.drop_records(&seen[0]).expect("swept");
+                assert_eq!(sweep.report.records, 0);
+            });
+            assert!(rig.registry.content().blob(&repo(), &digest()).expect("looked").is_some());
+            rig.sweep(|sweep| {
+                sweep.drop_records(&due()[0]).expect("swept");
+                assert_eq!(sweep.report.records, 1);
+            });
+            assert!(rig.registry.content().blob(&repo(), &digest()).expect("looked").is_none());
+        }
+    }
+
+    /// While somebody writes a record nothing is dropped.
+    #[test]
+    fn t25_a_sweep_waits_for_who_writes_a_record() {
+        use rustix::fs::FlockOperation;
+        let rig = Rig::new();
+        std::fs::write(rig.stored("trees"), "left by a crash").expect("written");
+        let layout = rig.registry.inner.layout();
+        let writing = layout.lock("holds.lock", FlockOperation::LockShared).expect("locked");
+        std::thread::scope(|scope| {
+            let sweep = scope.spawn(|| rig.registry.gc(None, &rig.actor, &Task::unattended()).expect("swept"));
+            // It stands in the gate, and waits.
+            while !layout.is_locked("holds.gate").expect("looked") {
+                assert!(!sweep.is_finished(), "it did not wait");
+                std::thread::yield_now();
+            }
+            assert!(rig.stored("trees").exists());
+            drop(writing);
+            assert_eq!(sweep.join().expect("ended").trees.files, 1);
+        });
+    }
+
+    /// Documents of repositories, as the server writes them.
+    #[test]
+    fn t25_a_manifest_that_came_after_the_look_keeps_what_it_refers_to() {
+        let rig = Rig::new();
+        rig.push();
+        let layout = rig.registry.inner.layout();
+        let found = references::unreferenced(layout, &mut Idle::look(layout, RECORDS), Duration::ZERO).expect("looked");
+        // As the server does: renewed, then written.
+        let content = rig.registry.content();
+        content.renew(&repo(), &digest()).expect("renewed");
+        let manifest = format!("[\"{}\"]", digest());
+        let name = format!("sha256-{}", Sha256Digest::of(manifest.as_bytes()));
+        let document = format!("{{}}\n{manifest}");
+        content.put(&repo(), &Kind::Manifest, &name, document.as_bytes(), Put::New).expect("put");
+        rig.sweep(|sweep| sweep.drop_records(&found.due[0]).expect("swept"));
+        assert!(content.blob(&repo(), &digest()).expect("looked").is_some());
     }
 }

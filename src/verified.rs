@@ -350,3 +350,49 @@ impl Read for Sequential<'_> {
         Ok(n)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::task::{Actor, Task};
+    use crate::{PromoteRequest, Registry, Source};
+    use std::os::unix::fs::{FileExt, PermissionsExt};
+
+    /// Threat 12: who read a bad group just before it was repaired reports it just after.
+    #[test]
+    fn t12_only_what_was_written_since_and_is_good_now_is_mended() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (path, bytes) = (dir.path().join("m.gguf"), crate::models::gguf(3 * GROUP as usize, 1));
+        std::fs::write(&path, &bytes).expect("written");
+        let registry = Registry::open_or_create(&dir.path().join("root")).expect("a root");
+        let (me, name) = (Actor::new("test", "tester"), "m".parse().expect("a name"));
+        let source = Source::open(&path).expect("a source");
+        registry.promote(PromoteRequest::new(name), source, &me, &Task::unattended()).expect("promoted");
+        let name = "m".parse().expect("a name");
+        let file = registry.open_file(&name, &"m.gguf".parse().expect("a path"), ReadMode::Cached).expect("opens");
+        let page = registry.inner.blobs().page(file.sha256(), &file.blob.tree, 0).expect("a page");
+        let mended = || file.was_mended(Some(&page), 1);
+        assert!(!mended(), "nobody has written it");
+        let blob = registry.root().join("blobs/sha256").join(file.sha256().to_hex());
+        std::fs::set_permissions(&blob, std::fs::Permissions::from_mode(0o644)).expect("writable");
+        let write = |bytes: &[u8]| {
+            let stored = std::fs::OpenOptions::new().write(true).open(&blob).expect("opens");
+            stored.write_all_at(bytes, GROUP).expect("written");
+        };
+        write(b"x");
+        assert!(!mended(), "it is bad");
+        write(&bytes[GROUP as usize..][..1]);
+        assert!(!mended(), "nobody has seen that it is good");
+        registry.verify(&name, &me, &Task::unattended()).expect("verified");
+        assert!(mended());
+        let promoted = || registry.catalog().expect("a catalog").require(&name).expect("there").is_promoted();
+        let e = || Error::new(ErrorKind::Corrupt, "it was bad");
+        file.fail_unless(e(), mended);
+        assert!(promoted() && registry.opens_at_once(file.sha256()), "nobody is accused, and nothing forgotten");
+        write(b"x");
+        registry.inner.blobs().learn_published(file.sha256()).expect("as if it had rotted below its stamp");
+        assert!(!mended());
+        file.fail_unless(e(), mended);
+        assert!(!promoted());
+    }
+}

@@ -241,6 +241,11 @@ impl Content {
         let mut idle = Idle::begin(self.layout(), UPLOADS)?;
         let found = self.idle_uploads(&mut idle, older_than)?;
         idle.end()?;
+        Ok(self.end_uploads(found))
+    }
+
+    /// Ends those that are still as they were seen; how many.
+    fn end_uploads(&self, found: Vec<(RepositoryName, String, Stamp)>) -> usize {
         let mut ended = 0;
         for (repo, id, stamp) in found {
             // One that is in use, or has ended by itself, is none of ours.
@@ -250,7 +255,7 @@ impl Content {
                 ended += 1;
             }
         }
-        Ok(ended)
+        ended
     }
 
     /// The uploads that have lain untouched for so long.
@@ -590,4 +595,31 @@ fn is_id(id: &str) -> bool {
 
 fn no_upload(repo: &RepositoryName) -> Error {
     Error::new(ErrorKind::NotFound, format!("{repo} has no such upload: it was finished, cancelled, or has expired"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::Registry;
+
+    /// Threat 25: what was gone on with between the look and the end.
+    #[test]
+    fn t25_an_upload_that_went_on_since_it_was_seen_idle_is_not_ended() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let registry = Registry::open_or_create(&dir.path().join("root")).expect("a root");
+        let (content, repo) = (registry.content(), "r".parse().expect("a repository"));
+        let upload = content.begin(&repo).expect("begun");
+        let id = upload.id().to_owned();
+        upload.suspend().expect("left");
+        let seen = |content: &Content| {
+            content.idle_uploads(&mut Idle::look(content.layout(), UPLOADS), Duration::ZERO).expect("looked")
+        };
+        let found = seen(&content);
+        assert_eq!(found.len(), 1);
+        let mut upload = content.resume(&repo, &id).expect("gone on with");
+        upload.append(b"more").expect("written");
+        upload.suspend().expect("left");
+        assert_eq!((content.end_uploads(found), content.upload_size(&repo, &id).expect("there")), (0, 4));
+        assert_eq!(content.end_uploads(seen(&content)), 1);
+    }
 }

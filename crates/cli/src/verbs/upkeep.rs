@@ -77,7 +77,7 @@ fn problems(report: &FsckReport, color: Color) -> String {
     line(&if report.is_clean() {
         Paint::Good.on("nothing is wrong", color)
     } else {
-        format!("{} of damage, {} untidy", text::count(report.damage, "case"), report.untidy)
+        format!("damage: {}, untidy: {}", report.damage, report.untidy)
     });
     out
 }
