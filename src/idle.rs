@@ -109,7 +109,7 @@ mod tests {
     }
 
     fn stamp(layout: &Layout) -> Stamp {
-        Stamp::at(layout.folder(Folder::Root), "run").expect("there")
+        Stamp::at(layout.folder(Folder::Root), "trees").expect("there")
     }
 
     /// One pass that sees `keys`; how long each is known to be idle, in seconds.
@@ -146,7 +146,7 @@ mod tests {
         ago(&layout, hour, Some("another start"));
         assert!(pass(&layout, &["a"])[0].abs_diff(2 * hour) <= 5, "what passed while it was off is not known");
         // Touched.
-        std::fs::set_permissions(layout.path().join("run"), std::os::unix::fs::PermissionsExt::from_mode(0o700))
+        std::fs::set_permissions(layout.path().join("trees"), std::os::unix::fs::PermissionsExt::from_mode(0o700))
             .expect("a new ctime");
         ago(&layout, hour, None);
         assert_eq!(pass(&layout, &["a"]), [0]);
