@@ -97,7 +97,7 @@ const MAX_LISTED: usize = 100;
 pub(crate) const LEAST_UNREFERENCED: Duration = Duration::from_secs(3600);
 
 /// What is asked about and removed at a time, under the locks.
-const SLICE: usize = 256;
+const SLICE: usize = 1024;
 
 /// Those who waited for a slice get no longer a turn than this.
 const LONGEST_PAUSE: Duration = Duration::from_millis(200);
