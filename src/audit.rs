@@ -37,7 +37,7 @@ pub struct AuditLine {
     /// RFC 3339, UTC.
     pub time: String,
     /// `promote`, `refuse`, `verify_failed`, `quarantine`, `release`, `restore`, `delete`, `open`; of repositories `move_tag`,
-    /// `delete_content`, `read_refused`.
+    /// `delete_content`, `read_refused`; and `gc`, `repair`.
     pub event: String,
     /// `intent`, `applied`, `aborted` for what changes the manifest; `noted` for what does not.
     pub phase: String,
@@ -77,6 +77,10 @@ pub enum Noted {
     DeleteContent,
     /// A model that was not admitted is given to who may see such.
     ReadRefused,
+    /// What nothing refers to is removed.
+    Gc,
+    /// Damaged bytes of a model are written anew, or cannot be.
+    Repair,
 }
 
 impl Noted {
@@ -86,6 +90,8 @@ impl Noted {
             Noted::MoveTag => "move_tag",
             Noted::DeleteContent => "delete_content",
             Noted::ReadRefused => "read_refused",
+            Noted::Gc => "gc",
+            Noted::Repair => "repair",
         }
     }
 }
@@ -236,6 +242,11 @@ pub(crate) fn last_seq(layout: &Layout) -> Result<u64> {
         ControlFlow::Break(())
     })?;
     Ok(last)
+}
+
+/// Whether a file of the root is the log, or a part of it.
+pub(crate) fn is_log(name: &str) -> bool {
+    name.starts_with("audit")
 }
 
 /// Whether the log exists.

@@ -55,6 +55,8 @@ pub(crate) struct Blobs {
 pub(crate) struct OpenBlob {
     pub(crate) stored: Stored,
     pub(crate) tree: Arc<Tree>,
+    /// As they were then.
+    stamps: Stamps,
 }
 
 /// What a full check of one blob found.
@@ -84,14 +86,16 @@ impl Blobs {
         for _ in 0..TRIES {
             let stored = Stored::open(&self.layout, &entry.sha256, direct)?;
             let tree = self.tree_file(&entry.sha256)?;
-            if self.knows(&entry.sha256, &stamps_of(&stored.file, &tree)?) {
-                return Ok(OpenBlob { stored, tree: self.tree(entry, tree)? });
+            let stamps = stamps_of(&stored.file, &tree)?;
+            if self.knows(&entry.sha256, &stamps) {
+                return Ok(OpenBlob { stored, tree: self.tree(entry, tree)?, stamps });
             }
             let turn = self.turn(&entry.sha256);
             let _turn = turn.lock();
             // Whoever had the turn before may have answered the question.
             if self.knows(&entry.sha256, &stamps_of(&stored.file, &tree)?) || self.recheck(entry, &stored, &tree)? {
-                return Ok(OpenBlob { stored, tree: self.tree(entry, tree)? });
+                let stamps = stamps_of(&stored.file, &tree)?;
+                return Ok(OpenBlob { stored, tree: self.tree(entry, tree)?, stamps });
             }
             // Another process has published the same bytes meanwhile: its file is looked at.
         }
@@ -121,6 +125,11 @@ impl Blobs {
         let at = |folder| Stamp::at(self.layout.folder(folder), &blob_name(sha256)).map(|s| s.ino()).ok();
         at(Folder::Blobs).is_none_or(|ino| Some(ino) == of(&open.stored.file))
             && at(Folder::Trees).is_none_or(|ino| Some(ino) == of(open.tree.file()))
+    }
+
+    /// Whether an open blob was written since it was opened, and is known to be good as it is now: a repair writes in place.
+    pub(crate) fn is_mended(&self, sha256: &Sha256Digest, open: &OpenBlob) -> bool {
+        stamps_of(&open.stored.file, open.tree.file()).is_ok_and(|now| now != open.stamps && self.knows(sha256, &now))
     }
 
     /// Whether an open blob is what an open would give now, at once: the stored file, with the stamps last found good.

@@ -11,15 +11,17 @@
 //!                  _tags/
 //!                  _referrers/<subject>/
 //!                  _uploads/     upload.rs: what is being pushed
+//!                                references.rs: which blobs no manifest refers to
 //! ```
 //! No component of an OCI name begins with `_`, so repositories may lie within each other.
 
-mod documents;
-mod folders;
+pub(crate) mod documents;
+pub(crate) mod folders;
 mod hashes;
 pub(crate) mod holds;
 mod name;
-mod upload;
+pub(crate) mod references;
+pub(crate) mod upload;
 
 pub use documents::{Kind, Put};
 pub use holds::Held;
@@ -69,6 +71,17 @@ impl Content {
             }
             Err(e) => Err(e),
         }
+    }
+
+    /// The same for who is about to refer to it, or asks in order to: whatever has lain unreferred to for long, `gc` may drop, and this
+    /// begins that time anew. What was renewed stays until a document that refers to it can be written.
+    pub fn renew(&self, repo: &RepositoryName, digest: &ContentDigest) -> Result<Option<Held>> {
+        if !self.layout().is_writable() {
+            return self.blob(repo, digest);
+        }
+        let _kept = holds::shared(self.layout())?;
+        references::touch(self.layout(), repo, digest)?;
+        self.blob(repo, digest)
     }
 
     fn is_stored(&self, held: &Held) -> bool {

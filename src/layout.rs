@@ -37,7 +37,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The folders below the root, with the ones they need first.
-const FOLDERS: [&str; 12] = [
+pub(crate) const FOLDERS: [&str; 12] = [
     "blobs",
     "blobs/sha256",
     "trees",
@@ -63,6 +63,7 @@ pub(crate) enum Folder {
     Run,
     Mounts,
     Oci,
+    Tmp,
 }
 
 /// An open root.
@@ -174,6 +175,7 @@ impl Layout {
             Folder::Run => &self.run,
             Folder::Mounts => &self.mounts,
             Folder::Oci => &self.oci,
+            Folder::Tmp => &self.tmp,
         }
     }
 
@@ -382,19 +384,32 @@ impl Layout {
             .map_err(|e| Error::io(format_args!("opening run/{name}"), e))
     }
 
-    /// Removes what a crashed promotion left in tmp/, unless one is running now.
-    pub(crate) fn sweep_temp(&self) -> Result<()> {
+    /// Removes what a crashed promotion left in tmp/, unless one is running now. How many files there were, and their bytes.
+    pub(crate) fn sweep_temp(&self) -> Result<(u64, u64)> {
+        let mut swept = (0, 0);
         let Some(_alone) = self.try_lock(TEMP_LOCK, FlockOperation::NonBlockingLockExclusive)? else {
-            return Ok(());
+            return Ok(swept);
         };
-        let names = rustix::fs::Dir::read_from(&self.tmp).map_err(|e| Error::io("listing tmp", e))?;
-        for entry in names.flatten() {
+        for name in self.names(Folder::Tmp)? {
+            let size = rustix::fs::statat(&self.tmp, &*name, AtFlags::SYMLINK_NOFOLLOW).map_or(0, |stat| stat.st_size);
+            self.discard(&name);
+            swept = (swept.0 + 1, swept.1 + u64::try_from(size).unwrap_or(0));
+        }
+        Ok(swept)
+    }
+
+    /// The names in a folder, in no order. What is not UTF-8 is not ours, and is named as well as it can be.
+    pub(crate) fn names(&self, folder: Folder) -> Result<Vec<String>> {
+        let io = |e| Error::io("listing a folder of the root", e);
+        let mut names = Vec::new();
+        for entry in rustix::fs::Dir::read_from(self.folder(folder)).map_err(io)? {
+            let entry = entry.map_err(io)?;
             let name = entry.file_name().to_string_lossy();
             if name != "." && name != ".." {
-                self.discard(&name);
+                names.push(name.into_owned());
             }
         }
-        Ok(())
+        Ok(names)
     }
 
     /// Announces that temporary files are in use, for as long as the lock lives.

@@ -44,7 +44,10 @@ mod ffi;
 mod figures;
 mod format;
 mod glob;
+mod fsck;
+mod gc;
 pub mod guard;
+mod idle;
 mod immutable;
 mod ingest;
 mod inspect;
@@ -62,6 +65,7 @@ mod policy;
 mod promote;
 mod recover;
 mod registry;
+mod repair;
 mod scan;
 mod sealed;
 mod sha256;
@@ -96,6 +100,8 @@ pub use format::fuzzing;
 pub use format::ggml_type::GgmlType;
 pub use format::gguf::{Array, GgufHeader, MAX_HEADER, Strings, TensorInfo, Value, ValueType};
 pub use glob::Glob;
+pub use fsck::{FsckDepth, FsckReport, Problem, Urgency};
+pub use gc::{GcReport, Tally};
 pub use inspect::{Inspected, Inspection, inspect};
 pub use key::PublicKey;
 pub use monitor::{MonitorOptions, MonitorState, StoredWatch};
@@ -107,6 +113,7 @@ pub use registry::{
     MAX_EVIDENCE, ManifestReport, Method, Outcome, PromoteRequest, Promotion, Registry, Release, Transfer, VerifyAll,
     VerifyReport, VerifyStatus,
 };
+pub use repair::{Gap, RepairReport, RepairStatus, RepairedFile};
 pub use sealed::Sealed;
 pub use sha256::Stream as Sha256Stream;
 pub use source::{MAX_FILES, Source};

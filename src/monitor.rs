@@ -301,7 +301,9 @@ impl Monitor<'_> {
         match found {
             Some(Check::Good) => {}
             Some(Check::Bad { why, .. }) => {
-                self.inner.report_corruption(sha256, &why);
+                // Known to be good again: a repair has written it since.
+                let mended = || self.inner.blobs().is_known_good(sha256);
+                self.inner.report_corruption_unless(sha256, &why, mended);
                 pass.bad.insert(*sha256, Found::Bad(why));
                 self.save(pass);
             }

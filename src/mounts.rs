@@ -9,6 +9,7 @@ use crate::layout::{Folder, Layout, read_bounded, unique_name};
 use crate::sys::NoFileSizeSignal;
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use serde::{Deserialize, Serialize};
+use std::ffi::CStr;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -71,11 +72,50 @@ pub(crate) fn record(layout: &Arc<Layout>, mountpoint: &Path) -> Result<MountGua
 
 /// The live ones; records of the dead are removed.
 pub(crate) fn live(layout: &Layout) -> Result<Vec<MountRecord>> {
-    let folder = layout.folder(Folder::Mounts);
     let mut found = Vec::new();
+    each(layout, |name, record| match record {
+        // A record being written this moment is not a mount yet.
+        Some(file) => found.extend(
+            read_bounded(file, "a mount's record", 64 << 10).ok().and_then(|b| serde_json::from_slice(&b).ok()),
+        ),
+        None => drop(remove(layout, name)),
+    })?;
+    found.sort_by(|a: &MountRecord, b| a.since.cmp(&b.since).then_with(|| a.mountpoint.cmp(&b.mountpoint)));
+    Ok(found)
+}
+
+/// The names of the records that the dead left.
+pub(crate) fn dead(layout: &Layout) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    each(layout, |name, record| {
+        if record.is_none() {
+            found.push(name.to_string_lossy().into_owned());
+        }
+    })?;
+    Ok(found)
+}
+
+/// Removes the records of the dead; how many.
+pub(crate) fn sweep(layout: &Layout) -> Result<u64> {
+    let mut swept = 0;
+    each(layout, |name, record| {
+        if record.is_none() && remove(layout, name) {
+            swept += 1;
+        }
+    })?;
+    Ok(swept)
+}
+
+fn remove(layout: &Layout, name: &CStr) -> bool {
+    layout.is_writable() && rustix::fs::unlinkat(layout.folder(Folder::Mounts), name, AtFlags::empty()).is_ok()
+}
+
+/// Shows each record: open, of a mount that is alive; none, of one whose maker is gone.
+fn each(layout: &Layout, mut visit: impl FnMut(&CStr, Option<&File>)) -> Result<()> {
+    let folder = layout.folder(Folder::Mounts);
     for entry in rustix::fs::Dir::read_from(folder).map_err(|e| Error::io("listing the mounts", e))?.flatten() {
         let name = entry.file_name();
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let Ok(file) = rustix::fs::openat(folder, name, flags, Mode::empty()).map(File::from) else { continue };
         if !file.metadata().is_ok_and(|m| m.is_file()) {
             continue;
@@ -84,17 +124,10 @@ pub(crate) fn live(layout: &Layout) -> Result<Vec<MountRecord>> {
             // Nobody holds it: its maker is gone. Closing would not do: a child forked meanwhile holds the same open file
             // description, and whoever is about to lock a new record waits.
             let _ = rustix::fs::flock(&file, FlockOperation::Unlock);
-            if !layout.is_writable() {
-                continue;
-            }
-            let _ = rustix::fs::unlinkat(folder, name, AtFlags::empty());
-            continue;
+            visit(name, None);
+        } else {
+            visit(name, Some(&file));
         }
-        // A record being written this moment is not a mount yet.
-        let record =
-            read_bounded(&file, "a mount's record", 64 << 10).ok().and_then(|b| serde_json::from_slice(&b).ok());
-        found.extend(record);
     }
-    found.sort_by(|a: &MountRecord, b| a.since.cmp(&b.since).then_with(|| a.mountpoint.cmp(&b.mountpoint)));
-    Ok(found)
+    Ok(())
 }

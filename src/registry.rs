@@ -488,13 +488,23 @@ impl Inner {
 
     /// Refuses a damaged blob from now on, here at once and everywhere as soon as the quarantine is written.
     pub(crate) fn report_corruption(self: &Arc<Self>, sha256: &Sha256Digest, why: &str) {
+        self.report_corruption_unless(sha256, why, || false);
+    }
+
+    /// The same unless it was `mended` since: asked under the lock under which a quarantine is lifted.
+    pub(crate) fn report_corruption_unless(
+        self: &Arc<Self>,
+        sha256: &Sha256Digest,
+        why: &str,
+        mended: impl Fn() -> bool,
+    ) {
         self.condemn(sha256);
-        self.blobs.forget(sha256);
         if !self.layout.is_writable() {
+            self.blobs.forget(sha256);
             tracing::error!(%sha256, why, "a model is damaged; this registry is open read-only: only this process refuses it");
             return;
         }
-        match verify::quarantine_holders(self, sha256, why, &Actor::this_process("read")) {
+        match verify::quarantine_holders(self, sha256, why, &Actor::this_process("read"), mended) {
             // The catalog says it now, and says it when a verification passes again. It says nothing of what no model holds.
             Ok(()) => {
                 if self.latest().holders(sha256).next().is_some() {
@@ -502,6 +512,7 @@ impl Inner {
                 }
             }
             Err(e) => {
+                self.blobs.forget(sha256);
                 tracing::error!(%sha256, error = %e, why, "a damaged model could not be quarantined; this process refuses it")
             }
         }

@@ -36,6 +36,11 @@ impl Stamp {
         self.ino
     }
 
+    /// All of it, to compare with what was written down.
+    pub(crate) fn text(&self) -> String {
+        line(self).trim_end().to_owned()
+    }
+
     /// Its size in bytes.
     pub(crate) fn size(&self) -> u64 {
         self.size

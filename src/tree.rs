@@ -213,13 +213,35 @@ impl Tree {
     /// Loads the page `index` and checks it against its span.
     pub(crate) fn page(&self, index: u64) -> Result<Page> {
         let first = index * GROUPS_PER_SPAN;
-        let count = groups_of(self.len).saturating_sub(first).min(GROUPS_PER_SPAN);
-        let groups = read_values(&self.file, HEADER + 32 * (self.spans.len() as u64 + first), count)?;
-        let good = match span_value(index, self.len, &groups, (self.len <= GROUP).then_some(self.root)) {
-            SpanValue::Whole(root) => root == self.root,
-            SpanValue::Part(cv) => self.spans.get(index as usize) == Some(&cv),
-        };
-        if good { Ok(Page(groups)) } else { Err(altered(&format!("page {index} does not lead to the root"))) }
+        let groups = read_values(&self.file, HEADER + 32 * (self.spans.len() as u64 + first), self.values_of(index))?;
+        self.page_of_values(index, groups).ok_or_else(|| altered(&format!("page {index} does not lead to the root")))
+    }
+
+    /// The page of a span from the values of its groups, wherever they come from; none when they do not lead to the root.
+    pub(crate) fn page_of_values(&self, index: u64, groups: Vec<Cv>) -> Option<Page> {
+        let good = groups.len() as u64 == self.values_of(index)
+            && match span_value(index, self.len, &groups, (self.len <= GROUP).then_some(self.root)) {
+                SpanValue::Whole(root) => root == self.root,
+                SpanValue::Part(cv) => self.spans.get(index as usize) == Some(&cv),
+            };
+        good.then_some(Page(groups))
+    }
+
+    /// How many values the page `index` has.
+    fn values_of(&self, index: u64) -> u64 {
+        groups_of(self.len).saturating_sub(index * GROUPS_PER_SPAN).min(GROUPS_PER_SPAN)
+    }
+
+    /// The tree's file as it must be, from pages in the order of their spans.
+    pub(crate) fn rewritten(&self, pages: impl Iterator<Item = Page>) -> Result<Vec<u8>> {
+        let size = HEADER + 32 * (spans_of(self.len) + groups_of(self.len));
+        let mut file: Vec<u8> = buffer::with_room(usize::try_from(size).map_err(|_| buffer::no_memory(usize::MAX))?)?;
+        file.extend_from_slice(MAGIC);
+        file.extend_from_slice(&self.len.to_le_bytes());
+        file.extend_from_slice(self.root.as_bytes());
+        file.extend(self.spans.iter().flatten());
+        pages.for_each(|page| file.extend(page.0.iter().flatten()));
+        Ok(file)
     }
 
     /// Checks every page.

@@ -18,7 +18,7 @@ use crate::format::gguf::GgufHeader;
 use crate::name::RelPath;
 use crate::registry::Inner;
 use crate::scan::Stored;
-use crate::tree::{GROUP, Tree};
+use crate::tree::{GROUP, Page, Tree};
 use parking_lot::Mutex;
 use std::io::{BufReader, Read};
 use std::ops::Range;
@@ -202,7 +202,8 @@ impl VerifiedFile {
                     group * GROUP,
                     group * GROUP + piece.len() as u64
                 );
-                return Err(self.fail(Error::new(ErrorKind::Corrupt, what)));
+                let page = page.as_ref().map(|(_, page)| &**page);
+                return Err(self.fail_unless(Error::new(ErrorKind::Corrupt, what), || self.was_mended(page, group)));
             }
         }
         Ok((offset - start) as usize..(end - start) as usize)
@@ -256,11 +257,29 @@ impl VerifiedFile {
         Ok(fill(out, &last.buf.bytes(last.len)[(offset - start) as usize..]))
     }
 
+    /// Whether a repair has written a group since it was read: who read it just before accuses nobody.
+    fn was_mended(&self, page: Option<&Page>, group: u64) -> bool {
+        if !self.inner.blobs().is_mended(&self.entry.sha256, &self.blob) {
+            return false;
+        }
+        let mut buf = self.inner.spare().take(GROUP as usize);
+        let wanted = self.len().saturating_sub(group * GROUP).min(GROUP) as usize;
+        let read = |buf: &mut ReadBuf| self.blob.stored.read(buf.take(wanted.next_multiple_of(ALIGN))?, group * GROUP);
+        let good = read(&mut buf).is_ok_and(|n| n >= wanted)
+            && page.is_some_and(|page| self.blob.tree.group_is(page, group, buf.bytes(wanted)));
+        self.inner.spare().give(buf);
+        good
+    }
+
     /// Quarantines what the failure shows to be damaged, and gives the error its name.
     fn fail(&self, e: Error) -> Error {
+        self.fail_unless(e, || false)
+    }
+
+    fn fail_unless(&self, e: Error, mended: impl Fn() -> bool) -> Error {
         // A handle on a damaged file that has been replaced since says nothing about the good one.
         if e.kind() == ErrorKind::Corrupt && self.inner.blobs().is_current(&self.entry.sha256, &self.blob) {
-            self.inner.report_corruption(&self.entry.sha256, e.message());
+            self.inner.report_corruption_unless(&self.entry.sha256, e.message(), mended);
         }
         self.named(e)
     }
@@ -329,5 +348,51 @@ impl Read for Sequential<'_> {
         let n = self.file.read_at(out, self.at).map_err(std::io::Error::other)?;
         self.at += n as u64;
         Ok(n)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::task::{Actor, Task};
+    use crate::{PromoteRequest, Registry, Source};
+    use std::os::unix::fs::{FileExt, PermissionsExt};
+
+    /// Threat 12: who read a bad group just before it was repaired reports it just after.
+    #[test]
+    fn t12_only_what_was_written_since_and_is_good_now_is_mended() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (path, bytes) = (dir.path().join("m.gguf"), crate::models::gguf(3 * GROUP as usize, 1));
+        std::fs::write(&path, &bytes).expect("written");
+        let registry = Registry::open_or_create(&dir.path().join("root")).expect("a root");
+        let (me, name) = (Actor::new("test", "tester"), "m".parse().expect("a name"));
+        let source = Source::open(&path).expect("a source");
+        registry.promote(PromoteRequest::new(name), source, &me, &Task::unattended()).expect("promoted");
+        let name = "m".parse().expect("a name");
+        let file = registry.open_file(&name, &"m.gguf".parse().expect("a path"), ReadMode::Cached).expect("opens");
+        let page = registry.inner.blobs().page(file.sha256(), &file.blob.tree, 0).expect("a page");
+        let mended = || file.was_mended(Some(&page), 1);
+        assert!(!mended(), "nobody has written it");
+        let blob = registry.root().join("blobs/sha256").join(file.sha256().to_hex());
+        std::fs::set_permissions(&blob, std::fs::Permissions::from_mode(0o644)).expect("writable");
+        let write = |bytes: &[u8]| {
+            let stored = std::fs::OpenOptions::new().write(true).open(&blob).expect("opens");
+            stored.write_all_at(bytes, GROUP).expect("written");
+        };
+        write(b"x");
+        assert!(!mended(), "it is bad");
+        write(&bytes[GROUP as usize..][..1]);
+        assert!(!mended(), "nobody has seen that it is good");
+        registry.verify(&name, &me, &Task::unattended()).expect("verified");
+        assert!(mended());
+        let promoted = || registry.catalog().expect("a catalog").require(&name).expect("there").is_promoted();
+        let e = || Error::new(ErrorKind::Corrupt, "it was bad");
+        file.fail_unless(e(), mended);
+        assert!(promoted() && registry.opens_at_once(file.sha256()), "nobody is accused, and nothing forgotten");
+        write(b"x");
+        registry.inner.blobs().learn_published(file.sha256()).expect("as if it had rotted below its stamp");
+        assert!(!mended());
+        file.fail_unless(e(), mended);
+        assert!(!promoted());
     }
 }

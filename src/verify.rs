@@ -241,9 +241,19 @@ pub(crate) fn quarantine(
     catalog.require(name).cloned()
 }
 
-/// Quarantines every promoted model that holds a blob found damaged, all in one change.
-pub(crate) fn quarantine_holders(inner: &Arc<Inner>, sha256: &Sha256Digest, why: &str, actor: &Actor) -> Result<()> {
+/// Quarantines every promoted model that holds a blob found damaged, all in one change; unless it was `mended` since.
+pub(crate) fn quarantine_holders(
+    inner: &Arc<Inner>,
+    sha256: &Sha256Digest,
+    why: &str,
+    actor: &Actor,
+    mended: impl Fn() -> bool,
+) -> Result<()> {
     let fail = |catalog: &Catalog| {
+        if mended() {
+            return Ok(Decision::Keep(()));
+        }
+        inner.blobs().forget(sha256);
         let holders = catalog.holders(sha256).filter(|a| a.is_promoted());
         fail_all(inner, catalog, holders.map(|a| (a, why)), actor)
     };

@@ -38,6 +38,11 @@ pub(crate) const MANIFEST: &str = "manifest.yaml";
 const RECOVER: &str = "recover";
 const COMMIT_LOCK: &str = "commit.lock";
 
+/// Whether a file of the root is the manifest, or what is remembered of it.
+pub(crate) fn is_record(name: &str) -> bool {
+    name.starts_with(MANIFEST) || name.starts_with(GENERATION)
+}
+
 /// The catalog and its life on disk.
 #[derive(Debug)]
 pub(crate) struct Store {

@@ -18,7 +18,7 @@ use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 
 /// No document has more bytes: twice what a manifest may have.
-pub(super) const MAX_DOCUMENT: u64 = 8 << 20;
+pub(crate) const MAX_DOCUMENT: u64 = 8 << 20;
 
 /// Which documents of a repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

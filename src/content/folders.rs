@@ -16,11 +16,11 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 
 pub(crate) const BLOBS: &str = "_blobs";
-pub(super) const MANIFESTS: &str = "_manifests";
-pub(super) const TAGS: &str = "_tags";
-pub(super) const REFERRERS: &str = "_referrers";
-pub(super) const HOLDERS: &str = "_holders";
-pub(super) const UPLOADS: &str = "_uploads";
+pub(crate) const MANIFESTS: &str = "_manifests";
+pub(crate) const TAGS: &str = "_tags";
+pub(crate) const REFERRERS: &str = "_referrers";
+pub(crate) const HOLDERS: &str = "_holders";
+pub(crate) const UPLOADS: &str = "_uploads";
 
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
 const FILE: OFlags = OFlags::CLOEXEC.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK);
@@ -34,13 +34,13 @@ pub(super) struct Made(Mutex<HashSet<String>>);
 const MAX_MADE: usize = 100_000;
 
 /// Opens `below` in a repository, or nothing where it is not there.
-pub(super) fn open(layout: &Layout, repository: &RepositoryName, below: &str) -> Result<Option<OwnedFd>> {
+pub(crate) fn open(layout: &Layout, repository: &RepositoryName, below: &str) -> Result<Option<OwnedFd>> {
     let path = format!("{repository}/{below}");
     present(&path, rustix::fs::openat2(layout.folder(Folder::Oci), &path, FOLDER, Mode::empty(), BENEATH))
 }
 
 /// Opens a file in a repository's folder, or nothing where it is not there.
-pub(super) fn open_file(
+pub(crate) fn open_file(
     layout: &Layout,
     repository: &RepositoryName,
     below: &str,
@@ -100,7 +100,7 @@ fn failed(path: &str, e: Errno) -> Error {
 }
 
 /// Names in a folder, without `.` and `..`, with their kinds as far as the file system tells.
-pub(super) fn entries(folder: &OwnedFd) -> Result<impl Iterator<Item = Result<(String, FileType)>>> {
+pub(crate) fn entries(folder: &OwnedFd) -> Result<impl Iterator<Item = Result<(String, FileType)>>> {
     let io = |e| Error::io("listing a folder of a repository", e);
     let listing = rustix::fs::Dir::read_from(folder).map_err(io)?;
     Ok(listing.filter_map(move |entry| match entry {
@@ -114,12 +114,12 @@ pub(super) fn entries(folder: &OwnedFd) -> Result<impl Iterator<Item = Result<(S
 }
 
 /// Opens a folder in a folder, or nothing where it is not there.
-pub(super) fn open_in(folder: impl AsFd, name: &str) -> Result<Option<OwnedFd>> {
+pub(crate) fn open_in(folder: impl AsFd, name: &str) -> Result<Option<OwnedFd>> {
     present(name, rustix::fs::openat2(folder, name, FOLDER, Mode::empty(), BENEATH))
 }
 
 /// Visits each folder that may be a repository, with its name, in no order.
-pub(super) fn each(layout: &Layout, mut visit: impl FnMut(RepositoryName, &OwnedFd) -> Result<()>) -> Result<()> {
+pub(crate) fn each(layout: &Layout, mut visit: impl FnMut(RepositoryName, &OwnedFd) -> Result<()>) -> Result<()> {
     let top = layout.folder(Folder::Oci);
     let mut pending = vec![String::new()];
     while let Some(at) = pending.pop() {

@@ -21,6 +21,7 @@ use rustix::fs::{AtFlags, FlockOperation, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
+use std::fs::File;
 use std::os::fd::OwnedFd;
 
 /// A blob as a repository holds it.
@@ -37,6 +38,9 @@ pub struct Held {
 
 const LOCK: &str = "holds.lock";
 const GATE: &str = "holds.gate";
+
+/// What the second record of a blob that was pushed by its SHA-512 ends with.
+pub(super) const ALIAS: &str = ".sha512";
 
 /// No record has more bytes.
 const MAX_RECORD: u64 = 1024;
@@ -83,6 +87,29 @@ pub(crate) fn held(layout: &Layout, blobs: &[Sha256Digest]) -> Result<HashSet<Sh
     Ok(held)
 }
 
+/// Those of these blobs, or of all, that some repository holds, by one look at each record's name.
+pub(crate) fn held_among(layout: &Layout, blobs: Option<&HashSet<Sha256Digest>>) -> Result<HashSet<Sha256Digest>> {
+    let mut held = HashSet::new();
+    folders::each(layout, |_, folder| {
+        let Some(records) = folders::open_in(folder, BLOBS)? else { return Ok(()) };
+        for entry in folders::entries(&records)? {
+            let (name, _) = entry?;
+            let known = blob_of(&name).filter(|sha256| blobs.is_none_or(|wanted| wanted.contains(sha256)));
+            held.extend(known);
+        }
+        Ok(())
+    })?;
+    Ok(held)
+}
+
+/// The blob that a record of this name holds, as far as the name says so: a record by a SHA-512 has a second one that does.
+pub(crate) fn blob_of(name: &str) -> Option<Sha256Digest> {
+    match ContentDigest::of_file_name(name.strip_suffix(ALIAS).unwrap_or(name)) {
+        Some(ContentDigest::Sha256(sha256)) => Some(sha256),
+        _ => None,
+    }
+}
+
 fn is_there(records: &OwnedFd, name: &str) -> Result<bool> {
     match rustix::fs::statat(records, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(_) => Ok(true),
@@ -96,11 +123,11 @@ fn plain(sha256: &Sha256Digest) -> String {
 }
 
 fn alias(sha256: &Sha256Digest) -> String {
-    format!("{}.sha512", plain(sha256))
+    format!("{}{ALIAS}", plain(sha256))
 }
 
 /// The names of a blob's records, the one by which it is found last.
-pub(super) fn names(digest: &ContentDigest, sha256: &Sha256Digest) -> Vec<String> {
+pub(crate) fn names(digest: &ContentDigest, sha256: &Sha256Digest) -> Vec<String> {
     match digest {
         ContentDigest::Sha256(_) => vec![digest.file_name()],
         ContentDigest::Sha512(_) => vec![alias(sha256), digest.file_name()],
@@ -111,7 +138,7 @@ pub(super) fn names(digest: &ContentDigest, sha256: &Sha256Digest) -> Vec<String
 pub(super) fn read(layout: &Layout, repo: &RepositoryName, digest: &ContentDigest) -> Result<Option<Held>> {
     let name = digest.file_name();
     let Some(file) = folders::open_file(layout, repo, BLOBS, &name, OFlags::RDONLY)? else { return Ok(None) };
-    let record: Option<Held> = serde_json::from_slice(&read_bounded(&file, &name, MAX_RECORD)?).ok();
+    let record = parse(&file, &name)?;
     let is_ours = |held: &Held| match digest {
         ContentDigest::Sha256(sha256) => held.sha256 == *sha256,
         ContentDigest::Sha512(_) => true,
@@ -123,6 +150,11 @@ pub(super) fn read(layout: &Layout, repo: &RepositoryName, digest: &ContentDiges
             Err(Error::new(ErrorKind::Corrupt, why))
         }
     }
+}
+
+/// What a record says, if it is one.
+pub(crate) fn parse(file: &File, name: &str) -> Result<Option<Held>> {
+    Ok(serde_json::from_slice(&read_bounded(file, name, MAX_RECORD)?).ok())
 }
 
 /// A record's text.

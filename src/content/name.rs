@@ -69,6 +69,11 @@ impl ContentDigest {
         self.joined('-')
     }
 
+    /// The digest whose file name this is.
+    pub(crate) fn of_file_name(name: &str) -> Option<ContentDigest> {
+        parse(name, '-')
+    }
+
     fn joined(&self, by: char) -> String {
         match self {
             ContentDigest::Sha256(digest) => format!("sha256{by}{digest}"),

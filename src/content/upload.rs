@@ -18,6 +18,7 @@ use crate::buffer;
 use crate::digest::hex;
 use crate::durable;
 use crate::error::{Error, ErrorKind, Result};
+use crate::idle::Idle;
 use crate::ingest::READ_ONLY;
 use crate::layout::{Folder, Layout, blob_name};
 use crate::stamp::Stamp;
@@ -29,7 +30,13 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
+
+/// An upload that has lain for so long is given up, as by the server.
+pub(crate) const UPLOAD_IDLE: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// What passes over uploads are called.
+pub(crate) const UPLOADS: &str = "uploads";
 
 /// A repository has no more sessions at once.
 const MAX_SESSIONS: usize = 1000;
@@ -227,35 +234,50 @@ impl Content {
         Ok((count, bytes))
     }
 
-    /// Ends the uploads that nobody has had for this long; how many.
+    /// Ends the uploads that nobody has had for this long; how many. Time counts between two calls, by whatever process, that both saw an
+    /// upload untouched (`idle`): no clock that is set makes one look old.
     pub fn expire_uploads(&self, older_than: Duration) -> Result<usize> {
         self.layout().check_writable()?;
-        let Some(limit) = SystemTime::now().checked_sub(older_than) else { return Ok(0) };
-        let is_old = |file: &File| file.metadata().and_then(|meta| meta.modified()).is_ok_and(|at| at <= limit);
+        let mut idle = Idle::begin(self.layout(), UPLOADS)?;
+        let found = self.idle_uploads(&mut idle, older_than)?;
+        idle.end()?;
+        Ok(self.end_uploads(found))
+    }
+
+    /// Ends those that are still as they were seen; how many.
+    fn end_uploads(&self, found: Vec<(RepositoryName, String, Stamp)>) -> usize {
+        let mut ended = 0;
+        for (repo, id, stamp) in found {
+            // One that is in use, or has ended by itself, is none of ours.
+            let Ok(mut upload) = self.take(&repo, &id) else { continue };
+            if Stamp::of(&upload.writer.file).is_ok_and(|now| now == stamp) {
+                upload.discard();
+                ended += 1;
+            }
+        }
+        ended
+    }
+
+    /// The uploads that have lain untouched for so long.
+    pub(crate) fn idle_uploads(
+        &self,
+        idle: &mut Idle<'_>,
+        for_so_long: Duration,
+    ) -> Result<Vec<(RepositoryName, String, Stamp)>> {
         let mut found = Vec::new();
         folders::each(self.layout(), |repo, folder| {
             let Some(uploads) = folders::open_in(folder, folders::UPLOADS)? else { return Ok(()) };
             for entry in folders::entries(&uploads)? {
                 let (id, _) = entry?;
                 // Looked at before it is taken, so that nobody who goes on with it is in the way of this.
-                let file =
-                    folders::open_file(self.layout(), &repo, folders::UPLOADS, &id, OFlags::RDONLY).ok().flatten();
-                if file.as_ref().is_some_and(is_old) {
-                    found.push((repo.clone(), id));
+                let Ok(stamp) = Stamp::at(&uploads, &id) else { continue };
+                if idle.see(format!("{repo}/{id}"), &stamp) >= for_so_long {
+                    found.push((repo.clone(), id, stamp));
                 }
             }
             Ok(())
         })?;
-        let mut ended = 0;
-        for (repo, id) in found {
-            // One that is in use, or has ended by itself, is none of ours.
-            let Ok(mut upload) = self.take(&repo, &id) else { continue };
-            if is_old(&upload.writer.file) {
-                upload.discard();
-                ended += 1;
-            }
-        }
-        Ok(ended)
+        Ok(found)
     }
 }
 
@@ -573,4 +595,31 @@ fn is_id(id: &str) -> bool {
 
 fn no_upload(repo: &RepositoryName) -> Error {
     Error::new(ErrorKind::NotFound, format!("{repo} has no such upload: it was finished, cancelled, or has expired"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::Registry;
+
+    /// Threat 25: what was gone on with between the look and the end.
+    #[test]
+    fn t25_an_upload_that_went_on_since_it_was_seen_idle_is_not_ended() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let registry = Registry::open_or_create(&dir.path().join("root")).expect("a root");
+        let (content, repo) = (registry.content(), "r".parse().expect("a repository"));
+        let upload = content.begin(&repo).expect("begun");
+        let id = upload.id().to_owned();
+        upload.suspend().expect("left");
+        let seen = |content: &Content| {
+            content.idle_uploads(&mut Idle::look(content.layout(), UPLOADS), Duration::ZERO).expect("looked")
+        };
+        let found = seen(&content);
+        assert_eq!(found.len(), 1);
+        let mut upload = content.resume(&repo, &id).expect("gone on with");
+        upload.append(b"more").expect("written");
+        upload.suspend().expect("left");
+        assert_eq!((content.end_uploads(found), content.upload_size(&repo, &id).expect("there")), (0, 4));
+        assert_eq!(content.end_uploads(seen(&content)), 1);
+    }
 }

@@ -4,6 +4,10 @@
 //! that names models is kept as text here, so that what is wrong with a name is said in one place and one way. Leaves out:
 //! what the verbs do (`verbs`), and the exit codes (`exit`), which `--help` prints.
 
+mod upkeep;
+
+pub(crate) use upkeep::{Fsck, Gc, Repair};
+
 use crate::log::LogFormat;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 use std::path::PathBuf;
@@ -74,6 +78,12 @@ pub(crate) enum Verb {
     Release(Release),
     /// Remove a model, and its bytes when no other model holds them; under an incident they stay blocked until a release
     Delete(Named),
+    /// Look over the whole registry and say what is wrong in it, and what helps; changes nothing
+    Fsck(Fsck),
+    /// Remove what nothing refers to: bytes of no model and no repository, and what crashes left behind
+    Gc(Gc),
+    /// Write the damaged parts of a model anew from another copy of it, each checked, and serve it again
+    Repair(Repair),
     /// Print the audit log, or check its chain
     Audit(Audit),
     /// Put right a registry whose records do not hold: says what is wrong and what it would do, and does it when told so

@@ -36,7 +36,7 @@ mod watch;
 pub use credentials::Keychain;
 pub use image::ImageRef;
 pub use manifest::Types;
-pub use pull::{Pulled, keeps_parts, pull};
+pub use pull::{Pulled, keeps_parts, pull, sweep};
 pub use push::{Pushed, push};
 pub use watch::{Doing, Step, Watch};
 

@@ -52,8 +52,9 @@ pub(crate) fn folder(staging: &Path) -> PathBuf {
     staging.join(".partial")
 }
 
-/// Removes the parts that nobody has gone on with for a week.
-pub(crate) fn sweep(staging: &Path) {
+/// Removes the parts that nobody has gone on with for a week; how many.
+pub(crate) fn sweep(staging: &Path) -> usize {
+    let mut swept = 0;
     let old = |metadata: fs::Metadata| metadata.modified().is_ok_and(|at| at.elapsed().is_ok_and(|age| age > KEPT));
     for entry in fs::read_dir(folder(staging)).into_iter().flatten().flatten() {
         let path = entry.path();
@@ -64,8 +65,10 @@ pub(crate) fn sweep(staging: &Path) {
         // One that is locked is being filled.
         if flock(&list, FlockOperation::NonBlockingLockExclusive).is_ok() {
             remove(&path);
+            swept += 1;
         }
     }
+    swept
 }
 
 fn remove(path: &Path) {

@@ -118,6 +118,13 @@ pub fn pull(
     }
 }
 
+/// Removes what pulls that ended early left in the staging folder: parts that nobody has gone on with for a week, and folders of
+/// processes that are gone. How many of both. What operators put there stays.
+pub fn sweep(registry: &Registry) -> Result<usize> {
+    let staging = registry.staging();
+    Ok(partial::sweep(&staging) + securereg_layers::sweep(&staging)?)
+}
+
 /// Whether parts of blobs wait for the pull that goes on with them.
 pub fn keeps_parts(registry: &Registry) -> bool {
     fs::read_dir(partial::folder(&registry.staging())).is_ok_and(|mut entries| entries.next().is_some())

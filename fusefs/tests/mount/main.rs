@@ -3,6 +3,7 @@
 
 mod hung;
 mod lifecycle;
+mod repair;
 mod revocation;
 mod serving;
 #[path = "../support/mod.rs"]

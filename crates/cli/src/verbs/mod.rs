@@ -16,6 +16,7 @@ mod records;
 mod remote;
 mod sample;
 mod sign;
+mod upkeep;
 mod verify;
 
 pub(crate) use daemon::spawn;
@@ -57,6 +58,11 @@ impl Context {
         Registry::open(&self.root())
     }
 
+    /// The registry, to look at only.
+    fn registry_read_only(&self) -> Result<Registry> {
+        Registry::open_read_only(&self.root())
+    }
+
     /// The registry, made if there is none.
     fn registry_or_new(&self) -> Result<Registry> {
         Registry::open_or_create(&self.root())
@@ -90,6 +96,9 @@ pub(crate) fn run(context: &mut Context, verb: Verb) -> Result<Code> {
         Verb::Quarantine(args) => change::quarantine(context, args),
         Verb::Release(args) => change::release(context, args),
         Verb::Delete(args) => change::delete(context, &args.name),
+        Verb::Fsck(args) => upkeep::fsck(context, &args),
+        Verb::Gc(args) => upkeep::gc(context, &args),
+        Verb::Repair(args) => upkeep::repair(context, &args),
         Verb::Audit(args) => audit::audit(context, args),
         Verb::Recover(args) => records::recover(context, args),
         Verb::Key(args) => records::key(context, args.verb),

@@ -12,4 +12,5 @@ mod remote;
 mod signing;
 mod supervised;
 mod support;
+mod upkeep;
 mod verbs;

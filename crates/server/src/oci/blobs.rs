@@ -16,7 +16,12 @@ use securereg_oci::Repository;
 use securereg_oci::range;
 
 pub(super) async fn get(asked: &Asked, repository: &Repository, digest: &Digest) -> Outcome<Response> {
-    let Some(size) = asked.storage().blob(repository, digest).await? else { return Err(unknown(repository, digest)) };
+    // Who only asks whether it is there will leave it out of a push.
+    let found = match asked.parts.method {
+        Method::HEAD => asked.storage().renew(repository, digest).await?,
+        _ => asked.storage().blob(repository, digest).await?,
+    };
+    let Some(size) = found else { return Err(unknown(repository, digest)) };
     let holders = asked.storage().list(repository, Kind::Holder(digest), None, usize::MAX).await?;
     let admitted = admission::check_blob(asked, repository, &holders).await;
     if asked.judged_only(repository) {

@@ -401,6 +401,11 @@ impl Storage for Local {
         self.look(move |content| Ok(content.blob(&name, &digest)?.map(|held| held.size_bytes))).await
     }
 
+    async fn renew(&self, repository: &Repository, digest: &Digest) -> Outcome<Option<u64>> {
+        let (name, digest) = (plain(repository)?, digest_of(digest)?);
+        self.look(move |content| Ok(content.renew(&name, &digest)?.map(|held| held.size_bytes))).await
+    }
+
     async fn read(&self, repository: &Repository, digest: &Digest, from: u64, to: u64) -> Outcome<Body> {
         let (name, digest) = (plain(repository)?, digest_of(digest)?);
         let first = move |content: &Content| {

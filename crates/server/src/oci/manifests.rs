@@ -194,7 +194,8 @@ fn immovable(repository: &Repository, tag: &Tag) -> Failure {
 
 async fn check_blobs(asked: &Asked, repository: &Repository, manifest: &Manifest) -> Outcome<()> {
     for blob in manifest.blobs_required() {
-        match asked.storage().blob(repository, &blob.digest).await? {
+        // Before the manifest is written, so that no sweep takes it in between.
+        match asked.storage().renew(repository, &blob.digest).await? {
             Some(size) if size == blob.size => {}
             Some(size) => {
                 let why = format!("{} has {size} bytes, not {} as the manifest says", blob.digest, blob.size);

@@ -63,6 +63,10 @@ pub(super) trait Storage: Send + Sync {
 
     /// The size of a blob of this repository.
     async fn blob(&self, repository: &Repository, digest: &Digest) -> Outcome<Option<u64>>;
+    /// The same for who is about to refer to it, or asks in order to: no sweep drops it meanwhile.
+    async fn renew(&self, repository: &Repository, digest: &Digest) -> Outcome<Option<u64>> {
+        self.blob(repository, digest).await
+    }
     /// Bytes `from` to `to`, exclusive. Of a local blob each is checked before it is given out; of one in S3, when it is read whole, the
     /// last bytes are held back until all of them are, and a range of it cannot be checked.
     async fn read(&self, repository: &Repository, digest: &Digest, from: u64, to: u64) -> Outcome<Body>;
