@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_kind_has_a_status_of_its_own_with_the_kinds_word() {
+    fn t23_every_kind_has_a_status_of_its_own_with_the_kinds_word() {
         for kind in ErrorKind::ALL {
             let status = securereg_status::from(kind);
             let word = WORDS.iter().find(|(known, _)| *known == status).expect("a word").1;

@@ -161,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_ends_when_it_is_closed_and_never_comes_back() {
+    fn t23_a_token_ends_when_it_is_closed_and_never_comes_back() {
         let first = insert(1u8).expect("room");
         assert_eq!(*find::<u8>(first, "t").expect("open"), 1);
         assert_eq!(find::<u16>(first, "t").expect_err("another kind").status, SECUREREG_CLOSED);
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_was_reserved_leads_nowhere_until_it_is_filled() {
+    fn t23_a_token_that_was_reserved_leads_nowhere_until_it_is_filled() {
         struct Mine(u8);
         let reserved = reserve().expect("room");
         let token = reserved.0;
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_whose_generations_are_used_up_is_retired() {
+    fn t23_a_slot_whose_generations_are_used_up_is_retired() {
         struct Mine;
         let token = insert(Mine).expect("room");
         let index = token as u32;

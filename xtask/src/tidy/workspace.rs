@@ -8,7 +8,7 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What each package of the workspace may depend on, of the workspace's own.
-const MAY_USE: [(&str, &[&str]); 10] = [
+const MAY_USE: [(&str, &[&str]); 11] = [
     ("securereg", &[]),
     ("securereg-oci", &[]),
     ("securereg-fusefs", &["securereg"]),
