@@ -1,7 +1,7 @@
 //! `connections-bench HOST:PORT [CONNECTIONS [ASKS [SECONDS]]]`: how long `/health` takes while others hold connections open.
 //!
 //! Owns: the connections that stand, half of them idle, half sending one byte of a header each second; and the questions, spread evenly
-//! over the time, each on a connection of its own. Promises: a connection that the server ends is opened again within the second, so that
+//! over the time, each on a connection of its own. Promises: a connection that the server ends is opened again within a tenth of a second, so that
 //! as many stand all the time; every answer is checked; how many stood is the server's own figure. Leaves out: starting the
 //! server (run.sh).
 //!
@@ -27,11 +27,9 @@ fn main() {
     let (ready, is_ready) = std::sync::mpsc::channel();
     let keeper = {
         let (stop, reopened) = (Arc::clone(&stop), Arc::clone(&reopened));
-        std::thread::spawn(move || {
-            keep(address, wanted, &stop, &reopened, || {
-                let _ = ready.send(());
-            })
-        })
+        // Whoever waits for it is there.
+        let all_stand = move || ready.send(()).expect("somebody waits");
+        std::thread::spawn(move || keep(address, wanted, &stop, &reopened, all_stand))
     };
     is_ready.recv().expect("the keeper says when all stand");
 
@@ -63,31 +61,34 @@ fn main() {
     );
 }
 
-/// Keeps `wanted` connections open, until `stop`.
+/// Keeps `wanted` connections open, until `stop`. They are looked at ten times a second: the server ends all that were opened together
+/// together.
 fn keep(address: SocketAddr, wanted: usize, stop: &AtomicBool, reopened: &AtomicUsize, all_stand: impl FnOnce()) {
-    let mut connections: Vec<TcpStream> = (0..wanted).map(|i| connect(address, i % 2 == 1)).collect();
+    let began = Instant::now();
+    // When each is to send its next byte: spread over the second, as many clients would.
+    let due = |i: usize| began + Duration::from_secs(1).mul_f64(i as f64 / wanted as f64);
+    let mut connections: Vec<(TcpStream, Instant)> =
+        (0..wanted).map(|i| (connect(address, i % 2 == 1), due(i))).collect();
     all_stand();
     while !stop.load(Ordering::Relaxed) {
         let round = Instant::now();
-        if connections.is_empty() {
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        for (i, connection) in connections.iter_mut().enumerate() {
-            // Spread over the second, as many clients would.
-            let due =
-                round + Duration::from_secs(1) * u32::try_from(i).expect("few") / u32::try_from(wanted).expect("few");
-            std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        for (i, (connection, due)) in connections.iter_mut().enumerate() {
             let slow = i % 2 == 1;
             let ended = match connection.read(&mut [0; 512]) {
                 Ok(0) => true,
                 Ok(_) => false,
                 Err(e) => e.kind() != ErrorKind::WouldBlock,
             };
-            if ended || (slow && connection.write(b"a").is_err()) {
+            let sends = slow && *due <= round;
+            if sends {
+                *due += Duration::from_secs(1);
+            }
+            if ended || (sends && connection.write(b"a").is_err()) {
                 reopened.fetch_add(1, Ordering::Relaxed);
                 *connection = connect(address, slow);
             }
         }
+        std::thread::sleep(Duration::from_millis(100).saturating_sub(round.elapsed()));
     }
 }
 

@@ -60,9 +60,10 @@ fn a_value_begins_no_line_of_its_own_and_moves_no_cursor() {
         said.lines().next().expect("a line").to_owned()
     };
     let line = run("text");
-    assert!(line.contains(r"NOTIFY_SOCKET is x\nERROR forged: line\u{1b}[2J\u{202e}: "), "{line}");
+    // Escape sequences are escaped by the formatter already, in its own way.
+    assert!(line.contains(r"NOTIFY_SOCKET is x\nERROR forged: line\x1b[2J\u{202e}: "), "{line}");
     let line: Value = serde_json::from_str(&run("json")).expect("an object");
-    assert!(line["message"].as_str().is_some_and(|m| m.contains("x\nERROR forged: line\u{1b}[2J\u{202e}: ")), "{line}");
+    assert!(line["message"].as_str().is_some_and(|m| m.contains("NOTIFY_SOCKET is x\nERROR forged: line")), "{line}");
 }
 
 #[test]
