@@ -3,7 +3,7 @@
 //! Owns: the folder `history/`. Promises: keeping one never fails or delays a change by a sync: what a power cut tears is known by its
 //! last line, like every manifest. Leaves out: what is made of them (`recover`).
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::layout::{Layout, read_bounded};
 use rustix::fs::{AtFlags, Dir, Mode, OFlags};
 use std::fs::File;
@@ -31,18 +31,29 @@ pub(crate) fn keep(layout: &Layout, generation: u64, text: &str) {
     }
 }
 
-/// What is kept, the newest first, whether it can be used or not.
+/// What is kept, the newest first, whether it can be used or not. One that the disk does not give is an error.
 pub(crate) fn texts(layout: &Layout, limit: u64) -> Result<Vec<(u64, Vec<u8>)>> {
     let Some(folder) = layout.some_folder(FOLDER)? else { return Ok(Vec::new()) };
     let mut texts = Vec::new();
     for generation in generations(&folder)?.into_iter().rev() {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        let file = rustix::fs::openat(&folder, name(generation), flags, Mode::empty()).map(File::from);
-        // A link, or too long: nothing that was kept here.
-        if let Ok(bytes) =
-            file.map_err(|e| Error::io("opening a kept manifest", e)).and_then(|f| read_bounded(&f, FOLDER, limit))
-        {
-            texts.push((generation, bytes));
+        let failed = |e: Error| {
+            let name = name(generation);
+            let why =
+                format!("history/{name} cannot be read: {}; try again, or remove it to do without it", e.message());
+            Error::new(e.kind(), why).because(e)
+        };
+        let file = match rustix::fs::openat(&folder, name(generation), flags, Mode::empty()) {
+            Ok(file) => File::from(file),
+            // A link: nothing that was kept here.
+            Err(rustix::io::Errno::LOOP | rustix::io::Errno::NOENT) => continue,
+            Err(e) => return Err(failed(Error::io("opening it", e))),
+        };
+        match read_bounded(&file, FOLDER, limit) {
+            Ok(bytes) => texts.push((generation, bytes)),
+            Err(e) if matches!(e.kind(), ErrorKind::TooLarge | ErrorKind::InvalidInput) => {}
+            // An older one in its place would lose what has come since.
+            Err(e) => return Err(failed(e)),
         }
     }
     Ok(texts)

@@ -292,7 +292,7 @@ def rig(options, kinds, home):
             if seen:
                 made_anyway[point.call] += seen["failed_but_made"]
                 garbage["points"] += seen["garbage"] > 0
-        canary_ok = canary(prepared, checker())
+        canary_ok = canary(prepared, home, checker())
     for kind in kinds:
         print(f"strace {kind}: {struck[kind]} points ({changing[kind]} at calls that change the disk), {lost[kind]} lost")
     made = {k: v for k, v in made_anyway.items() if v}
@@ -304,12 +304,12 @@ def rig(options, kinds, home):
     return 0 if canary_ok and not any(lost.values()) else 1
 
 
-def canary(prepared, checker):
+def canary(prepared, home, checker):
     """A command that is told that its renames worked, and they did not: whoever calls that whole sees nothing."""
-    one = next((p for p in prepared.values() if p.scenario.name.startswith("promote")), None) or next(iter(prepared.values()))
+    one = prepared.get("promote") or Prepared(next(s for s in common.SCENARIOS if s.name == "promote"), home, checker)
     wrong = Point(one.scenario.name, "eio", "fstatfs", 1, False, False)
     lying = ["-e", "trace=renameat,fstatfs", "-e", "inject=renameat:retval=0", "-e", "inject=fstatfs:retval=0"]
-    outcome = strike(wrong._replace(call="fstatfs"), one, checker, "canary", lying)
+    outcome = strike(wrong, one, checker, "canary", lying)
     caught = bool(outcome and outcome[0])
     print(f"strace canary: renames that do nothing are {'caught' if caught else 'NOT CAUGHT'}")
     return caught
