@@ -16,7 +16,7 @@
 //! program did; nothing follows from them here. Their order is theirs too: the writer sorts names by components.
 
 use super::{Flaw, MAX_RESOURCES, malformed, named, unsupported};
-use crate::digest::{Blake3Digest, Sha256Digest};
+use crate::digest::{Blake3Digest, Sha256Digest, hex};
 use crate::error::{Error, ErrorKind, Result};
 use serde::Deserialize;
 use serde_json::json;
@@ -59,6 +59,13 @@ pub(crate) enum FileDigest {
 }
 
 impl FileDigest {
+    fn algorithm(&self) -> &'static str {
+        match self {
+            FileDigest::Sha256(_) => "sha256",
+            FileDigest::Blake3(_) => "blake3",
+        }
+    }
+
     fn as_bytes(&self) -> &[u8; 32] {
         match self {
             FileDigest::Sha256(digest) => digest.as_bytes(),
@@ -155,12 +162,11 @@ impl Statement {
     /// The payload that says of these files that they are `model`; `left_out` are names that the signer's program passed over.
     pub(crate) fn write(model: &str, mut resources: Vec<Resource>, left_out: &[String]) -> Result<Vec<u8>> {
         resources.sort_by(|a, b| a.name.split('/').cmp(b.name.split('/')));
+        // Of one algorithm, or it would not be read again.
+        let algorithm = resources.first().map_or("sha256", |resource| resource.digest.algorithm());
         let digests: Vec<_> = resources
             .iter()
-            .map(|r| match r.digest {
-                FileDigest::Sha256(digest) => json!({"name": r.name, "algorithm": "sha256", "digest": digest}),
-                FileDigest::Blake3(digest) => json!({"name": r.name, "algorithm": "blake3", "digest": digest}),
-            })
+            .map(|r| json!({"name": r.name, "algorithm": r.digest.algorithm(), "digest": hex(r.digest.as_bytes())}))
             .collect();
         let statement = json!({
             "_type": STATEMENT_TYPE,
@@ -168,7 +174,7 @@ impl Statement {
             "predicateType": PREDICATE_TYPE,
             "predicate": {
                 "serialization": {
-                    "method": "files", "hash_type": "sha256", "allow_symlinks": false, "ignore_paths": left_out,
+                    "method": "files", "hash_type": algorithm, "allow_symlinks": false, "ignore_paths": left_out,
                 },
                 "resources": digests,
             },

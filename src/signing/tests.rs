@@ -585,6 +585,9 @@ fn resources_are_in_the_order_of_model_signing() {
     let order: Vec<&str> = statement.resources.iter().map(|r| r.name.as_str()).collect();
     assert_eq!(order, ["B", "a/a/x", "a/b", "a-b", "a.b/c", "b"]);
     assert_eq!(statement.model, "m");
+    let blake3 = vec![Resource { name: "a".into(), digest: FileDigest::Blake3(Blake3Digest::from_bytes([7; 32])) }];
+    let payload = Statement::write("m", blake3.clone(), &[]).expect("written");
+    assert_eq!(Statement::parse(&payload).expect("read").resources, blake3);
 }
 
 fn names() -> impl Strategy<Value = Vec<String>> {

@@ -44,9 +44,8 @@ fn what_is_signed_is_verified_and_promoted_and_shown() {
         assert!(inspected.contains("not checked here"), "{inspected}");
 
         // The registry trusts the key, and wants it.
-        fs::create_dir_all(place.root()).expect("a folder");
         if name == "m" {
-            place.run(&["promote", "m.gguf", "--name", "before"]).ends(0);
+            place.run(&["promote", "m.gguf", "--name", "before:v1"]).ends(0);
         }
         fs::write(place.root().join("key.pub"), PUBLIC).expect("written");
         let policy =
