@@ -39,10 +39,15 @@ impl<'a> Segments<'a> {
             Err(e) => return Err(Error::io("opening audit.jsonl", e)),
         };
         let mut full = full(layout)?;
-        if let (Some(current), Some(newest)) = (&current, full.last()) {
+        if let Some(current) = &current {
             let ino = |file: &File| file.metadata().map(|m| m.ino()).map_err(|e| Error::io("reading the audit log", e));
-            if ino(current)? == ino(&open_full(layout, *newest)?)? {
-                full.pop();
+            let opened = ino(current)?;
+            // Others may have become full after it, too: they are none of what there was.
+            for at in (0..full.len()).rev() {
+                if ino(&open_full(layout, full[at])?)? == opened {
+                    full.truncate(at);
+                    break;
+                }
             }
         }
         Ok(Segments { layout, full, current })

@@ -24,7 +24,7 @@ pub(crate) fn look(root: &Path, probe: &Path) -> Value {
         problems.push(format!("its state cannot be read: {e}"));
         Value::Null
     });
-    let looks: [(&str, fn(&Registry, &mut Vec<String>) -> Result<()>); 6] = [
+    let looks: [(&str, Look); 6] = [
         ("tmp/", nothing_in_tmp),
         ("the log", log_is_whole),
         ("the stored files", stored_files_are_private),
@@ -51,6 +51,9 @@ pub(crate) fn look(root: &Path, probe: &Path) -> Value {
     }
     json!({"state": state, "problems": problems, "garbage": garbage})
 }
+
+/// Adds what is wrong to the problems; an error when it cannot be told.
+type Look = fn(&Registry, &mut Vec<String>) -> Result<()>;
 
 fn me() -> Actor {
     Actor::new("test", "crash-check")
