@@ -230,7 +230,8 @@ fn a_manifest_that_cannot_be_served_is_told_and_nothing_is_called_left_over() {
     let good = std::fs::read(&manifest).unwrap();
     let older = good.clone();
     root.promote("o", &gguf(200, 3));
-    let damages: [(&str, fn(&Path, &[u8])); 4] = [
+    type Damage = fn(&Path, &[u8]);
+    let damages: [(&str, Damage); 4] = [
         ("torn", |path, good| std::fs::write(path, &good[..good.len() / 2]).unwrap()),
         ("edited", |path, good| std::fs::write(path, [good, b"# more\n"].concat()).unwrap()),
         ("missing", |path, _| std::fs::remove_file(path).unwrap()),

@@ -129,7 +129,8 @@ fn what_cosign_signed_is_promoted() {
 #[test]
 fn an_untrusted_key_other_files_and_an_extra_file_are_refused_whatever_is_required() {
     let root = strict();
-    let cases: [(&str, &dyn Fn(&Path), &str); 9] = [
+    type Case<'a> = (&'a str, &'a dyn Fn(&Path), &'a str);
+    let cases: [Case<'_>; 9] = [
         ("untrusted", &|f| std::fs::write(f.join("model.sig"), sign(f, OTHER)).unwrap(), "signature.untrusted"),
         ("bytes", &|f| std::fs::write(f.join("m.gguf"), gguf(300_000, 9)).unwrap(), "signature.files"),
         ("missing", &|f| std::fs::remove_file(f.join("sub/n.gguf")).unwrap(), "signature.files"),

@@ -17,6 +17,9 @@ macro_rules! data {
     };
 }
 
+/// What is changed, what is said of it, and how.
+type Change<'a> = (&'a str, &'a str, &'a dyn Fn(&mut Value));
+
 fn private(pem: &[u8]) -> PrivateKey {
     PrivateKey::from_pem(pem).expect("a private key")
 }
@@ -331,7 +334,7 @@ fn who_is_required_must_have_signed() {
     let trusted = Circle { required: false, ..lab };
     outcome(&[trusted.clone(), release], Some(signature), Layout::Folder, &folder()).expect("good");
     // Not required, an absent one is nothing.
-    assert_eq!(rules(&[trusted.clone()], None), [""; 0]);
+    assert_eq!(rules(std::slice::from_ref(&trusted), None), [""; 0]);
     // Nobody is trusted: it says nothing; but over other files it is wrong all the same.
     assert_eq!(rules(&[], Some(signature)), ["signature.unchecked"]);
     let found = outcome(&[], Some(signature), Layout::Folder, &folder()[..1]).expect_err("refused");
@@ -350,7 +353,7 @@ fn an_altered_bundle_is_refused() {
     };
     let malformed = "signature.malformed";
     let unsupported = "signature.unsupported";
-    let cases: &[(&str, &str, &dyn Fn(&mut Value))] = &[
+    let cases: &[Change<'_>] = &[
         (malformed, "2 signatures", &|b| {
             let one = b["dsseEnvelope"]["signatures"][0].clone();
             b["dsseEnvelope"]["signatures"] = json!([one, one]);
@@ -409,7 +412,7 @@ fn a_statement_that_is_signed_and_not_sound_is_refused() {
     let malformed = "signature.malformed";
     let unsupported = "signature.unsupported";
     let resource = |name: &str| json!({"name": name, "algorithm": "sha256", "digest": hex(&[0; 32])});
-    let cases: &[(&str, &str, &dyn Fn(&mut Value))] = &[
+    let cases: &[Change<'_>] = &[
         (unsupported, "Statement/v0.1", &|s| s["_type"] = json!("https://in-toto.io/Statement/v0.1")),
         (unsupported, "slsa.dev", &|s| s["predicateType"] = json!("https://slsa.dev/provenance/v1")),
         (unsupported, "before 1.0", &|s| s["predicateType"] = json!("https://model_signing/Digests/v0.1")),
