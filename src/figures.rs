@@ -163,7 +163,7 @@ mod tests {
         let registry = Registry::open_or_create(&dir.path().join("root")).expect("a root");
         let (actor, name): (_, ModelName) = (Actor::new("test", "x"), "m".parse().expect("a name"));
         let promote = |name: &ModelName, bytes: &[u8]| {
-            let path = dir.path().join("m.gguf");
+            let path = dir.path().join(format!("{name}.gguf"));
             std::fs::write(&path, bytes).expect("written");
             let source = Source::open(&path).expect("a source");
             registry.clone().promote(PromoteRequest::new(name.clone()), source, &actor, &Task::unattended())
@@ -172,7 +172,7 @@ mod tests {
         let other = "other".parse().expect("a name");
         promote(&name, &model).expect("promoted");
         promote(&name, &model).expect("there already");
-        assert!(promote(&other, b"junk").is_err());
+        assert_eq!(promote(&other, b"junk").expect_err("junk").kind(), ErrorKind::Refused);
         let counts = registry.counts();
         let words = ["promoted", "already_there", "moved", "refused"];
         assert_eq!(words.map(|word| of(&counts.promotions, word)), [1, 1, 0, 1]);
