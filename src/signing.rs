@@ -1,7 +1,7 @@
 //! Signatures over models.
 //!
 //! Owns: [`SignatureFile`] (what was found or given, and not yet believed), [`Signed`] (the proof that a trusted key signed these very
-//! files), the rules by which a signature is refused, and signing itself. Promises: `Signed` is made in one place ([`check`]), after
+//! files), the rules by which a signature is refused, and signing itself. Promises: `Signed` is made in one place (`check`), after
 //! the key was one that is trusted, its signature held over every byte of the statement, and the statement named each file with
 //! the digest it has, and no other; nothing is fetched, nothing in a document chooses its key or its hash; what is not
 //! understood is an error that names it. Leaves out: who is trusted with which name (`policy::signers`), certificates and
@@ -158,7 +158,7 @@ impl Kind {
     }
 }
 
-/// Proof that a trusted key signed exactly these files: only [`check`] makes it.
+/// Proof that a trusted key signed exactly these files: only `check` makes it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Signed {
     signer: String,
