@@ -141,7 +141,9 @@ impl Blobs {
 
     /// Takes back what is known of a blob: it was found damaged, whatever its stamp says.
     pub(crate) fn forget(&self, sha256: &Sha256Digest) {
-        self.known.lock().remove(sha256);
+        // Held meanwhile: who finds the stamp on the disk before it is gone must not put it back.
+        let mut known = self.known.lock();
+        known.remove(sha256);
         if !self.layout.is_writable() {
             return;
         }
@@ -251,13 +253,14 @@ impl Blobs {
     }
 
     fn knows(&self, sha256: &Sha256Digest, now: &Stamps) -> bool {
-        if self.known.lock().get(sha256) == Some(now) {
+        let mut known = self.known.lock();
+        if known.get(sha256) == Some(now) {
             return true;
         }
         // Another process may have learned it.
         let recorded = Stamps::recorded(&self.layout, sha256).as_ref() == Some(now);
         if recorded {
-            self.known.lock().insert(*sha256, *now);
+            known.insert(*sha256, *now);
         }
         recorded
     }

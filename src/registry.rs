@@ -469,6 +469,7 @@ impl Inner {
     }
 
     fn open_blob(self: &Arc<Self>, name: Option<&ModelName>, entry: &FileEntry, direct: bool) -> Result<OpenBlob> {
+        let before = Stamps::at(&self.layout, &entry.sha256);
         let opened = if self.is_condemned(&entry.sha256) {
             Err(Error::new(ErrorKind::Corrupt, format!("{} was found damaged", entry.path)))
         } else {
@@ -477,7 +478,10 @@ impl Inner {
         opened.map_err(|e| {
             self.figures.read_refused(e.kind());
             if e.kind() == ErrorKind::Corrupt {
-                self.report_corruption(&entry.sha256, e.message());
+                // Who hashed it while it was repaired accuses nobody.
+                let mended =
+                    || Stamps::at(&self.layout, &entry.sha256) != before && self.blobs.is_known_good(&entry.sha256);
+                self.report_corruption_unless(&entry.sha256, e.message(), mended);
             }
             match name {
                 Some(name) => e.on(name),
@@ -504,10 +508,10 @@ impl Inner {
             tracing::error!(%sha256, why, "a model is damaged; this registry is open read-only: only this process refuses it");
             return;
         }
-        match verify::quarantine_holders(self, sha256, why, &Actor::this_process("read"), mended) {
+        match verify::quarantine_holders(self, sha256, why, &Actor::this_process("read"), &mended) {
             // The catalog says it now, and says it when a verification passes again. It says nothing of what no model holds.
             Ok(()) => {
-                if self.latest().holders(sha256).next().is_some() {
+                if self.latest().holders(sha256).next().is_some() || mended() {
                     self.condemned.lock().remove(sha256);
                 }
             }
