@@ -33,6 +33,7 @@ fn t12_readers_of_a_mount_get_eio_and_after_the_repair_the_right_bytes() {
     let copy = f.source("copy/backup.gguf", &bytes);
     let (done, good, refused) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
     std::thread::scope(|scope| {
+        let _stop = Stop(&done);
         for _ in 0..3 {
             scope.spawn(|| {
                 while !done.load(Ordering::Relaxed) {
@@ -62,9 +63,17 @@ fn t12_readers_of_a_mount_get_eio_and_after_the_repair_the_right_bytes() {
         }
         let before = good.load(Ordering::Relaxed);
         assert!(until(|| good.load(Ordering::Relaxed) > before + 3), "it is read in the end");
-        done.store(true, Ordering::Relaxed);
     });
     assert_eq!((pass(&path, &bytes), f.status("m")), (Ok(()), "promoted"));
+}
+
+/// The readers stop when the test fails, too.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 fn until(met: impl Fn() -> bool) -> bool {
