@@ -1,9 +1,9 @@
 //! Looking over a whole root, and saying what is wrong in it.
 //!
 //! Owns: `fsck`: the walk through every folder, and the list of problems, each with its path, its urgency, a sentence and a remedy.
-//! Promises: nothing is changed, no lock is taken, and a root on a read-only file system will do; what comes and goes while others
+//! Promises: nothing is changed, no lock is kept, and a root on a read-only file system will do; what comes and goes while others
 //! are at work is no problem: what is missing must be so while it is seen that somebody holds it, and what is left over must be the
-//! very file that was so a moment before; a manifest that cannot be served is a problem among
+//! very file that was so before the last change under way had ended; a manifest that cannot be served is a problem among
 //! others, and what depends on it is then not guessed; lists are bounded, however much is wrong. Leaves out: putting
 //! anything right (`repair`, `gc`, `recover`), and hashing what is stored unless it is asked for ([`FsckDepth::Deep`]).
 
@@ -14,7 +14,8 @@ mod stored;
 use crate::artifact::FileEntry;
 use crate::blobs::{Blobs, Check};
 use crate::catalog::Catalog;
-use crate::catalog::store::Store;
+use crate::catalog::store::{COMMIT_LOCK, Store};
+use crate::content::holds;
 use crate::digest::{Blake3Digest, Sha256Digest};
 use crate::error::{ErrorKind, Result};
 use crate::gc::Tally;
@@ -26,7 +27,7 @@ use serde::Serialize;
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How much is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,8 +108,12 @@ impl FsckReport {
 /// No more problems are listed.
 const MAX_PROBLEMS: usize = 10_000;
 
-/// A promotion or a push may be between two of its renames for so long; then what is still wrong is.
-const SECOND_LOOK: Duration = Duration::from_millis(200);
+/// A promotion or a push may be between two of its renames: it is waited for, but not longer than this.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
+const NAP: Duration = Duration::from_millis(5);
+
+/// The times of files go on in steps; none is longer.
+const CLOCK_TICK: Duration = Duration::from_millis(20);
 
 impl Registry {
     /// Looks over the root at `root`, which may be damaged in any way. Changes nothing.
@@ -123,8 +128,8 @@ impl Registry {
         };
         let mut walk = Walk::new(&layout, task)?;
         if walk.problems.list.iter().any(|found| found.problem.urgency != Urgency::Note) {
-            std::thread::sleep(SECOND_LOOK);
-            let first: HashSet<(&str, String, u64)> = walk.problems.list.iter().map(Found::key).collect();
+            await_changes(&layout, task)?;
+            let first: HashSet<(&str, String, FileId)> = walk.problems.list.iter().map(Found::key).collect();
             walk = Walk::new(&layout, task)?;
             walk.problems.list.retain(|found| first.contains(&found.key()));
         }
@@ -135,16 +140,34 @@ impl Registry {
     }
 }
 
-/// A problem, and of which file, where another of the same name would be none: its inode's number.
+/// Waits until each of the two locks under which files are put in place was free once: whoever was at it when something was seen has
+/// come to the end of it, and what was put in place is held by then, or gone.
+fn await_changes(layout: &Layout, task: &Task<'_>) -> Result<()> {
+    let begun = Instant::now();
+    // What comes after this has another time than what was seen.
+    std::thread::sleep(CLOCK_TICK);
+    for lock in [COMMIT_LOCK, holds::LOCK] {
+        while !layout.is_free(lock) && begun.elapsed() < LONGEST_WAIT {
+            task.go_on()?;
+            std::thread::sleep(NAP);
+        }
+    }
+    Ok(())
+}
+
+/// Which file it is, under whatever name: an inode's number is soon another's, but not with the time of its last change.
+type FileId = (u64, i64, i64);
+
+/// A problem, and of which file, where another of the same name would be none.
 #[derive(Debug)]
 struct Found {
     problem: Problem,
-    ino: u64,
+    file: FileId,
 }
 
 impl Found {
-    fn key(&self) -> (&'static str, String, u64) {
-        (self.problem.kind, self.problem.path.clone(), self.ino)
+    fn key(&self) -> (&'static str, String, FileId) {
+        (self.problem.kind, self.problem.path.clone(), self.file)
     }
 }
 
@@ -159,15 +182,15 @@ struct Problems {
 
 impl Problems {
     fn add(&mut self, problem: Problem) {
-        self.add_of(0, problem);
+        self.add_of(FileId::default(), problem);
     }
 
-    fn add_of(&mut self, ino: u64, problem: Problem) {
+    fn add_of(&mut self, file: FileId, problem: Problem) {
         // Each urgency by itself: what is merely left over must not hide what is lost.
         let at = problem.urgency as usize;
         if self.listed[at] < MAX_PROBLEMS {
             self.listed[at] += 1;
-            self.list.push(Found { problem, ino });
+            self.list.push(Found { problem, file });
         } else {
             self.unlisted[at] += 1;
         }

@@ -383,10 +383,10 @@ fn a_registry_at_work_is_clean() {
                 content.remove_blob(&repo("busy"), &digest).unwrap();
             }
         });
+        let _stop = Stop(&done);
         for _ in 0..20 {
             let report = fsck(&root);
             assert!(report.is_clean(), "{:?}", report.problems);
         }
-        done.store(true, Ordering::Relaxed);
     });
 }

@@ -339,6 +339,7 @@ fn t25_sweeps_race_with_promotes_deletes_pushes_and_readers_and_nothing_acknowle
     let kept = gguf(4 * G, 99);
     root.promote("kept", &kept);
     std::thread::scope(|scope| {
+        let _stop = Stop(&done);
         let sweepers: Vec<_> = (0..2)
             .map(|_| {
                 let (registry, done) = (root.again(), &done);

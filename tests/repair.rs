@@ -449,6 +449,7 @@ fn t12_readers_during_a_repair_get_the_right_bytes_or_an_error() {
     let (root, copy) = model(&bytes);
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let _stop = Stop(&done);
         for i in 0..3 {
             let (file, bytes, done) = (root.open("m").unwrap(), &bytes, &done);
             scope.spawn(move || {
@@ -471,7 +472,6 @@ fn t12_readers_during_a_repair_get_the_right_bytes_or_an_error() {
             assert_eq!((report.status, report.groups_rewritten), (RepairStatus::Healed, 5), "round {round}");
             assert_eq!(report.verify.unwrap().status, VerifyStatus::Verified);
         }
-        done.store(true, Ordering::Relaxed);
     });
     assert_eq!(root.status("m"), "promoted", "nobody who read before accuses what is good now");
     whole(&root, &bytes);

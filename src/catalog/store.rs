@@ -36,7 +36,7 @@ use std::sync::Arc;
 pub(crate) const MANIFEST: &str = "manifest.yaml";
 /// The event of a recovery in the log.
 const RECOVER: &str = "recover";
-const COMMIT_LOCK: &str = "commit.lock";
+pub(crate) const COMMIT_LOCK: &str = "commit.lock";
 
 /// Whether a file of the root is the manifest, or what is remembered of it.
 pub(crate) fn is_record(name: &str) -> bool {

@@ -36,7 +36,7 @@ pub struct Held {
     pub blake3: Blake3Digest,
 }
 
-const LOCK: &str = "holds.lock";
+pub(crate) const LOCK: &str = "holds.lock";
 const GATE: &str = "holds.gate";
 
 /// What the second record of a blob that was pushed by its SHA-512 ends with.

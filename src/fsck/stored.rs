@@ -244,7 +244,7 @@ impl Walk {
 
     fn left_over_file(&mut self, kind: &'static str, path: String, what: String, stat: &Stat) {
         let problem = Problem { kind, urgency: Urgency::Untidy, path, what, remedy: GC.to_owned(), model: None };
-        self.problems.add_of(stat.st_ino, problem);
+        self.problems.add_of((stat.st_ino, stat.st_ctime, stat.st_ctime_nsec as i64), problem);
     }
 
     fn damage(&mut self, sha256: &Sha256Digest, expected: &Expected, kind: &'static str, path: String, what: String) {

@@ -9,6 +9,7 @@ use securereg::*;
 use std::fs::{File, OpenOptions, Permissions};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 pub struct Root {
     pub dir: tempfile::TempDir,
@@ -122,6 +123,15 @@ impl Root {
             .collect();
         names.sort();
         names
+    }
+}
+
+/// Tells threads to stop when it is dropped: when a test fails, too, which would wait for them for ever.
+pub struct Stop<'a>(pub &'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 
