@@ -6,6 +6,7 @@ use rustix::fs::{FlockOperation, flock};
 use securereg::{MountGuard, Registry};
 use securereg_server::{Config, Limits, Server, ServerError, ShutdownHandle};
 use serde_json::{Value, json};
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -140,7 +141,15 @@ impl Rig {
     /// Waits until a promotion has copied its source and is held up by [`Rig::hold_commits`].
     pub(crate) fn wait_for_copies(&self, count: usize) {
         let tmp = self.registry.root().join("tmp");
-        wait_until("the promotion has copied its source", || fs::read_dir(&tmp).unwrap().count() >= count);
+        let names = || -> HashSet<_> { fs::read_dir(&tmp).unwrap().flatten().map(|e| e.file_name()).collect() };
+        // A copy stays while commits are held; what else is written there is renamed at once.
+        wait_until("the promotion has copied its source", || {
+            let before = names();
+            before.len() >= count && {
+                std::thread::sleep(Duration::from_millis(50));
+                before.intersection(&names()).count() >= count
+            }
+        });
     }
 
     pub(crate) fn blob(&self, sha256: &str) -> PathBuf {
