@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The crash rigs: docs/crash.md says what each simulates.
-#   tests/crash/run.sh short    what CI runs: some hundred points of each rig, spread evenly, in about two minutes
+#   tests/crash/run.sh short    what CI runs: some hundred points of each rig, spread evenly, in about a minute
 #   tests/crash/run.sh long     every point, more states by lot, 40 copies of disks: half an hour
 # Each rig ends with an error when it finds something lost, when it ran nowhere, and when its canary was not caught.
 set -euo pipefail
@@ -8,7 +8,7 @@ cd "$(dirname "$0")"
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$HOME/.cache/securereg/target}"
 
 case ${1:-} in
-  short) strace=(--points 420) replay=(--samples 2 --states 900) images=(--snapshots 6 --only ext4-through --only ext4-volatile --only xfs-through) ;;
+  short) strace=(--points 240) replay=(--samples 2 --states 500) images=(--snapshots 6 --only ext4-through --only ext4-volatile --only xfs-through) ;;
   long) strace=() replay=(--samples 20) images=(--snapshots 40) ;;
   *) sed -n '2,5p' "$0"; exit 64 ;;
 esac
