@@ -230,8 +230,16 @@ class Soak:
             self.samples[name].append((time.monotonic() - self.begun, daemon.descriptors(), daemon.memory()))
 
     def sample(self):
-        if not self.was_down(time.time() - 1, time.time()):
+        begun = time.time()
+        if self.was_down(begun - 1, begun):
+            return
+        try:
             self.measure()
+        except (OSError, StopIteration):
+            # Killed by this rig in the middle of it: what is left of a process has no figures.
+            time.sleep(1)
+            if not self.was_down(begun - 1, time.time()):
+                raise
 
     def run(self):
         self.setup()
