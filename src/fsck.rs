@@ -147,7 +147,7 @@ fn await_changes(layout: &Layout, task: &Task<'_>) -> Result<()> {
     // What comes after this has another time than what was seen.
     std::thread::sleep(CLOCK_TICK);
     for lock in [COMMIT_LOCK, holds::LOCK] {
-        while !layout.is_free(lock) && begun.elapsed() < LONGEST_WAIT {
+        while layout.is_locked(lock)? && begun.elapsed() < LONGEST_WAIT {
             task.go_on()?;
             std::thread::sleep(NAP);
         }

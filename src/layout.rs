@@ -365,27 +365,19 @@ impl Layout {
         }
     }
 
-    /// Whether nobody has the lock `run/<name>` at this moment, in whatever way. Also asked of a root that is open read-only: it is tried and let
-    /// go at once.
-    pub(crate) fn is_free(&self, name: &str) -> bool {
-        let Ok(file) = self.read(Folder::Run, name, OFlags::empty()) else { return true };
-        let free = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
-        if free {
-            // Closing would not do: a child forked meanwhile holds the same open file description.
-            let _ = rustix::fs::flock(&file, FlockOperation::Unlock);
-        }
-        free
-    }
-
-    /// Whether somebody holds the lock `run/<name>`. Also asked of a root that is open read-only: it is tried and let go at once.
+    /// Whether somebody holds the lock `run/<name>` at this moment, in whatever way. Also asked of a root that is open read-only: it is
+    /// tried and let go at once.
     pub(crate) fn is_locked(&self, name: &str) -> Result<bool> {
         let file = match self.read(Folder::Run, name, OFlags::empty()) {
             Ok(file) => file,
             Err(rustix::io::Errno::NOENT) => return Ok(false),
             Err(e) => return Err(Error::io(format_args!("opening run/{name}"), e)),
         };
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) {
-            Ok(()) => Ok(false),
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {
+                drop(LockFile(file));
+                Ok(false)
+            }
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(true),
             Err(e) => Err(Error::io(format_args!("looking at run/{name}"), e)),
         }

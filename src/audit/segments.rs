@@ -5,7 +5,7 @@
 //! line and sees none twice. Leaves out: what lines mean, and the lock that who writes has.
 //!
 //! ```text
-//! audit-00000000000000052311.jsonl     lines up to 52311, mode 0400
+//! audit-00000000000000052311.jsonl     lines up to 52311; mode 0400, unless a crash came between the rename and that
 //! audit.jsonl                          from 52312 on
 //! ```
 
@@ -105,10 +105,11 @@ pub(super) fn to_append(layout: &Layout, rotate_at: u64) -> Result<(File, Tail)>
     let failed = |e: std::io::Error| Error::io("beginning a new audit.jsonl", e);
     // Without a line that was torn.
     file.set_len(tail.end).map_err(failed)?;
-    rustix::fs::fchmod(&file, Mode::RUSR).map_err(|e| failed(e.into()))?;
     durable::sync_file(&file).map_err(failed)?;
     let root = layout.folder(Folder::Root);
     durable::rename(root, LOG, root, &full_name(tail.seq)).map_err(|e| failed(e.into()))?;
+    // Last: under its old name a user who is not root could not go on with it.
+    rustix::fs::fchmod(&file, Mode::RUSR).map_err(|e| failed(e.into()))?;
     Ok((open_current(layout)?, Tail { end: 0, ..tail }))
 }
 

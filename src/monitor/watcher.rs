@@ -5,6 +5,7 @@
 //! means that every file's stamp is looked at. Leaves out: stores through a mapping, of which the kernel tells nobody: the next
 //! read or pass finds them.
 
+use crate::artifact::FileEntry;
 use crate::digest::Sha256Digest;
 use crate::error::{Error, Result};
 use crate::layout::Folder;
@@ -73,8 +74,13 @@ impl StoredWatch {
             return;
         }
         let who = self.who();
-        for sha256 in touched {
-            self.look(&sha256, who.get(&sha256).map(String::as_str));
+        let by = |sha256: &Sha256Digest| who.get(sha256).map(String::as_str);
+        // What was written to is out of service before anything is hashed: many files that were only touched must not hide it.
+        let unclear: Vec<Sha256Digest> =
+            touched.into_iter().filter(|sha256| !self.is_settled(sha256, by(sha256))).collect();
+        if !unclear.is_empty() {
+            std::thread::sleep(SETTLES);
+            unclear.iter().for_each(|sha256| self.hash(sha256, by(sha256)));
         }
     }
 
@@ -114,34 +120,36 @@ impl StoredWatch {
         who
     }
 
-    /// Looks at one stored file that something happened to.
-    fn look(&self, sha256: &Sha256Digest, who: Option<&str>) {
+    /// The file of a model in service that has these bytes, unless it is known to be good as it is.
+    fn in_doubt(&self, sha256: &Sha256Digest) -> Option<FileEntry> {
+        let catalog = self.inner.latest();
+        let holder = catalog.holders(sha256).find(|a| a.is_promoted())?;
+        let file = holder.files.iter().find(|f| f.sha256 == *sha256)?;
+        (!self.inner.blobs().is_known_good(sha256)).then(|| file.clone())
+    }
+
+    /// Looks at one stored file that something happened to; whether that was enough.
+    fn is_settled(&self, sha256: &Sha256Digest, who: Option<&str>) -> bool {
         let inner = &self.inner;
-        let serves = || inner.latest().holders(sha256).find(|a| a.is_promoted()).cloned();
-        let Some(holder) = serves() else { return };
-        if inner.blobs().is_known_good(sha256) {
-            return;
-        }
-        let Some(file) = holder.files.iter().find(|f| f.sha256 == *sha256) else { return };
+        let Some(file) = self.in_doubt(sha256) else { return true };
         // Written in place, by whoever: nobody has a reason to. Anything else may be our own doing, not yet written down.
-        let recorded = Stamps::recorded(inner.layout(), sha256);
-        let now = Stamps::at(inner.layout(), sha256);
-        if let (Some(then), Some(now)) = (recorded, now)
-            && then.same_files(&now)
-            && !then.same_but_ctime(&now)
-        {
-            let by = who.map_or_else(String::new, |who| format!(" by {who}"));
-            let why = format!("the stored file of {} was written to{by}", file.path);
-            // Put right and verified by somebody in the meantime, it is accused no more.
-            inner.report_corruption_unless(sha256, &why, || inner.blobs().is_known_good(sha256));
-            return;
+        let (recorded, now) = (Stamps::recorded(inner.layout(), sha256), Stamps::at(inner.layout(), sha256));
+        let written = |(then, now): (Stamps, Stamps)| then.same_files(&now) && !then.same_but_ctime(&now);
+        if !recorded.zip(now).is_some_and(written) {
+            return false;
         }
-        std::thread::sleep(SETTLES);
-        if serves().is_some() && !inner.blobs().is_known_good(sha256) {
-            // Every byte is hashed; what is wrong is quarantined by that.
-            if let Err(e) = inner.open_entry(None, file) {
-                tracing::warn!(error = %e, %sha256, who, "a stored file was touched and is not good");
-            }
+        let by = who.map_or_else(String::new, |who| format!(" by {who}"));
+        let why = format!("the stored file of {} was written to{by}", file.path);
+        // Put right and verified by somebody in the meantime, it is accused no more.
+        inner.report_corruption_unless(sha256, &why, || inner.blobs().is_known_good(sha256));
+        true
+    }
+
+    /// Hashes every byte of a file that is still in doubt; what is wrong is quarantined by that.
+    fn hash(&self, sha256: &Sha256Digest, who: Option<&str>) {
+        let Some(file) = self.in_doubt(sha256) else { return };
+        if let Err(e) = self.inner.open_entry(None, &file) {
+            tracing::warn!(error = %e, %sha256, who, "a stored file was touched and is not good");
         }
     }
 }
