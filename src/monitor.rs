@@ -14,6 +14,7 @@ mod watcher;
 use crate::artifact::FileEntry;
 use crate::audit::now;
 use crate::blobs::Check;
+use crate::catalog::Catalog;
 use crate::digest::Sha256Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::layout::Folder;
@@ -232,7 +233,9 @@ impl Monitor<'_> {
     fn pass(&self, stop: &AtomicBool) -> Result<()> {
         let began = Instant::now();
         let mut pass = self.saved().unwrap_or_else(Pass::begin);
+        // Before anything is read: see `conclude`.
         let catalog = self.inner.catalog()?;
+        let resumed_after = pass.after;
         let unique: BTreeMap<Sha256Digest, &FileEntry> =
             catalog.artifacts().flat_map(|a| &a.files).map(|file| (file.sha256, file)).collect();
         let total: u64 = unique.values().map(|f| f.size_bytes).sum();
@@ -277,7 +280,7 @@ impl Monitor<'_> {
             }
         }
         let _turn = self.my_turn(stop)?;
-        self.finish(&pass, &unique)?;
+        self.finish(&pass, &catalog, &unique, resumed_after)?;
         tracing::info!(
             files = unique.len(),
             bytes = total,
@@ -318,7 +321,13 @@ impl Monitor<'_> {
     }
 
     /// Quarantines what failed, restores what is good again, and writes the result down.
-    fn finish(&self, pass: &Pass, unique: &BTreeMap<Sha256Digest, &FileEntry>) -> Result<()> {
+    fn finish(
+        &self,
+        pass: &Pass,
+        catalog: &Catalog,
+        unique: &BTreeMap<Sha256Digest, &FileEntry>,
+        resumed_after: Option<Sha256Digest>,
+    ) -> Result<()> {
         let found: HashMap<Sha256Digest, Check> = unique
             .keys()
             .map(|sha256| {
@@ -330,7 +339,8 @@ impl Monitor<'_> {
                 (*sha256, check)
             })
             .collect();
-        verify::conclude(self.inner, &found, &Actor::this_process("monitor"))?;
+        let earlier = |sha256: &Sha256Digest| resumed_after.is_some_and(|after| *sha256 <= after);
+        verify::conclude(self.inner, catalog, &found, earlier, &Actor::this_process("monitor"))?;
         self.forget();
         Ok(())
     }

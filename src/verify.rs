@@ -117,11 +117,18 @@ pub(crate) fn all(inner: &Arc<Inner>, actor: &Actor, task: &Task<'_>) -> Result<
     keep(inner, reports, catalog.generation(), actor)
 }
 
-/// The same of what a pass has found about every blob that was known when it began. A model that came since is verified by the next.
-pub(crate) fn conclude(inner: &Arc<Inner>, found: &HashMap<Sha256Digest, Check>, actor: &Actor) -> Result<VerifyAll> {
-    let catalog = inner.catalog()?;
-    let known = |a: &&Arc<Artifact>| a.files.iter().all(|f| found.contains_key(&f.sha256));
-    let reports = catalog.artifacts().filter(known).map(|a| (Arc::clone(a), report(inner, a, found))).collect();
+/// The same of what a pass has found about the blobs of `catalog`, which it took before it read the first. What was quarantined
+/// since stays so: the pass may have read it before that. `earlier` are blobs that were read before the catalog was taken, by a pass
+/// that a restart broke off: they speak for no model that is quarantined.
+pub(crate) fn conclude(
+    inner: &Arc<Inner>,
+    catalog: &Catalog,
+    found: &HashMap<Sha256Digest, Check>,
+    earlier: impl Fn(&Sha256Digest) -> bool,
+    actor: &Actor,
+) -> Result<VerifyAll> {
+    let told = |a: &&Arc<Artifact>| a.is_promoted() || !a.files.iter().any(|f| earlier(&f.sha256));
+    let reports = catalog.artifacts().filter(told).map(|a| (Arc::clone(a), report(inner, a, found))).collect();
     keep(inner, reports, catalog.generation(), actor)
 }
 

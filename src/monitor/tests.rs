@@ -259,3 +259,27 @@ fn a_pass_is_spread_over_its_interval_within_the_limit() {
     assert_eq!(rate(1000, None, 900_000_000_000), 1_000_000_000);
     assert_eq!(rate(1000, Some(50_000_000), 900_000_000_000), 50_000_000);
 }
+
+/// What a pass read before a quarantine says nothing of it.
+#[test]
+fn t12_a_pass_that_ends_after_a_quarantine_does_not_lift_it_for_what_it_read_before() {
+    let rig = Rig::new();
+    rig.promote("m", 1);
+    let options = MonitorOptions { interval: LONG, rate: None };
+    let monitor = rig.monitor(&options);
+    let catalog = rig.registry.catalog().expect("a catalog");
+    let file = rig.entry("m");
+    let unique = BTreeMap::from([(file.sha256, &file)]);
+    let read = Pass { after: Some(file.sha256), ..Pass::begin() };
+    // It was read, and is good; then it is damaged, and that is found.
+    rig.registry.inner.report_corruption(&file.sha256, "damaged since");
+    monitor.finish(&read, &catalog, &unique, None).expect("finished");
+    assert_eq!(rig.why("m").as_deref(), Some("damaged since"));
+
+    // The same of a pass that a restart broke off: when it goes on the quarantine is there, but not when it read.
+    monitor.save(&read);
+    monitor.pass(&rig.stop).expect("a pass");
+    assert_eq!(rig.why("m").as_deref(), Some("damaged since"));
+    monitor.pass(&rig.stop).expect("a whole pass");
+    assert_eq!(rig.why("m"), None, "it is good, and was read after");
+}
